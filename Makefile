@@ -1,0 +1,80 @@
+# make demo | make test: set everything up on a fresh machine, then run. See README.md.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+BIN := .venv/bin
+export MUJOCO_GL ?= egl
+
+# The stamp is named after all that the environment depends on: a second run finds it and does nothing.
+KEY := $(shell { cat requirements.lock pyproject.toml Makefile; $(PYTHON) --version; pwd; } 2>&1 | sha256sum | cut -c1-16)
+STAMP := .venv/ready-$(KEY)
+RENDERING_CHECK := $(BIN)/python -c 'import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()'
+
+.PHONY: help setup demo test check format lock
+
+help:
+	@echo 'make demo    set up, then collect, build, train and score on the embedded simulator'
+	echo 'make test    set up, then run the tests'
+	echo 'make setup   environment only          make check   format, lint, types'
+	echo 'make format  rewrite formatting        make lock    requirements.lock from requirements.txt'
+
+setup: $(STAMP)
+
+$(STAMP):
+	@python='$(PYTHON)'
+	[ -n "$$python" ] || { echo 'setup: no python3 found; install Python 3.11 with its venv module'; exit 1; }
+	version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	[ "$$version" = 3.11 ] || echo "setup: warning: Python $$version; the pinned set is tested on 3.11 (choose: make PYTHON=python3.11)"
+	# install_debian PACKAGE...: as root on Debian; otherwise one line that says what to do
+	install_debian() {
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+			echo "setup: installing $$*"
+			export DEBIAN_FRONTEND=noninteractive
+			apt-get install -y -qq --no-install-recommends "$$@" >/dev/null 2>&1 \
+				|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$$@" >/dev/null; }
+		else
+			echo "setup: missing system packages; install them and run make again: sudo apt-get install $$*"; exit 1
+		fi
+	}
+	$$python -c 'import ensurepip, venv' 2>/dev/null || install_debian "python$$version-venv"
+	if [ "$$($(BIN)/python --version 2>/dev/null || true)" != "$$($$python --version)" ]; then
+		echo 'setup: creating .venv'; $$python -m venv --clear .venv
+	fi
+	echo 'setup: installing requirements.lock into .venv (a minute or two on a new machine)'
+	# pip checks uv's hash, uv the others'. uv reads no pip.conf, so pip steps in where only pip knows the index.
+	pip="$(BIN)/python -m pip --disable-pip-version-check"
+	sed -n '/^uv==/,/# via/p' requirements.lock > .venv/uv.lock
+	$$pip install --quiet --require-hashes --no-deps -r .venv/uv.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes -r requirements.lock \
+		|| $$pip install --no-deps --require-hashes -r requirements.lock
+	$$pip install --quiet --no-deps --no-build-isolation --editable .
+	if ! $(RENDERING_CHECK) 2>/dev/null; then
+		install_debian libegl1 libgl1
+		$(RENDERING_CHECK) || { echo 'setup: MuJoCo cannot render with MUJOCO_GL=$(MUJOCO_GL); try: apt-get install libosmesa6, then make MUJOCO_GL=osmesa'; exit 1; }
+	fi
+	rm -f .venv/ready-*
+	touch $@
+	echo 'setup: ready'
+
+demo: setup
+	@$(BIN)/python experiments/demo.py --workdir runs/demo
+
+test: setup
+	@$(BIN)/python -m pytest -n $(WORKERS)
+
+check: setup
+	@$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: setup
+	@$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: setup
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements.txt -o requirements.lock

@@ -1,0 +1,227 @@
+"""Episode directories to an RLDS data set that TFDS reads: `python -m data_pipeline.build EPISODES OUT`.
+
+The recorded JPEG bytes pass through unchanged. A data set is written beside its final place and renamed when whole; it is
+never edited afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+
+from data_pipeline.card import CARD_FILE, EpisodeSummary, make_card, to_markdown
+from data_pipeline.features import rlds_example, rlds_features
+from data_pipeline.mapping import DatasetError
+from data_pipeline.tensorflow_cpu import tensorflow, tensorflow_datasets
+from dexhil.episode_format import METADATA_FILE, STEPS_FILE, EpisodeError
+from dexhil.recorder import OPEN_PREFIX, REPAIR_COMMAND, list_episodes, read_facts, read_header, read_steps
+
+NAME, VERSION, SPLIT = "dexhil", "1.0.0", "train"
+SHARD_BYTES = 64 << 20  # target; sets the shards, so that the result does not depend on the number of workers
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What all episodes of one data set share. image_shapes: camera -> (H, W, 3)."""
+
+    robot: str
+    control_hz: float
+    action_dim: int
+    image_shapes: dict[str, tuple[int, int, int]]
+
+
+def build_dataset(
+    episodes_root: Path,
+    out: Path,
+    *,
+    workers: int = 2,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Builds the RLDS data set `out` from the finished episodes under `episodes_root` and returns `out`.
+
+    Returns at once where `out` was built from the very same episodes. on_progress(episodes done, episodes in all).
+    Raises DatasetError where `out` holds something else, or an episode differs in robot, action width, rate or cameras;
+    EpisodeError where an episode is damaged.
+    """
+    out, paths = Path(out), _require_episodes(Path(episodes_root))
+    source = _fingerprint(paths)
+    if out.exists():
+        return _require_same(out, source)
+    layout = _common_layout(paths)
+    temporary = out.parent / f".building-{out.name}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir(parents=True)
+    try:
+        summaries, shards = _write_shards(paths, layout, temporary, workers, on_progress)
+        _write_info(temporary, layout, shards)
+        card = make_card(summaries, dataclasses.asdict(layout), source)
+        (temporary / CARD_FILE).write_text(json.dumps(card, indent=1))
+        (temporary / "card.md").write_text(to_markdown(card))
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone already where the build succeeded
+    return out
+
+
+def _require_episodes(root: Path) -> list[Path]:
+    paths = list_episodes(root)
+    if not paths:
+        left = len(list(root.glob(f"{OPEN_PREFIX}*")))
+        hint = f"; {left} were left open: `{REPAIR_COMMAND} {root}` salvages them" if left else ""
+        raise DatasetError(f"no finished episodes under {root}{hint}")
+    return paths
+
+
+def _fingerprint(paths: Sequence[Path]) -> str:
+    """SHA-256 over the episodes' metadata files, which hold the hash of their steps."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + (path / METADATA_FILE).read_bytes())
+    return digest.hexdigest()
+
+
+def _require_same(out: Path, source: str) -> Path:
+    card = out / CARD_FILE
+    if card.is_file() and json.loads(card.read_text()).get("source_sha256") == source:
+        return out
+    raise DatasetError(
+        f"{out} exists and was not built from these episodes; data sets are never edited: choose another name"
+    )
+
+
+def _read_layout(path: Path) -> Layout:
+    metadata, _ = read_facts(path)
+    first = next(read_steps(path))
+    shapes = {}
+    for camera, data in first.images.items():
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        shapes[camera] = (height, width, 3)
+    return Layout(metadata.robot, read_header(path)["control_hz"], len(first.arrays["action"]), shapes)
+
+
+def _common_layout(paths: Sequence[Path]) -> Layout:
+    """The layout of every episode. Raises DatasetError naming the first episode that differs from the first one."""
+    common = _read_layout(paths[0])
+    for path in paths[1:]:
+        layout = _read_layout(path)
+        for field in dataclasses.fields(Layout):
+            got, wanted = getattr(layout, field.name), getattr(common, field.name)
+            if got != wanted:
+                raise DatasetError(
+                    f"episode {path.name} has {field.name} {got!r}, {paths[0].name} has {wanted!r}; one data set holds one "
+                    f"robot with one set of cameras: keep such episodes in separate folders"
+                )
+    return common
+
+
+def _split_into_shards(paths: Sequence[Path]) -> list[list[Path]]:
+    """Consecutive episodes, each shard about SHARD_BYTES."""
+    shards: list[list[Path]] = [[]]
+    size = 0
+    for path in paths:
+        if size > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(path)
+        size += (path / STEPS_FILE).stat().st_size
+    return shards
+
+
+def _write_shards(
+    paths: Sequence[Path], layout: Layout, directory: Path, workers: int, on_progress: Callable[[int, int], None]
+) -> tuple[list[EpisodeSummary], list[tuple[int, int]]]:
+    """Writes every shard; returns the episodes' summaries in order and (episodes, bytes) of each shard."""
+    shards = _split_into_shards(paths)
+    files = [directory / f"{NAME}-{SPLIT}.tfrecord-{i:05d}-of-{len(shards):05d}" for i in range(len(shards))]
+    jobs = [(shard, layout, file) for shard, file in zip(shards, files, strict=True)]
+    results: list[list[EpisodeSummary]] = []
+    on_progress(0, len(paths))
+    for result in _run(jobs, min(workers, len(shards))):
+        results.append(result)
+        on_progress(sum(map(len, results)), len(paths))
+    summaries = [summary for result in results for summary in result]
+    return summaries, [(len(shard), file.stat().st_size) for shard, file in zip(shards, files, strict=True)]
+
+
+def _run(jobs: list[tuple[list[Path], Layout, Path]], workers: int) -> Any:
+    if workers <= 1:
+        yield from map(_write_shard, jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(_write_shard, jobs)
+
+
+def _write_shard(job: tuple[list[Path], Layout, Path]) -> list[EpisodeSummary]:
+    paths, layout, file = job
+    features = rlds_features(layout.image_shapes, layout.action_dim)
+    summaries = []
+    with tensorflow().io.TFRecordWriter(str(file)) as writer:
+        for path in paths:
+            metadata, _ = read_facts(path)
+            steps = list(read_steps(path))
+            writer.write(features.serialize_example(rlds_example(steps, metadata)))
+            summaries.append(EpisodeSummary.of(steps, metadata))
+    return summaries
+
+
+def _write_info(directory: Path, layout: Layout, shards: Sequence[tuple[int, int]]) -> None:
+    """Writes features.json and dataset_info.json, which make the directory a TFDS data set."""
+    tfds = tensorflow_datasets()
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=NAME, version=tfds.core.Version(VERSION), data_dir=str(directory), module_name=__name__
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description="Episodes of an arm with a dexterous hand: demonstrations, autonomous runs and interventions.",
+        features=rlds_features(layout.image_shapes, layout.action_dim),
+    )
+    info.set_file_format("tfrecord")
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=directory, dataset_name=NAME, split=SPLIT, filetype_suffix="tfrecord"
+    )
+    split = tfds.core.SplitInfo(
+        name=SPLIT,
+        shard_lengths=[count for count, _ in shards],
+        num_bytes=sum(size for _, size in shards),
+        filename_template=template,
+    )
+    info.set_splits(tfds.core.splits.SplitDict([split]))
+    info.write_to_directory(directory)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Builds a data set from the command line; prints its card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("episodes", type=Path, help="directory that a recorder wrote episodes into")
+    parser.add_argument("out", type=Path, help="the data set to create")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    args = parser.parse_args(argv)
+    try:
+        build_dataset(
+            args.episodes,
+            args.out,
+            workers=args.workers,
+            on_progress=lambda done, total: print(f"built {done}/{total} episodes", flush=True),
+        )
+    except (DatasetError, EpisodeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print((args.out / "card.md").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""A stateless sampler: which samples a batch holds is a function of (seed, step, host), so resuming needs a step number.
+
+Each epoch is a keyed permutation of the samples, evaluated point by point: a Feistel network on the smallest even number
+of bits that holds them, walked until it lands inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_ROUNDS = 6
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
+    """SplitMix64 finaliser: uint64 -> well-mixed uint64 (Steele et al. 2014)."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def hash64(*parts: int | np.ndarray) -> np.ndarray:
+    """uint64 hash of integers, elementwise over array parts."""
+    state = np.zeros(1, np.uint64)
+    for part in parts:
+        state = _mix(state + np.uint64(0x9E3779B97F4A7C15) + np.asarray(part).astype(np.uint64))
+    return state
+
+
+def permute(positions: np.ndarray, size: np.ndarray | int, key: np.ndarray) -> np.ndarray:
+    """Image of each position in [0, size) under the permutation of its key.
+
+    positions: int64 [B]; key: uint64 [B], equal keys share a permutation. Returns int64 [B].
+    """
+    half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
+    values = _feistel(positions.astype(np.uint64), key, half)
+    outside = values >= np.uint64(size)
+    while outside.any():
+        values[outside] = _feistel(values[outside], key[outside], half)
+        outside = values >= np.uint64(size)
+    return values.astype(np.int64)
+
+
+def _feistel(values: np.ndarray, key: np.ndarray, half: np.uint64) -> np.ndarray:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = values >> half, values & mask
+    for turn in range(_ROUNDS):
+        left, right = right, left ^ (hash64(key, turn, right) & mask)
+    return (left << half) | right
+
+
+def sample_indices(
+    seed: int, step: int, *, batch_size: int, num_samples: int, host: int = 0, num_hosts: int = 1
+) -> np.ndarray:
+    """Samples of this host's part of batch `step`: int64 [batch_size / num_hosts] in [0, num_samples).
+
+    Position p = step * batch_size + i of the endless stream falls into epoch p // num_samples; every epoch visits each
+    sample once, in its own order. The hosts' parts make up the batch that one host alone would draw.
+    """
+    share = batch_size // num_hosts
+    stream = step * batch_size + host * share + np.arange(share, dtype=np.int64)
+    epochs, positions = np.divmod(stream, num_samples)
+    return permute(positions, num_samples, hash64(np.full(share, seed), epochs))

@@ -1,0 +1,159 @@
+"""What every command shares: its config, its work directory with config.json, metrics.jsonl and report.json, its progress.
+
+def main(argv):
+    config, options = load_config(argv, command_parser("Trains a policy."))
+    run = Run(options.workdir, "train", config)
+    …
+    run.report(results, lineage=…)
+
+if __name__ == "__main__":
+    run_command(main)
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from dexhil.config import ConfigError, changed_keys, command_parser, load_config
+from dexhil.progress import Progress, progress, stop_requested
+
+__all__ = [
+    "ConfigError",
+    "Progress",
+    "Run",
+    "code_version",
+    "command_parser",
+    "load_config",
+    "progress",
+    "run_command",
+    "stop_requested",
+    "to_json",
+    "write_json",
+]
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class Run:
+    """The work directory of one command.
+
+    config.json is written at once. metrics.jsonl gets one object per logged step, flushed line by line. report.json
+    comes at the end. A run that continues in the same directory keeps the earlier lines up to `resume`'s step, and its
+    seconds go on counting from there.
+    """
+
+    def __init__(self, workdir: Path, command: str, config: ConfigDict | Mapping[str, Any]) -> None:
+        self.workdir = Path(workdir)
+        self.command = command
+        self.config: dict[str, Any] = to_json(config)
+        self.metrics_path = self.workdir / "metrics.jsonl"
+        self._began = time.monotonic()
+        self._seconds_before = 0.0
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work, those of earlier runs in this directory included."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def resume(self, step: int) -> None:
+        """Drops the metrics of steps after `step`: they are about to be computed again. 0 starts afresh."""
+        kept = [line for line in read_metrics(self.workdir) if line["step"] <= step] if step > 0 else []
+        self._seconds_before = kept[-1]["seconds"] if kept else 0.0
+        _write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Appends {"step", "seconds", **metrics} to metrics.jsonl."""
+        line = {"step": int(step), "seconds": round(self.seconds, 3), **to_json(metrics)}
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def report(self, results: Mapping[str, Any], *, lineage: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Writes report.json in one step and returns its contents."""
+        report = {
+            "command": self.command,
+            "config": self.config,
+            "code_version": code_version(),
+            "seconds": round(self.seconds, 3),
+            "lineage": to_json(lineage or {}),
+            "results": to_json(results),
+        }
+        write_json(self.workdir / "report.json", report)
+        return report
+
+    def _write_config(self) -> None:
+        path = self.workdir / "config.json"
+        if path.is_file():
+            changed = changed_keys(json.loads(path.read_text()), self.config)
+            if changed:
+                print(f"{self.workdir}: config differs from the earlier run's in {', '.join(changed)}", file=sys.stderr)
+        write_json(path, self.config)
+
+
+def run_command(main: Callable[[Sequence[str]], None]) -> None:
+    """Calls `main(arguments)`; an error in the input becomes one line on stderr and exit status 2, Ctrl-C 130."""
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("DEXHIL_TRACEBACK"):
+            raise
+        print(f"error: {error}\n(DEXHIL_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+        sys.exit(2)
+
+
+def code_version() -> str:
+    """`git describe` with -dirty where files differ; the package's version outside a repository."""
+    describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--tags"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return importlib.metadata.version("dexhil")
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The complete lines of metrics.jsonl; a last line cut off by a killed process is left out."""
+    path = Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON values: numpy, paths, tuples and ConfigDict converted, non-finite numbers as null."""
+    if isinstance(value, (ConfigDict, Mapping)):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "tolist"):
+        return to_json(value.tolist())
+    if isinstance(value, (list, tuple, set)):
+        return [to_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that a reader sees the old file or the whole new one."""
+    _write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

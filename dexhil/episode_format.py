@@ -1,0 +1,193 @@
+"""Bytes of a recorded episode: framed, checksummed records that can be verified one by one. NumPy and simplejpeg only.
+
+An episode directory holds `steps.bin` and, once complete, `episode.json`. `steps.bin` is a magic line, then records:
+`[u32 length][u32 CRC-32 of the payload][payload]`. Record 0 is a JSON header, each further record is one step:
+`[u32 length][JSON: scalars, sizes of the parts][float32 arrays][JPEG of each camera]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import simplejpeg
+
+from dexhil.schema import Observation, Step
+
+MAGIC = b"DEXHIL-EPISODE-1\n"
+STEPS_FILE = "steps.bin"
+METADATA_FILE = "episode.json"
+ARRAYS = ("q_arm", "q_hand", "pose_base_ee", "action", "policy_action")
+
+_FRAME = struct.Struct("<II")
+_LENGTH = struct.Struct("<I")
+
+
+class EpisodeError(ValueError):
+    """A recorded episode that cannot be read or written as asked; the message names it and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedStep:
+    """One step with its images still as JPEG bytes. arrays: name -> float32 vector, the names in `ARRAYS`."""
+
+    images: dict[str, bytes]
+    arrays: dict[str, np.ndarray]
+    timestamp: float
+    language_instruction: str
+    is_intervention: bool
+    reward: float
+    discount: float
+
+
+def encode_image(image: np.ndarray, quality: int) -> bytes:
+    """JPEG bytes of uint8 [H, W, 3] RGB, with full colour resolution (thin coloured objects survive)."""
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling="444"
+    )
+
+
+def encode_step(step: Step, quality: int) -> EncodedStep:
+    """The step with its images compressed."""
+    seen = step.observation
+    arrays = {"q_arm": seen.q_arm, "q_hand": seen.q_hand, "pose_base_ee": seen.pose_base_ee}
+    return EncodedStep(
+        images={camera: encode_image(image, quality) for camera, image in seen.images.items()},
+        arrays=arrays | {"action": step.action, "policy_action": step.policy_action},
+        timestamp=float(seen.timestamp),
+        language_instruction=seen.language_instruction,
+        is_intervention=bool(step.is_intervention),
+        reward=float(step.reward),
+        discount=float(step.discount),
+    )
+
+
+def decode_step(step: EncodedStep) -> Step:
+    """The step with its images as uint8 [H, W, 3] arrays."""
+    observation = Observation(
+        images={camera: simplejpeg.decode_jpeg(data) for camera, data in step.images.items()},
+        q_arm=step.arrays["q_arm"],
+        q_hand=step.arrays["q_hand"],
+        pose_base_ee=step.arrays["pose_base_ee"],
+        timestamp=step.timestamp,
+        language_instruction=step.language_instruction,
+    )
+    return Step(
+        observation=observation,
+        action=step.arrays["action"],
+        policy_action=step.arrays["policy_action"],
+        is_intervention=step.is_intervention,
+        reward=step.reward,
+        discount=step.discount,
+    )
+
+
+def pack_step(step: EncodedStep) -> bytes:
+    """Payload of one step record."""
+    scalars = {
+        "timestamp": step.timestamp,
+        "language_instruction": step.language_instruction,
+        "is_intervention": step.is_intervention,
+        "reward": step.reward,
+        "discount": step.discount,
+        "arrays": {name: len(step.arrays[name]) for name in ARRAYS},
+        "images": {camera: len(data) for camera, data in step.images.items()},
+    }
+    head = json.dumps(scalars, ensure_ascii=False).encode()
+    arrays = [step.arrays[name].astype("<f4").tobytes() for name in ARRAYS]
+    return b"".join([_LENGTH.pack(len(head)), head, *arrays, *step.images.values()])
+
+
+def unpack_step(payload: bytes) -> EncodedStep:
+    """Inverse of `pack_step`."""
+    (head_size,) = _LENGTH.unpack_from(payload)
+    at = _LENGTH.size + head_size
+    head: dict[str, Any] = json.loads(payload[_LENGTH.size : at])
+    arrays, images = {}, {}
+    for name, count in head.pop("arrays").items():
+        arrays[name] = np.frombuffer(payload, "<f4", count, at).astype(np.float32)
+        at += 4 * count
+    for camera, size in head.pop("images").items():
+        images[camera] = payload[at : at + size]
+        at += size
+    return EncodedStep(images=images, arrays=arrays, **head)
+
+
+def frame(payload: bytes) -> bytes:
+    """A record: length, checksum, payload."""
+    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """What a scan of `steps.bin` could verify. end: bytes up to the end of the last good record; damage: "" if none."""
+
+    header: dict[str, Any] | None
+    num_steps: int
+    end: int
+    damage: str
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """Payloads of the records of a `steps.bin`, each verified. Raises EpisodeError at the first damaged one."""
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise EpisodeError(
+                f"{path}: does not start with {MAGIC!r}; it is no recorded episode, or its head is damaged"
+            )
+        size, number = os.fstat(file.fileno()).st_size, 0
+        while file.tell() < size:
+            yield _read_record(file, size, f"{path}: record {number} (0 is the header)")
+            number += 1
+
+
+def _read_record(file: BinaryIO, size: int, name: str) -> bytes:
+    head = file.read(_FRAME.size)
+    length, checksum = _FRAME.unpack(head) if len(head) == _FRAME.size else (size, 0)
+    if file.tell() + length > size:
+        raise EpisodeError(f"{name} is truncated: it says {length} bytes, {size - file.tell()} are left")
+    payload = file.read(length)
+    if zlib.crc32(payload) != checksum:
+        raise EpisodeError(f"{name} is damaged: its checksum differs")
+    return payload
+
+
+def verify(path: Path) -> Verified:
+    """Scans a `steps.bin` up to its first damaged record. Never raises on damaged content."""
+    header, count, end, damage = None, 0, len(MAGIC), ""
+    try:
+        for payload in read_records(path):
+            if header is None:
+                header = json.loads(payload)
+            else:
+                count += 1
+            end += _FRAME.size + len(payload)
+    except EpisodeError as error:
+        damage = str(error)
+    return Verified(header, count, end, damage)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames and new files in `path` durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a small file whole, through a temporary name, and syncs it."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

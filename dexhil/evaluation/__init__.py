@@ -1,0 +1,1 @@
+"""Rollouts, paired trials, intervals and reports."""

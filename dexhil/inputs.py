@@ -1,0 +1,73 @@
+"""A loader batch, or one observation, in the model's terms: the one path of training and serving. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dexhil.models.config import VLAConfig
+from dexhil.models.tokenizer import Tokenizer, prompt
+from dexhil.transforms import Normalization, resize_image
+
+# A joint that leaves its recorded range by far must not swamp the other inputs.
+STATE_CLIP = 3.0
+
+
+def _tokens(texts: Iterable[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids int32 [B, T] and mask bool [B, T]."""
+    ids, masks = zip(*(tokenizer.encode(text, max_tokens) for text in texts), strict=True)
+    return np.stack(ids), np.stack(masks)
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        index = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise ValueError(
+            f"{name}: non-finite value {values[tuple(index)]} at index {index}; repair or drop that episode"
+        )
+
+
+def _check_batch(batch: Mapping[str, Any], config: VLAConfig) -> None:
+    missing = [camera for camera in config.cameras if camera not in batch["images"]]
+    if missing:
+        raise ValueError(
+            f"cameras: the model needs {list(config.cameras)}, got {sorted(batch['images'])}; add {missing}"
+        )
+    for name, width in (("state", config.state_dim), ("actions", config.action_dim)):
+        if name not in batch:
+            continue
+        if batch[name].shape[-1] != width:
+            got = batch[name].shape[-1]
+            raise ValueError(f"{name}: the model was made for width {width}, got {got}; another robot or mapping?")
+        _check_finite(name, batch[name])
+
+
+def model_inputs(
+    batch: Mapping[str, Any], normalization: Normalization, tokenizer: Tokenizer, config: VLAConfig
+) -> dict[str, Any]:
+    """The batch in the model's terms, NumPy throughout; an observation is a batch of one without actions.
+
+    batch: images {camera: uint8 [B, Y, X, 3]}, state float32 [B, S], instruction [B] str; to train also actions float32
+    [B, H, A] raw absolute, action_mask bool [B, H] and, optionally, weight float32 [B].
+    Returns images {camera: uint8 [B, size, size, 3]}, still bytes (see `transforms.images_to_float`), state, tokens
+    int32 [B, T], token_mask bool [B, T], and where given actions, action_mask and weight.
+    Raises ValueError on a missing camera, another width, NaN; TypeError on an instruction that is no str.
+    """
+    _check_batch(batch, config)
+    state = normalization.state.normalize(batch["state"], clip=STATE_CLIP)
+    in_text = config.state_input == "text"
+    texts = [prompt(text, row if in_text else None) for text, row in zip(batch["instruction"], state, strict=True)]
+    tokens, token_mask = _tokens(texts, tokenizer, config.max_tokens)
+    inputs = {
+        "images": {camera: resize_image(batch["images"][camera], config.image_size) for camera in config.cameras},
+        "state": state,
+        "tokens": tokens,
+        "token_mask": token_mask,
+    }
+    if "actions" in batch:
+        inputs["actions"] = normalization.normalize_actions(batch["actions"], batch["state"])
+        inputs["action_mask"] = batch["action_mask"]
+        inputs["weight"] = batch.get("weight", np.ones(len(state), np.float32))
+    return inputs

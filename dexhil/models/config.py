@@ -1,0 +1,212 @@
+"""Sizes of the VLA as data. NumPy-free and JAX-free: a config is read before anything heavy is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Variant = Literal["pi0", "pi05"]
+StateInput = Literal["token", "text", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """A SigLIP-style tower. A token covers `patch * product(stem factors)` pixels.
+
+    patch: side of the square that the last linear embedding folds into one token
+    stem: stages before it, each (factor, width): fold factor x factor neighbours, linear, GELU. Empty for SigLIP
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    patch: int
+    stem: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def token_pixels(self) -> int:
+        """Pixels along the side of the square that one token covers."""
+        pixels = self.patch
+        for factor, _ in self.stem:
+            pixels *= factor
+        return pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class GemmaConfig:
+    """Width of one stream of the mixture of transformers: the language model's, or the action expert's."""
+
+    width: int
+    mlp_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """What the language model and the expert share: they attend to each other layer by layer."""
+
+    depth: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class VLAConfig:
+    """A whole policy. Every size is the same code.
+
+    image_size: pixels of the square input; cameras: in the order of their tokens
+    camera_embedding: adds a learned vector per camera to its tokens (public weights have none)
+    action_dim, state_dim: real widths; action_width, state_width: what the weights take (0: the real width)
+    chunk: H actions per inference
+    variant: "pi0" mixes the time into the action tokens, "pi05" modulates every norm of the expert with it
+    state_input: the state as a "token" of the expert, as "text" in the prompt (tokenizer.prompt), or "none"
+    time_beta: (a, b); the noise share 1 - t is drawn from Beta(a, b)
+    dtype: of activations; parameters stay float32. remat: recompute layers in the backward pass
+    """
+
+    image_size: int
+    cameras: tuple[str, ...]
+    vision: VisionConfig
+    attention: AttentionConfig
+    lm: GemmaConfig
+    expert: GemmaConfig
+    vocab_size: int
+    max_tokens: int
+    action_dim: int
+    state_dim: int
+    chunk: int
+    variant: Variant = "pi05"
+    state_input: StateInput = "token"
+    camera_embedding: bool = True
+    action_width: int = 0
+    state_width: int = 0
+    time_beta: tuple[float, float] = (1.5, 1.0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("variant", self.variant, ("pi0", "pi05"))
+        _check_choice("state_input", self.state_input, ("token", "text", "none"))
+        _check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        _check_divides("image_size", self.image_size, "the pixels of a vision token", self.vision.token_pixels)
+        _check_divides("vision.width", self.vision.width, "vision.num_heads", self.vision.num_heads)
+        _check_divides("num_heads", self.attention.num_heads, "num_kv_heads", self.attention.num_kv_heads)
+        _check_divides("expert.width", self.expert.width, "2 (sine and cosine of the time)", 2)
+        _check_divides("head_dim", self.attention.head_dim, "2 (rotary position pairs)", 2)
+        for name in ("action", "state"):
+            real, width = getattr(self, f"{name}_dim"), getattr(self, f"{name}_width")
+            if width and width < real:
+                raise ValueError(f"{name}_width: expected 0 or at least {name}_dim {real}, got {width}")
+
+    @property
+    def padded_action_dim(self) -> int:
+        return self.action_width or self.action_dim
+
+    @property
+    def padded_state_dim(self) -> int:
+        return self.state_width or self.state_dim
+
+    @property
+    def image_tokens(self) -> int:
+        """Vision tokens of one camera."""
+        return (self.image_size // self.vision.token_pixels) ** 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dict; `from_dict` inverts it, through JSON as well."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> VLAConfig:
+        """A config from nested mappings (JSON, ml_collections). Raises ValueError on an unknown or missing field."""
+        parts = {"vision": VisionConfig, "attention": AttentionConfig, "lm": GemmaConfig, "expert": GemmaConfig}
+        built = {key: _build(parts[key], value) if key in parts else value for key, value in values.items()}
+        return _build(cls, built)
+
+
+def _build(kind: type, values: Mapping[str, Any]) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in fields:
+            nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{kind.__name__}: unknown field {key!r}; did you mean {nearest!r}?")
+    missing = [k for k, f in fields.items() if f.default is dataclasses.MISSING and k not in values]
+    if missing:
+        raise ValueError(f"{kind.__name__}: missing fields {missing}; expected all of {sorted(fields)}")
+    return kind(**{key: _tuples(value) for key, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {list(choices)}, got {value!r}")
+
+
+def _check_divides(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    if value <= 0 or value % divisor:
+        raise ValueError(f"{name}: expected a positive multiple of {divisor_name} = {divisor}, got {value}")
+
+
+TINY = VLAConfig(
+    image_size=16,
+    cameras=("scene", "wrist"),
+    vision=VisionConfig(width=16, depth=1, num_heads=2, mlp_dim=32, patch=2, stem=((4, 16),)),
+    attention=AttentionConfig(depth=2, num_heads=2, num_kv_heads=1, head_dim=8),
+    lm=GemmaConfig(width=16, mlp_dim=32),
+    expert=GemmaConfig(width=16, mlp_dim=32),
+    vocab_size=512,
+    max_tokens=16,
+    action_dim=19,
+    state_dim=19,
+    chunk=16,
+)
+
+EMBEDDED = VLAConfig(
+    image_size=64,
+    cameras=("scene", "wrist"),
+    vision=VisionConfig(width=64, depth=2, num_heads=4, mlp_dim=128, patch=2, stem=((4, 32),)),
+    attention=AttentionConfig(depth=2, num_heads=4, num_kv_heads=1, head_dim=32),
+    lm=GemmaConfig(width=64, mlp_dim=128),
+    expert=GemmaConfig(width=64, mlp_dim=128),
+    vocab_size=512,
+    max_tokens=16,
+    action_dim=19,
+    state_dim=19,
+    chunk=16,
+)
+
+# SigLIP So400m/14-224 and Gemma 2B as in PaliGemma; the 300M expert, widths and prompt length of openpi's pi0.5.
+PALIGEMMA_2B_300M = VLAConfig(
+    image_size=224,
+    cameras=("scene", "wrist"),
+    vision=VisionConfig(width=1152, depth=27, num_heads=16, mlp_dim=4304, patch=14),
+    attention=AttentionConfig(depth=18, num_heads=8, num_kv_heads=1, head_dim=256),
+    lm=GemmaConfig(width=2048, mlp_dim=16384),
+    expert=GemmaConfig(width=1024, mlp_dim=4096),
+    vocab_size=257152,
+    max_tokens=200,
+    action_dim=19,
+    state_dim=19,
+    chunk=16,
+    state_input="text",
+    camera_embedding=False,
+    action_width=32,
+    state_width=32,
+    dtype="bfloat16",
+    remat=True,
+)
+
+CONFIGS: dict[str, VLAConfig] = {"tiny": TINY, "embedded": EMBEDDED, "paligemma_2b_300m": PALIGEMMA_2B_300M}
+
+
+def get_model_config(name: str) -> VLAConfig:
+    """The config called `name`. Raises ValueError with the nearest name where there is none."""
+    if name in CONFIGS:
+        return CONFIGS[name]
+    nearest = difflib.get_close_matches(name, CONFIGS, n=1, cutoff=0.0)[0]
+    raise ValueError(f"model {name!r} is not known; did you mean {nearest!r}? Known models: {sorted(CONFIGS)}")

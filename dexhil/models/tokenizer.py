@@ -1,0 +1,118 @@
+"""Text of the policy: SentencePiece, the prompt, and the small tokenizer that a project trains from its instructions."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+_SPECIALS = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}  # as in Gemma
+_REPEATS = 20  # with every word on its own: a handful of instructions alone would end up as characters
+
+
+class Tokenizer:
+    """A SentencePiece model, from a path or from its bytes. `model_bytes` travels in checkpoints."""
+
+    def __init__(self, model: str | Path | bytes) -> None:
+        self.model_bytes = model if isinstance(model, bytes) else _read(Path(model))
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(self.model_bytes)
+        except RuntimeError as error:
+            size = len(self.model_bytes)
+            raise ValueError(
+                f"tokenizer: {size} bytes are no SentencePiece model ({error}); expected a .model"
+            ) from error
+        self._ids = functools.lru_cache(maxsize=65536)(self._encode_ids)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._processor.GetPieceSize()
+
+    def encode(self, text: str, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids int32 [max_tokens], padded at the end, and the mask bool [max_tokens] of real ones.
+
+        Raises TypeError where `text` is no str, ValueError where it does not fit.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"instruction: expected a str, got {type(text).__name__} {text!r}; decode bytes first")
+        ids = self._ids(text)
+        if len(ids) > max_tokens:
+            raise ValueError(
+                f"instruction {text!r}: {len(ids)} tokens, max_tokens is {max_tokens}; shorten or raise it"
+            )
+        padded = np.zeros(max_tokens, np.int32)
+        padded[: len(ids)] = ids
+        return padded, np.arange(max_tokens) < len(ids)
+
+    def encode_batch(self, texts: Sequence[str], max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """`encode` of each text, stacked: [B, max_tokens] twice."""
+        ids, masks = zip(*(self.encode(text, max_tokens) for text in texts), strict=True)
+        return np.stack(ids), np.stack(masks)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text, without padding and beginning."""
+        return self._processor.DecodeIds([int(i) for i in ids if i != _SPECIALS["pad_id"]])
+
+    def _encode_ids(self, text: str) -> list[int]:
+        return [self._processor.bos_id(), *self._processor.EncodeAsIds(text)]
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"tokenizer model {str(path)!r} does not exist; expected a SentencePiece .model file")
+    return path.read_bytes()
+
+
+def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes:
+    """A SentencePiece unigram model with byte fallback (any text encodes); at most `vocab_size` pieces.
+
+    Deterministic: the order of `instructions` does not matter. Raises TypeError on a non-str, ValueError on no text.
+    """
+    texts = list(instructions)
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"instruction: expected a str, got {type(text).__name__} {text!r}; decode bytes first")
+    texts = sorted({text.strip() for text in texts if text.strip()})
+    if not texts:
+        raise ValueError("train_tokenizer: no instruction with text; expected at least one")
+    words = sorted({word for text in [*texts, prompt("", np.linspace(-1, 1, 64))] for word in text.split()})
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter((texts + words) * _REPEATS),
+        model_writer=model,
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        character_coverage=1.0,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["\n"],
+        num_threads=1,
+        minloglevel=2,
+        **_SPECIALS,
+    )
+    return model.getvalue()
+
+
+def prompt(instruction: str, state: np.ndarray | None = None) -> str:
+    """What the language model reads, to be encoded: PaliGemma ends a prompt with a newline.
+
+    state: [Q] normalised, for configs with state_input "text"; then the prompt is spelled as in pi0.5.
+    """
+    if not isinstance(instruction, str):
+        kind = type(instruction).__name__
+        raise TypeError(f"instruction: expected a str, got {kind} {instruction!r}; decode bytes first")
+    text = " ".join(instruction.replace("_", " ").split())
+    return f"{text}\n" if state is None else f"Task: {text}, State: {state_text(state)};\nAction: "
+
+
+def state_text(state: np.ndarray, bins: int = 256) -> str:
+    """The state [Q], clipped to [-1, 1], as bin numbers 0 .. bins - 1 between spaces."""
+    edges = np.linspace(-1, 1, bins + 1)[1:-1]
+    return " ".join(str(bin_) for bin_ in np.digitize(state, edges))

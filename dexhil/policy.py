@@ -1,0 +1,96 @@
+"""A checkpoint that acts: observation in, chunk of absolute joint targets out. NumPy on both sides."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dexhil.inputs import model_inputs
+from dexhil.models.config import VLAConfig
+from dexhil.models.tokenizer import Tokenizer
+from dexhil.models.vla import sample_actions
+from dexhil.schema import ARM_DOF, ActionChunk, Observation, SchemaError
+from dexhil.training.checkpoints import CheckpointMeta, find_step, load_ema_params, load_meta
+from dexhil.training.step import Params
+from dexhil.transforms import images_to_float
+
+
+@functools.partial(jax.jit, static_argnames=("config", "num_steps"))
+def _sample(params: Params, config: VLAConfig, inputs: dict[str, Any], seed: jax.Array, num_steps: int) -> jax.Array:
+    inputs = {**inputs, "images": images_to_float(inputs["images"])}
+    return sample_actions(params, config, inputs, jax.random.key(seed), num_steps)
+
+
+class Policy:
+    """A trained VLA, compiled once for one robot.
+
+    meta: what the checkpoint says about itself. checkpoint_id: "<run>/<step>", as in `EpisodeMetadata.policy`.
+    num_steps: Euler steps of the flow.
+    """
+
+    def __init__(self, params: Params, meta: CheckpointMeta, *, checkpoint_id: str = "", num_steps: int = 10) -> None:
+        self.meta = meta
+        self.checkpoint_id = checkpoint_id
+        self._params = jax.device_put(params)
+        self._tokenizer = Tokenizer(meta.tokenizer)
+        self._num_steps = num_steps
+        self.infer(_blank_observation(meta))  # compiles, so that the first real step is not late
+
+    @classmethod
+    def load(cls, directory: str | Path, step: int | None = None, *, num_steps: int = 10) -> Policy:
+        """The averaged (EMA) parameters of the newest checkpoint, or of `step`, of the run in `directory`.
+
+        Raises CheckpointError where it is missing or damaged.
+        """
+        found = find_step(directory, step)
+        meta, params = load_meta(directory, int(found.name)), load_ema_params(directory, int(found.name))
+        checkpoint_id = f"{found.parent.parent.name}/{found.name}"
+        return cls(params, meta, checkpoint_id=checkpoint_id, num_steps=num_steps)
+
+    def infer(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        """The next H actions [H, A], absolute joint targets in rad. The same seed and observation give the same chunk.
+
+        Raises SchemaError or ValueError, naming the field, on an observation that is not of this robot or not finite.
+        """
+        batch = self._batch(observation)
+        inputs = model_inputs(batch, self.meta.normalization, self._tokenizer, self.meta.model)
+        device_inputs = jax.device_put((inputs, np.uint32(seed)))
+        actions = np.asarray(_sample(self._params, self.meta.model, *device_inputs, num_steps=self._num_steps))
+        raw = self.meta.normalization.unnormalize_actions(actions, batch["state"])[0]
+        if not np.isfinite(raw).all():
+            raise RuntimeError(
+                f"policy {self.checkpoint_id!r}: non-finite action; do not execute it, check the checkpoint"
+            )
+        return ActionChunk(raw, observation.timestamp)
+
+    def _batch(self, observation: Observation) -> dict[str, Any]:
+        """The observation as a loader batch of one."""
+        observation.validate()
+        hand = self.meta.model.state_dim - ARM_DOF
+        if len(observation.q_hand) != hand:
+            raise SchemaError(
+                f"q_hand: this policy was trained on {self.meta.robot!r} with {hand} hand joints, "
+                f"got {len(observation.q_hand)}; use a policy of this robot"
+            )
+        return {
+            "images": {camera: image[None] for camera, image in observation.images.items()},
+            "state": np.concatenate([observation.q_arm, observation.q_hand])[None],
+            "instruction": [observation.language_instruction],
+        }
+
+
+def _blank_observation(meta: CheckpointMeta) -> Observation:
+    """Shapes of a real one."""
+    size = meta.model.image_size
+    return Observation(
+        images={camera: np.zeros((size, size, 3), np.uint8) for camera in meta.model.cameras},
+        q_arm=np.zeros(ARM_DOF, np.float32),
+        q_hand=np.zeros(meta.model.state_dim - ARM_DOF, np.float32),
+        pose_base_ee=np.zeros(7, np.float32),
+        timestamp=0.0,
+        language_instruction="",
+    )

@@ -1,0 +1,345 @@
+"""The recorder: episodes as directories that become visible whole, by one atomic rename after fsync.
+
+While open, an episode is `root/.open-<unique>/steps.bin`, one verified record per step, written straight to the file: a
+killed process loses at most the step it was writing. `repair` turns what such a process left into an episode.
+Several processes may write under one root. Source: README, "Data"; layout of the bytes: `dexhil.episode_format`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dexhil.episode_format import (
+    MAGIC,
+    METADATA_FILE,
+    STEPS_FILE,
+    EncodedStep,
+    EpisodeError,
+    Verified,
+    decode_step,
+    encode_step,
+    frame,
+    pack_step,
+    read_records,
+    sync_directory,
+    unpack_step,
+    verify,
+    write_durably,
+)
+from dexhil.schema import Episode, EpisodeMetadata, SchemaError, Step
+
+OPEN_PREFIX = ".open-"
+REPAIR_COMMAND = "python -m data_pipeline.repair"
+_UNKNOWN = EpisodeMetadata(
+    episode_id="", task="", success=-1, source="online", round=0, policy="", operator="", robot="", seed=-1,
+    takeovers=0, max_takeover_jump=float("nan"),
+)  # fmt: skip
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class RecordingError(OSError):
+    """Recording could not go on (full disk, lost directory); the message says what was saved and what to do."""
+
+
+class EpisodeWriter:
+    """Writes one episode under `root`. Use one writer per episode; `finish` or `abandon` ends it.
+
+    control_hz: rate of the steps, 1/s. draft: what is known of the episode before it ends; repair uses it when the
+    process dies. jpeg_quality: of the stored images.
+    """
+
+    def __init__(
+        self, root: Path, *, control_hz: float, draft: EpisodeMetadata | None = None, jpeg_quality: int = 95
+    ) -> None:
+        self.root = Path(root)
+        self.directory = self.root / f"{OPEN_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self.num_steps = 0
+        self._quality = jpeg_quality
+        self._layout: dict[str, Any] | None = None
+        self._last_timestamp = -float("inf")
+        self._failed: RecordingError | None = None
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self.directory.mkdir(parents=True)
+        self._file: int | None = os.open(self.directory / STEPS_FILE, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # tells `repair` that this episode is being recorded
+        header = {"control_hz": float(control_hz), "draft": dataclasses.asdict(draft) if draft else None}
+        self._write(MAGIC + frame(_to_json(header)))
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes without finishing: steps recorded so far stay in the open directory, for `repair`."""
+        if self._file is not None:
+            self._close()
+
+    def append(self, step: Step) -> None:
+        """Validates and stores one step. A bad step raises SchemaError and is not stored; a full disk RecordingError."""
+        step.validate()
+        self._check_layout(step)
+        self._write(frame(pack_step(encode_step(step, self._quality))))
+        self._last_timestamp = step.observation.timestamp
+        self.num_steps += 1
+
+    def finish(self, metadata: EpisodeMetadata) -> Path:
+        """Makes the episode visible as `root/<episode_id>`; returns that path. After an error the writer is still open."""
+        metadata.validate()
+        file = self._require_open()
+        if self.num_steps == 0:
+            raise EpisodeError(f"episode {metadata.episode_id!r} has no steps; append some, or abandon() it")
+        target = _visible_path(self.root, metadata.episode_id)
+        try:
+            os.fsync(file)
+            _write_metadata(self.directory, metadata, self.num_steps, self._hash.hexdigest())
+            _publish(self.directory, target)
+        except OSError as error:
+            raise self._explain(error) from error
+        self._close()
+        return target
+
+    def abandon(self) -> None:
+        """Drops the episode and what was recorded of it. Does nothing after `finish`."""
+        if self._file is not None:
+            self._close()
+            shutil.rmtree(self.directory)
+
+    def _require_open(self) -> int:
+        if self._file is None:
+            raise EpisodeError(f"this writer has ended ({self.directory.name}); open a new EpisodeWriter")
+        return self._file
+
+    def _check_layout(self, step: Step) -> None:
+        """Every step of an episode has the cameras, image sizes and joint count of its first, and time moves on."""
+        seen = step.observation
+        images = {camera: image.shape for camera, image in seen.images.items()}
+        layout = {"images": images, "q_hand": seen.q_hand.shape}
+        if self._layout is None:
+            self._layout = layout
+        if layout != self._layout:
+            raise SchemaError(f"step {self.num_steps} has {layout}, the episode began with {self._layout}")
+        if seen.timestamp <= self._last_timestamp:
+            raise SchemaError(
+                f"timestamp: step {self.num_steps} is at {seen.timestamp} s, expected later than {self._last_timestamp} s"
+            )
+
+    def _write(self, data: bytes) -> None:
+        file = self._require_open()
+        if self._failed is not None:
+            raise self._failed
+        try:
+            _write_all(file, data)
+        except OSError as error:
+            os.ftruncate(file, self._size)
+            self._failed = self._explain(error)
+            raise self._failed from error
+        self._hash.update(data)
+        self._size += len(data)
+
+    def _explain(self, error: OSError) -> RecordingError:
+        reason = "the disk is full" if error.errno in _FULL else f"writing failed ({error.strerror})"
+        return RecordingError(
+            error.errno,
+            f"{reason} under {self.root}: {self.num_steps} steps of the open episode are saved in {self.directory}, "
+            f"every finished episode is untouched; free space, then run `{REPAIR_COMMAND} {self.root}` to keep those steps",
+        )
+
+    def _close(self) -> None:
+        os.close(self._require_open())
+        self._file = None
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _visible_path(root: Path, episode_id: str) -> Path:
+    if not episode_id or episode_id.startswith(".") or "/" in episode_id:
+        raise EpisodeError(
+            f"episode_id {episode_id!r}: expected a plain folder name; letters, digits, '-' and '_' are safe"
+        )
+    target = root / episode_id
+    if target.exists():
+        raise EpisodeError(
+            f"episode {episode_id!r} exists already in {root}; finish with another episode_id, nothing is lost"
+        )
+    return target
+
+
+def _write_metadata(directory: Path, metadata: EpisodeMetadata, num_steps: int, sha256: str) -> None:
+    facts = {"num_steps": num_steps, "steps_sha256": sha256, "metadata": dataclasses.asdict(metadata)}
+    write_durably(directory / METADATA_FILE, _to_json(facts))
+    sync_directory(directory)
+
+
+def _to_json(value: object) -> bytes:
+    return json.dumps(value, indent=1, default=lambda scalar: scalar.item()).encode()  # numpy scalars to Python's
+
+
+def _publish(directory: Path, target: Path) -> None:
+    try:
+        os.rename(directory, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise _taken(target) from None  # another process finished an episode of that name meanwhile
+        raise
+    sync_directory(target.parent)
+
+
+def _taken(target: Path) -> EpisodeError:
+    return EpisodeError(
+        f"episode {target.name!r} exists already in {target.parent}; finish with another episode_id, nothing is lost"
+    )
+
+
+def list_episodes(root: Path) -> list[Path]:
+    """Finished episodes under `root`, sorted by name. Raises EpisodeError where `root` is missing."""
+    root = Path(root)
+    if not root.is_dir():
+        raise EpisodeError(
+            f"no directory of episodes at {root}; check the path, or record some first (experiments/collect.py)"
+        )
+    return sorted(p for p in root.iterdir() if not p.name.startswith(".") and (p / METADATA_FILE).is_file())
+
+
+def read_facts(path: Path) -> tuple[EpisodeMetadata, dict[str, Any]]:
+    """Metadata of a finished episode, and the raw facts {"num_steps", "steps_sha256", "metadata"}."""
+    try:
+        facts = json.loads((Path(path) / METADATA_FILE).read_bytes())
+        return EpisodeMetadata(**facts["metadata"]), facts
+    except FileNotFoundError:
+        raise EpisodeError(f"no finished episode at {path}: {METADATA_FILE} is missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise EpisodeError(
+            f"episode {path}: {METADATA_FILE} is damaged ({error}); move the episode out of the folder"
+        ) from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Header of an episode: {"control_hz": 1/s, "draft": metadata or None}."""
+    return json.loads(next(read_records(Path(path) / STEPS_FILE)))
+
+
+def read_steps(path: Path) -> Iterator[EncodedStep]:
+    """Steps of a finished episode, images still encoded, every record verified.
+
+    Raises EpisodeError on a damaged or incomplete file, naming the first bad record.
+    """
+    _, facts = read_facts(path)
+    records = read_records(Path(path) / STEPS_FILE)
+    next(records)
+    count = 0
+    for payload in records:
+        yield unpack_step(payload)
+        count += 1
+    if count != facts["num_steps"]:
+        raise EpisodeError(
+            f"episode {path}: {count} steps in {STEPS_FILE}, {facts['num_steps']} were recorded; it was truncated"
+        )
+
+
+def read_episode(path: Path) -> Episode:
+    """A finished episode with decoded images. Raises EpisodeError on damage."""
+    metadata, _ = read_facts(path)
+    return Episode(steps=[decode_step(step) for step in read_steps(path)], metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class RepairReport:
+    """What `repair` did. salvaged: episode -> steps; the others: paths with the reason."""
+
+    salvaged: dict[str, int]
+    empty: list[str]
+    still_recording: list[str]
+    unreadable: dict[str, str]
+    damaged: dict[str, str]
+
+    def lines(self) -> list[str]:
+        """The report for a person."""
+        said = [f"salvaged {name}: {steps} steps, success not known" for name, steps in self.salvaged.items()]
+        said += [f"removed {name}: no step had been recorded" for name in self.empty]
+        said += [f"left {name}: it is being recorded now" for name in self.still_recording]
+        said += [f"left {name}: {why}" for name, why in self.unreadable.items()]
+        said += [f"DAMAGED finished episode {name}: {why}" for name, why in self.damaged.items()]
+        return said or ["nothing to repair"]
+
+
+def repair(root: Path) -> RepairReport:
+    """Salvages the verified prefix of every open episode under `root` that no process records any more.
+
+    A salvaged episode gets the writer's draft metadata with success = -1, or the full metadata if the process died
+    between writing them and the rename. Finished episodes are verified and reported, never changed.
+    """
+    list_episodes(root)
+    report = RepairReport({}, [], [], {}, {})
+    for directory in sorted(Path(root).glob(f"{OPEN_PREFIX}*")):
+        _repair_one(directory, report)
+    for path in list_episodes(root):
+        if path.name not in report.salvaged:
+            damage = verify(path / STEPS_FILE).damage
+            report.damaged.update({path.name: damage} if damage else {})
+    return report
+
+
+def _repair_one(directory: Path, report: RepairReport) -> None:
+    try:
+        file = os.open(directory / STEPS_FILE, os.O_RDWR)
+    except OSError as error:
+        report.unreadable[directory.name] = f"{STEPS_FILE}: {error.strerror}"
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _salvage(directory, file, report)
+    except BlockingIOError:
+        report.still_recording.append(directory.name)
+    finally:
+        os.close(file)
+
+
+def _salvage(directory: Path, file: int, report: RepairReport) -> None:
+    verified = verify(directory / STEPS_FILE)
+    if verified.header is None:
+        report.unreadable[directory.name] = verified.damage or "no header"
+    elif verified.num_steps == 0:
+        shutil.rmtree(directory)
+        report.empty.append(directory.name)
+    else:
+        os.ftruncate(file, verified.end)
+        os.fsync(file)
+        content = (directory / STEPS_FILE).read_bytes()
+        metadata = _salvaged_metadata(directory, verified)
+        _write_metadata(directory, metadata, verified.num_steps, hashlib.sha256(content).hexdigest())
+        _publish(directory, directory.parent / metadata.episode_id)
+        report.salvaged[metadata.episode_id] = verified.num_steps
+
+
+def _salvaged_metadata(directory: Path, verified: Verified) -> EpisodeMetadata:
+    """The metadata the writer had written if the process died just before the rename, else its draft, success -1."""
+    if (directory / METADATA_FILE).is_file():
+        metadata, facts = read_facts(directory)
+        if facts["num_steps"] == verified.num_steps:
+            return dataclasses.replace(metadata, episode_id=_free_id(directory.parent, metadata.episode_id))
+    draft = (verified.header or {}).get("draft")
+    name = directory.name.removeprefix(OPEN_PREFIX)
+    metadata = EpisodeMetadata(**draft) if draft else dataclasses.replace(_UNKNOWN, episode_id=f"salvaged-{name}")
+    episode_id = _free_id(directory.parent, metadata.episode_id)
+    return dataclasses.replace(metadata, episode_id=episode_id, success=-1, max_takeover_jump=float("nan"))
+
+
+def _free_id(root: Path, episode_id: str) -> str:
+    taken, count = episode_id, 1
+    while (root / taken).exists():
+        taken, count = f"{episode_id}-salvaged{count}", count + 1
+    return taken

@@ -1,0 +1,129 @@
+"""Where the joints of the robots are, as data and as NumPy forward kinematics. Simulation and retargeting read it here.
+
+Sources: Franka Research 3 data sheet (modified Denavit-Hartenberg parameters); DexHand021 (arXiv 2511.03481) and the
+vendor's published joint frames. Frames: `base` stands on the table, +x forward, +z up; `palm` sits on the flange, +z to the
+finger tips, +x out of the palm, +y to the thumb's side; `ee` is palm-aligned, where thumb and fingers meet in a pinch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from dexhil.robot import FR3_DEXHAND021
+
+HALF_PI = float(np.pi / 2)
+
+# Rows (a_{i-1} m, d_i m, alpha_{i-1} rad) of the modified Denavit-Hartenberg convention (Craig).
+FR3_DH: tuple[tuple[float, float, float], ...] = (
+    (0.0, 0.333, 0.0),
+    (0.0, 0.0, -HALF_PI),
+    (0.0, 0.316, HALF_PI),
+    (0.0825, 0.0, HALF_PI),
+    (-0.0825, 0.384, -HALF_PI),
+    (0.0, 0.0, HALF_PI),
+    (0.088, 0.0, HALF_PI),
+)
+FR3_FLANGE_M = 0.107
+HAND_MOUNT_YAW = float(np.pi)  # palm about the flange axis: reaching forward with joint 7 in the middle of its range
+PALM_TO_EE_M = (0.08, 0.0, 0.185)
+
+
+@dataclasses.dataclass(frozen=True)
+class HandJoint:
+    """A hinge about the z axis of its own frame, whose x axis runs along the link it moves.
+
+    parent: the joint whose link carries it, or "palm". position: m; quaternion: w-x-y-z; both in the parent's frame.
+    """
+
+    name: str
+    parent: str
+    position: tuple[float, float, float]
+    quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+
+
+_S = float(np.sqrt(0.5))
+_MCP_M, _PIP_M, _DIP_M = 0.017, 0.043, 0.025  # spread to MCP, MCP to PIP, PIP to DIP
+TIP_IN_DIP_M = (0.035, -0.004, 0.0)
+FINGERS = ("thumb", "index", "middle", "ring", "little")
+
+
+def _finger(name: str, y: float, z: float, spread_sign: float) -> tuple[HandJoint, ...]:
+    """A finger whose MCP flexes towards +x of the palm; spread_sign 0: no spread joint."""
+    mcp_turn = (_S, -_S, 0.0, 0.0)
+    if spread_sign == 0.0:
+        base = (HandJoint(f"{name}_mcp", "palm", (0.007, y, z + _MCP_M), (0.5, -0.5, -0.5, -0.5)),)
+    else:
+        turn, mcp_turn = ((_S, 0.0, -_S, 0.0), mcp_turn) if spread_sign > 0 else ((0.0, _S, 0.0, _S), (_S, _S, 0.0, 0.0))
+        base = (
+            HandJoint(f"{name}_spread", "palm", (0.007, y, z), turn),
+            HandJoint(f"{name}_mcp", f"{name}_spread", (_MCP_M, 0.0, 0.0), mcp_turn),
+        )
+    return (
+        *base,
+        HandJoint(f"{name}_pip", f"{name}_mcp", (_PIP_M, 0.0, 0.0)),
+        HandJoint(f"{name}_dip", f"{name}_pip", (_DIP_M, 0.0, 0.0)),
+    )
+
+
+# The order is that of FR3_DEXHAND021.full_hand_joint_names.
+DEXHAND_JOINTS: tuple[HandJoint, ...] = (
+    HandJoint("thumb_rotation", "palm", (0.0328, 0.0238, 0.1121), (0.151551, -0.775385, -0.612635, 0.022122)),
+    HandJoint("thumb_mcp", "thumb_rotation", (0.0083, 0.0, 0.0), (_S, -_S, 0.0, 0.0)),
+    HandJoint("thumb_pip", "thumb_mcp", (_PIP_M, 0.0, 0.0)),
+    HandJoint("thumb_dip", "thumb_pip", (_DIP_M, 0.0, 0.0)),
+    *_finger("index", 0.035, 0.1644, 1.0),
+    *_finger("middle", 0.011, 0.1734, 0.0),
+    *_finger("ring", -0.014, 0.1644, -1.0),
+    *_finger("little", -0.038, 0.1504, -1.0),
+)
+
+
+def fr3_flange(q_arm: np.ndarray) -> np.ndarray:
+    """T_base_flange [4, 4] of a Franka Research 3 at `q_arm` [7] rad."""
+    transform = np.eye(4)
+    for (a, d, alpha), angle in zip(FR3_DH, q_arm, strict=True):
+        transform = transform @ _modified_dh(a, d, alpha, float(angle))
+    return transform @ _modified_dh(0.0, FR3_FLANGE_M, 0.0, 0.0)
+
+
+def ee_position(q_arm: np.ndarray) -> np.ndarray:
+    """Position [3] m of `ee` in the base frame at `q_arm` [7] rad."""
+    palm = fr3_flange(q_arm) @ _modified_dh(0.0, 0.0, 0.0, HAND_MOUNT_YAW)
+    return (palm @ np.array([*PALM_TO_EE_M, 1.0]))[:3]
+
+
+def dexhand_joint_frames(q_hand: np.ndarray) -> dict[str, np.ndarray]:
+    """T_palm_joint [4, 4] of every hand joint at the actuated joints `q_hand` [12] rad; the tip is TIP_IN_DIP_M in "…_dip"."""
+    full = FR3_DEXHAND021.coupling @ np.asarray(q_hand, np.float64)
+    frames = {"palm": np.eye(4)}
+    for joint, angle in zip(DEXHAND_JOINTS, full, strict=True):
+        fixed = np.eye(4)
+        fixed[:3, :3], fixed[:3, 3] = _rotation(joint.quaternion), joint.position
+        frames[joint.name] = frames[joint.parent] @ fixed @ _modified_dh(0.0, 0.0, 0.0, float(angle))
+    return frames
+
+
+def finger_tips(q_hand: np.ndarray) -> np.ndarray:
+    """Tip positions [5, 3] m in the palm frame, order FINGERS, at the actuated joints `q_hand` [12] rad."""
+    frames = dexhand_joint_frames(q_hand)
+    return np.stack([(frames[f"{finger}_dip"] @ np.array([*TIP_IN_DIP_M, 1.0]))[:3] for finger in FINGERS])
+
+
+def _modified_dh(a: float, d: float, alpha: float, theta: float) -> np.ndarray:
+    """One row of the table as a transform [4, 4]: RotX(alpha) TransX(a) RotZ(theta) TransZ(d)."""
+    ca, sa, c, s = np.cos(alpha), np.sin(alpha), np.cos(theta), np.sin(theta)
+    return np.array([[c, -s, 0, a], [s * ca, c * ca, -sa, -sa * d], [s * sa, c * sa, ca, ca * d], [0, 0, 0, 1.0]])
+
+
+def _rotation(quaternion: tuple[float, float, float, float]) -> np.ndarray:
+    """Rotation [3, 3] of a w-x-y-z quaternion, which need not have unit length."""
+    w, x, y, z = np.array(quaternion) / np.linalg.norm(quaternion)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )

@@ -1,0 +1,211 @@
+"""The simulated rig: one compiled scene per task, stepped synchronously. Implements `dexhil.rig.Rig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+
+from dexhil.robot import RobotSpec
+from dexhil.safety import limit_command
+from dexhil.schema import ARM_DOF, Observation
+from dexhil.sim.rendering import CameraRenderer
+from dexhil.sim.robot_model import EE_SITE, SPEC, TIMESTEP_S, build_scene, drive_joint
+from dexhil.sim.tasks import PlushState, Task, TissueState, check_difficulty, check_fidelity, make_task, task_names
+
+HOME_NOISE_RAD = 0.03  # how far an arm joint starts from home at difficulty 1
+_TASK_STREAM, _ROBOT_STREAM = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scene:
+    """A compiled task. arm, hand: rows of qpos of the actuated joints, in the order of the robot spec."""
+
+    task: Task
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    renderer: CameraRenderer
+    arm: np.ndarray
+    full_hand: np.ndarray
+    hand: np.ndarray
+
+
+class SimRig:
+    """Arm, hand, table and one task's objects in MuJoCo; `reset` chooses the task and the seed.
+
+    Stepping is synchronous: `apply` advances time by 1 / control_hz. Nothing of the object's state is in an observation.
+    """
+
+    spec: RobotSpec = SPEC
+
+    def __init__(
+        self,
+        tasks: Sequence[str] = ("plush", "tissue"),
+        *,
+        difficulty: float = 0.5,
+        image_size: int = 64,
+        cameras: Sequence[str] = ("scene", "wrist"),
+        control_hz: float = 20.0,
+        fidelity: str = "fast",
+    ) -> None:
+        """Raises ValueError for an unknown task or fidelity, and for a difficulty, rate or size that is out of range."""
+        check_difficulty(difficulty)
+        check_fidelity(fidelity)
+        unknown = [task for task in tasks if task not in task_names()]
+        if unknown:
+            make_task(unknown[0])
+        if not 0.0 < control_hz <= 1.0 / TIMESTEP_S:
+            raise ValueError(f"control_hz {control_hz!r}: expected more than 0 and at most {1.0 / TIMESTEP_S:g}")
+        if image_size < 1:
+            raise ValueError(f"image_size {image_size!r}: expected at least 1 pixel")
+        self.tasks, self.cameras = tuple(tasks), tuple(cameras)
+        self.difficulty, self.image_size, self.fidelity = difficulty, image_size, fidelity
+        self.control_hz = control_hz
+        self._scenes: dict[str, _Scene] = {}
+        self._scene: _Scene | None = None
+        self._command = SPEC.home.copy()
+        self._steps = 0
+
+    def reset(self, *, task: str, seed: int) -> Observation:
+        """See `Rig`. Raises ValueError with the nearest name for a task this rig was not made for."""
+        self._scene = scene = self._prepare(task)
+        mujoco.mj_resetData(scene.model, scene.data)
+        self._steps = 0
+        self._place_robot(scene, np.random.default_rng([seed, _ROBOT_STREAM]))
+        scene.task.randomise(scene.model, scene.data, np.random.default_rng([seed, _TASK_STREAM]), self.difficulty)
+        mujoco.mj_forward(scene.model, scene.data)
+        return self.observe()
+
+    def observe(self) -> Observation:
+        """See `Rig`."""
+        scene = self._current()
+        return Observation(
+            images={camera: self.render(camera, self.image_size, self.image_size) for camera in self.cameras},
+            q_arm=scene.data.qpos[scene.arm].astype(np.float32),
+            q_hand=scene.data.qpos[scene.hand].astype(np.float32),
+            pose_base_ee=self.pose_base_ee.astype(np.float32),
+            timestamp=self.time,
+            language_instruction=self.instruction,
+        )
+
+    def apply(self, action: np.ndarray) -> np.ndarray:
+        """See `Rig`. Raises UnsafeCommandError, and does not step, for a wrong shape or a non-finite value."""
+        scene = self._current()
+        executed = limit_command(action, self._command, SPEC, 1.0 / self.control_hz)
+        scene.task.before_step(scene.model, scene.data, self.time)
+        self._step_physics(scene, executed)
+        self._command = executed
+        self._steps += 1
+        scene.task.update(scene.model, scene.data, self.time)
+        return executed
+
+    def stop(self) -> None:
+        """See `Rig`: commands the measured joints."""
+        if self._scene is not None:
+            rows = np.concatenate([self._scene.arm, self._scene.hand])
+            self._command = np.clip(self._scene.data.qpos[rows].astype(np.float32), SPEC.lower, SPEC.upper)
+            self._scene.data.ctrl[:] = self._command
+
+    def close(self) -> None:
+        """Frees the renderers. May be called again."""
+        for scene in self._scenes.values():
+            scene.renderer.close()
+
+    def render(self, camera: str, width: int, height: int) -> np.ndarray:
+        """uint8 [height, width, 3] of the current state. Raises ValueError for an unknown camera."""
+        scene = self._current()
+        return scene.renderer.render(scene.data, camera, width, height)
+
+    def success(self) -> bool:
+        """True once the task was achieved in this episode."""
+        return self._current().task.success()
+
+    def failure(self) -> str:
+        """What went wrong so far, a category for reports; "" on success."""
+        return self._current().task.failure()
+
+    def privileged(self) -> PlushState | TissueState:
+        """The object's state, for the scripted operator only; never part of an observation."""
+        scene = self._current()
+        return scene.task.privileged(scene.model, scene.data)
+
+    @property
+    def time(self) -> float:
+        """s since reset."""
+        return self._steps / self.control_hz
+
+    @property
+    def task(self) -> str:
+        return self._current().task.name
+
+    @property
+    def instruction(self) -> str:
+        return self._current().task.instruction
+
+    @property
+    def horizon_s(self) -> float:
+        return self._current().task.horizon_s
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        return self._current().model
+
+    @property
+    def data(self) -> mujoco.MjData:
+        return self._current().data
+
+    @property
+    def command(self) -> np.ndarray:
+        """[A] rad, the last executed command."""
+        return self._command.copy()
+
+    @property
+    def pose_base_ee(self) -> np.ndarray:
+        """float64 [7], the end effector in the base frame."""
+        site = self._current().data.site(EE_SITE)
+        quaternion = np.zeros(4)
+        mujoco.mju_mat2Quat(quaternion, site.xmat)
+        return np.concatenate([site.xpos, quaternion])
+
+    def _current(self) -> _Scene:
+        if self._scene is None:
+            raise RuntimeError("the rig has no episode yet; call reset(task=..., seed=...) first")
+        return self._scene
+
+    def _prepare(self, name: str) -> _Scene:
+        if name not in self.tasks:
+            nearest = difflib.get_close_matches(str(name), self.tasks, n=1, cutoff=0.0)[0]
+            raise ValueError(f"task {name!r} is not on this rig; did you mean {nearest!r}? Tasks: {list(self.tasks)}")
+        if name not in self._scenes:
+            self._scenes[name] = _compile(name, self.fidelity)
+        return self._scenes[name]
+
+    def _place_robot(self, scene: _Scene, rng: np.random.Generator) -> None:
+        noise = HOME_NOISE_RAD * self.difficulty * rng.uniform(-1.0, 1.0, ARM_DOF)
+        start = SPEC.home.copy()
+        start[:ARM_DOF] += noise.astype(np.float32)
+        self._command = np.clip(start, SPEC.lower, SPEC.upper)
+        scene.data.qpos[scene.arm] = self._command[:ARM_DOF]
+        scene.data.qpos[scene.full_hand] = SPEC.coupling @ self._command[ARM_DOF:]
+        scene.data.ctrl[:] = self._command
+
+    def _step_physics(self, scene: _Scene, executed: np.ndarray) -> None:
+        """One control period. The arm's command moves linearly over it, as a robot's own interpolator would."""
+        steps = round(1.0 / (self.control_hz * scene.model.opt.timestep))
+        scene.data.ctrl[ARM_DOF:] = executed[ARM_DOF:]
+        path = np.linspace(self._command[:ARM_DOF], executed[:ARM_DOF], steps + 1, dtype=np.float64)[1:]
+        for command in path:
+            scene.data.ctrl[:ARM_DOF] = command
+            mujoco.mj_step(scene.model, scene.data)
+
+
+def _compile(name: str, fidelity: str) -> _Scene:
+    task, scene_spec = make_task(name), build_scene()
+    task.build(scene_spec, fidelity)
+    model = scene_spec.compile()
+    joints = (SPEC.joint_names[:ARM_DOF], SPEC.full_hand_joint_names, [drive_joint(SPEC, i) for i in range(SPEC.hand_dof)])
+    arm, full_hand, hand = (np.array([model.joint(joint).qposadr[0] for joint in names]) for names in joints)
+    return _Scene(task, model, mujoco.MjData(model), CameraRenderer(model), arm, full_hand, hand)

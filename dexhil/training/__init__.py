@@ -1,0 +1,1 @@
+"""Train state, step, optimiser and checkpoints."""

@@ -1,0 +1,239 @@
+"""Checkpoints: everything that a run needs to go on, or a robot to act, in one atomic directory per step.
+
+<run>/checkpoints/<step>/train: parameters, optimiser state and step (also the loader's position); ema: the averaged
+parameters alone, what a policy loads; meta: `CheckpointMeta`; checksums.json: size and CRC of every file of these.
+A step becomes visible by one rename, so a killed save leaves the earlier ones.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from dexhil.models.config import VLAConfig
+from dexhil.training.step import Params, TrainState
+from dexhil.transforms import Normalization
+
+CHECKPOINTS = "checkpoints"
+_ITEMS = ("train", "ema", "meta")
+_CHECKSUMS = "checksums.json"
+_OTHER_STEP = "Expected the files as they were saved; use another step, or delete this one to go on from the one before"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, damaged or made for something else; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointMeta:
+    """What the numbers mean. tokenizer: SentencePiece model bytes. control_hz: rate of the actions in a chunk.
+
+    config: the run's configuration; lineage: data sets, parent checkpoint, code version. Both plain JSON.
+    """
+
+    robot: str
+    control_hz: float
+    model: VLAConfig
+    normalization: Normalization
+    tokenizer: bytes
+    config: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "robot": self.robot,
+            "control_hz": self.control_hz,
+            "model": self.model.to_dict(),
+            "normalization": self.normalization.to_json(),
+            "normalization_hash": self.normalization.hash(),
+            "tokenizer": base64.b64encode(self.tokenizer).decode(),
+            "config": dict(self.config),
+            "lineage": dict(self.lineage),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CheckpointMeta:
+        return cls(
+            robot=data["robot"],
+            control_hz=data["control_hz"],
+            model=VLAConfig.from_dict(data["model"]),
+            normalization=Normalization.from_json(data["normalization"]),
+            tokenizer=base64.b64decode(data["tokenizer"]),
+            config=data["config"],
+            lineage=data["lineage"],
+        )
+
+
+def check_compatible(meta: CheckpointMeta, *, robot: str, model: VLAConfig) -> None:
+    """Raises CheckpointError on the first fact in which the checkpoint differs from what is wanted."""
+    wanted, found = model.to_dict(), meta.model.to_dict()
+    facts = [("robot", robot, meta.robot)]
+    facts += [(f"model.{name}", wanted[name], found[name]) for name in ("action_dim", "state_dim", *wanted)]
+    for name, want, got in facts:
+        if want != got:
+            raise CheckpointError(
+                f"{name}: the checkpoint has {got!r}, the configuration {want!r}; "
+                "use a checkpoint of this robot and model, change the configuration, or start in a new workdir"
+            )
+
+
+class Checkpoints:
+    """The checkpoints of one run. Saving returns at once and writes in the background.
+
+    directory: the run's directory. keep: how many of the newest stay.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 2) -> None:
+        self._root = Path(directory).resolve() / CHECKPOINTS
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_checksums(self._root)),
+        )
+        self._manager = ocp.CheckpointManager(self._root, options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def steps(self) -> list[int]:
+        """Steps that are complete, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, meta: CheckpointMeta) -> None:
+        """Starts saving `state` under its step; a step that is there already is left alone. Errors of an earlier
+        save surface here.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        train = {"params": state.params, "opt_state": state.opt_state, "step": state.step}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                train=ocp.args.StandardSave(train),
+                ema=ocp.args.StandardSave(state.ema_params),
+                meta=ocp.args.JsonSave(meta.to_json()),
+            ),
+        )
+
+    def wait(self) -> None:
+        """Until what was saved is on disk; raises what went wrong there."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then releases the directory."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def find_step(directory: str | Path, step: int | None = None) -> Path:
+    """Directory of `step`, by default the newest, of the run in `directory`. Raises CheckpointError if none."""
+    root = Path(directory).resolve() / CHECKPOINTS
+    if not root.is_dir():
+        raise CheckpointError(f"{directory}: no folder {CHECKPOINTS!r} there; expected the workdir of a training run")
+    steps = sorted(int(path.name) for path in root.iterdir() if path.is_dir() and path.name.isdigit())
+    if not steps:
+        raise CheckpointError(f"{root}: holds no complete checkpoint; train again, with a shorter save interval")
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{root}: no checkpoint of step {step}; the steps there are {steps}")
+    return root / str(steps[-1] if step is None else step)
+
+
+def load_meta(directory: str | Path, step: int | None = None) -> CheckpointMeta:
+    """Facts of a checkpoint, without its arrays. Raises CheckpointError as `find_step`, or if it is damaged."""
+    path = find_step(directory, step)
+    _verify_checksums(path, "meta")
+    return CheckpointMeta.from_json(json.loads((path / "meta" / "metadata").read_text()))
+
+
+def load_train_state(directory: str | Path, like: TrainState, step: int | None = None) -> TrainState:
+    """The state at a checkpoint, bit for bit, placed as `like` is. Call `check_compatible` first."""
+    path = find_step(directory, step)
+    wanted = {"params": like.params, "opt_state": like.opt_state, "step": like.step}
+    train = _restore(path, "train", lambda saved: _abstract(wanted, saved))
+    ema = _restore(path, "ema", lambda saved: _abstract(like.ema_params, saved))
+    return TrainState(ema_params=ema, **train)
+
+
+def load_ema_params(directory: str | Path, step: int | None = None) -> Params:
+    """The averaged parameters on the default device, whatever they were trained on."""
+    return _restore(find_step(directory, step), "ema", _on_device)
+
+
+def _on_device(saved: Any) -> Any:
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), saved)
+
+
+def _abstract(wanted: Any, saved: Any) -> Any:
+    """Shapes and placement of `wanted`, checked against what was saved."""
+    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in _leaves(saved)}
+    for path, leaf in _leaves(wanted):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if shapes.get(name) != leaf.shape:
+            got = shapes.get(name, "nothing")
+            raise CheckpointError(
+                f"{name}: the checkpoint has {got}, the configuration needs {leaf.shape}; "
+                "use the model and optimizer it was trained with, or start in a new workdir"
+            )
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _restore(path: Path, item: str, make_target: Callable[[Any], Any]) -> Any:
+    """Arrays of one item; `make_target` turns the shapes that were saved into what is wanted."""
+    _verify_checksums(path, item)
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        target = make_target(handler.metadata(path / item).tree)
+        return handler.restore(path / item, args=ocp.args.StandardRestore(target))
+
+
+def _files(path: Path, item: str) -> list[Path]:
+    return sorted(file for file in (path / item).rglob("*") if file.is_file())
+
+
+def _fingerprint(file: Path) -> list[int]:
+    content = file.read_bytes()
+    return [len(content), zlib.crc32(content)]
+
+
+def _write_checksums(root: Path) -> None:
+    """For every checkpoint that has none yet: the one being saved, before its rename makes it visible."""
+    for path in root.iterdir():
+        if (path / _CHECKSUMS).exists() or not all((path / item).is_dir() for item in _ITEMS):
+            continue
+        table = {str(file.relative_to(path)): _fingerprint(file) for item in _ITEMS for file in _files(path, item)}
+        (path / _CHECKSUMS).write_text(json.dumps(table))
+
+
+def _verify_checksums(path: Path, item: str) -> None:
+    """Raises CheckpointError on a file of `item` that is missing or not what was written."""
+    try:
+        table = json.loads((path / _CHECKSUMS).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, {_CHECKSUMS} cannot be read ({error}). {_OTHER_STEP}") from error
+    for name, (size, crc) in table.items():
+        if not name.startswith(f"{item}/"):
+            continue
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path}: damaged, {name} is missing. {_OTHER_STEP}")
+        got_size, got_crc = _fingerprint(path / name)
+        if (got_size, got_crc) != (size, crc):
+            raise CheckpointError(
+                f"{path}: damaged, {name} has {got_size} bytes and CRC {got_crc}, not {size} and {crc}. {_OTHER_STEP}"
+            )

@@ -1,0 +1,190 @@
+"""Between recorded values and what the model eats: one path for training batches and for serving. NumPy only.
+
+Every transform stands beside its inverse. Raw units (rad, uint8) outside, about [-1, 1] inside.
+Letters: B batch, H chunk, A action width, S state width, D any width, N samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+QUANTILES = (0.01, 0.99)
+# A joint that hardly moves in the data would have its noise blown up to the full range (and any real motion to
+# thousands); no dimension is stretched by more than 2 / MIN_RANGE.
+MIN_RANGE = 0.02  # rad
+
+
+@dataclasses.dataclass(frozen=True)
+class NormStats:
+    """Per-dimension range [low, high] that maps to [-1, 1]: quantiles 1 and 99 %, widened to at least `min_range`.
+
+    low, high: float32 [D], raw units. Values outside the range map outside [-1, 1] unless clipped.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def from_arrays(cls, values: np.ndarray, min_range: float | np.ndarray = MIN_RANGE) -> NormStats:
+        """Statistics of values [N, D]; min_range is one floor or one per dimension, in the unit of the values."""
+        if values.ndim != 2 or not len(values):
+            raise ValueError(f"norm stats: expected values [N, D] with N >= 1, got {list(values.shape)}")
+        if not np.isfinite(values).all():
+            row, dim = np.argwhere(~np.isfinite(values))[0]
+            raise ValueError(f"norm stats: non-finite value at row {row}, dimension {dim}; repair or drop that episode")
+        if not (np.asarray(min_range) > 0).all():
+            raise ValueError(f"norm stats: min_range must be positive, got {min_range}")
+        low, high = np.quantile(values.astype(np.float64), QUANTILES, axis=0)
+        centre, half = (low + high) / 2, np.maximum(high - low, min_range) / 2
+        return cls((centre - half).astype(np.float32), (centre + half).astype(np.float32))
+
+    @property
+    def dim(self) -> int:
+        return len(self.low)
+
+    def normalize(self, values: np.ndarray, clip: float | None = None) -> np.ndarray:
+        """Raw [..., D] -> about [-1, 1], float32; limited to [-clip, clip] if asked."""
+        self._check_width(values)
+        result = (2 * (values - self.low) / (self.high - self.low) - 1).astype(np.float32)
+        return result if clip is None else np.clip(result, -clip, clip)
+
+    def unnormalize(self, values: np.ndarray) -> np.ndarray:
+        """Inverse of `normalize` (without clip): [..., D] -> raw units, float32."""
+        self._check_width(values)
+        return ((values + 1) / 2 * (self.high - self.low) + self.low).astype(np.float32)
+
+    def to_json(self) -> dict[str, list[float]]:
+        return {"low": self.low.tolist(), "high": self.high.tolist()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Sequence[float]]) -> NormStats:
+        return cls(np.asarray(data["low"], np.float32), np.asarray(data["high"], np.float32))
+
+    def _check_width(self, values: np.ndarray) -> None:
+        if values.shape[-1] != self.dim:
+            raise ValueError(
+                f"norm stats: made for width {self.dim}, got values of width {values.shape[-1]}; wrong robot?"
+            )
+
+
+def to_delta(actions: np.ndarray, state: np.ndarray, dims: Sequence[int]) -> np.ndarray:
+    """Absolute chunk [..., H, A] -> the same with `dims` relative to the current state [..., S]."""
+    return _shift_by_state(actions, state, dims, -1.0)
+
+
+def to_absolute(actions: np.ndarray, state: np.ndarray, dims: Sequence[int]) -> np.ndarray:
+    """Inverse of `to_delta`."""
+    return _shift_by_state(actions, state, dims, 1.0)
+
+
+def _shift_by_state(actions: np.ndarray, state: np.ndarray, dims: Sequence[int], sign: float) -> np.ndarray:
+    index = list(dims)
+    limit = min(actions.shape[-1], state.shape[-1])
+    if index and not 0 <= min(index) <= max(index) < limit:
+        raise ValueError(f"delta_dims: {index} must lie in 0..{limit - 1}, where state and action name the same joint")
+    shifted = actions.copy()
+    shifted[..., index] += sign * state[..., None, index]
+    return shifted
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """Everything that ties raw state and actions to the model's: frozen from the offline data, kept in the checkpoint.
+
+    state: stats [S]. actions: stats [A] of the *transformed* actions (after `to_delta`), pooled over chunk positions.
+    delta_dims: action dimensions that are relative to the state at the chunk's start.
+    """
+
+    state: NormStats
+    actions: NormStats
+    delta_dims: tuple[int, ...]
+
+    def normalize_actions(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Raw absolute chunk [..., H, A] and raw state [..., S] -> model space."""
+        return self.actions.normalize(to_delta(actions, state, self.delta_dims))
+
+    def unnormalize_actions(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Inverse of `normalize_actions`."""
+        return to_absolute(self.actions.unnormalize(actions), state, self.delta_dims)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "state": self.state.to_json(),
+            "actions": self.actions.to_json(),
+            "delta_dims": list(self.delta_dims),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Normalization:
+        state, actions = NormStats.from_json(data["state"]), NormStats.from_json(data["actions"])
+        return cls(state, actions, tuple(data["delta_dims"]))
+
+    def hash(self) -> str:
+        """Content hash, 16 hex digits: equal exactly where the numbers are."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fit_normalization(
+    states: np.ndarray,
+    chunks: np.ndarray,
+    mask: np.ndarray,
+    *,
+    delta_dims: Sequence[int] = (),
+    min_range: float | np.ndarray = MIN_RANGE,
+    state_min_range: float | np.ndarray | None = None,
+) -> Normalization:
+    """Statistics of raw states [N, S] and raw absolute chunks [N, H, A]; entries with mask [N, H] False do not count.
+
+    min_range: the floor of the actions, and of the state unless `state_min_range` is given.
+    """
+    valid = to_delta(chunks, states, delta_dims)[mask]
+    state_floor = min_range if state_min_range is None else state_min_range
+    return Normalization(
+        NormStats.from_arrays(states, state_floor), NormStats.from_arrays(valid, min_range), tuple(delta_dims)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _resize_matrix(size_in: int, size_out: int) -> np.ndarray:
+    """Weights [size_out, size_in] of a triangle filter, widened where the image shrinks (no aliasing)."""
+    scale = size_in / size_out
+    centres = (np.arange(size_out) + 0.5) * scale - 0.5
+    distance = np.abs(centres[:, None] - np.arange(size_in)) / max(scale, 1.0)
+    weights = np.maximum(1.0 - distance, 0.0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [..., H, W, 3] -> uint8 [..., size, size, 3], aspect kept and the rest black; as given where it fits."""
+    if image.dtype != np.uint8 or image.ndim < 3 or image.shape[-1] != 3:
+        raise ValueError(f"image: expected uint8 [..., H, W, 3], got {image.dtype} {list(image.shape)}")
+    height, width = image.shape[-3:-1]
+    if (height, width) == (size, size):
+        return image
+    scale = size / max(height, width)
+    new_height, new_width = max(round(height * scale), 1), max(round(width * scale), 1)
+    resized = np.rint(_resample(image.astype(np.float32), new_height, new_width)).astype(np.uint8)
+    top, left = (size - new_height) // 2, (size - new_width) // 2
+    result = np.zeros((*image.shape[:-3], size, size, 3), np.uint8)
+    result[..., top : top + new_height, left : left + new_width, :] = resized
+    return result
+
+
+def _resample(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """float32 [..., H, W, 3] -> [..., height, width, 3] by two matrix products."""
+    *lead, height_in, width_in, channels = image.shape
+    rows = _resize_matrix(height_in, height) @ image.reshape(*lead, height_in, width_in * channels)
+    rows = rows.reshape(*lead, height, width_in, channels)
+    return _resize_matrix(width_in, width) @ rows
+
+
+def images_to_float(images: Mapping[str, Any]) -> dict[str, Any]:
+    """camera -> uint8 [..., 3] (NumPy or JAX) to float32 in [-1, 1]. Runs on the accelerator: bytes travel there."""
+    return {camera: image.astype(np.float32) / 127.5 - 1.0 for camera, image in images.items()}

@@ -1,0 +1,75 @@
+"""The embedded default: both simulated tasks in one policy, small enough to train on two CPU cores."""
+
+from ml_collections import ConfigDict
+
+PRESETS = ("default", "quick", "debug")
+
+
+def get_config(preset: str = "default") -> ConfigDict:
+    """default: the learning-curve setting. quick: minutes, easier scenes. debug: seconds, only to see that it runs."""
+    config = ConfigDict()
+    config.preset = preset
+    config.seed = 0
+
+    config.rig = ConfigDict()
+    config.rig.robot = "fr3_dexhand021"
+    config.rig.tasks = ("plush", "tissue")
+    config.rig.difficulty = 0.5  # 0..1, scales every randomisation of the tasks
+    config.rig.fidelity = "fast"
+    config.rig.image_size = 64
+    config.rig.cameras = ("scene", "wrist")
+    config.rig.control_hz = 20.0
+
+    config.collect = ConfigDict()
+    config.collect.first_seed = 0
+    config.collect.workers = 2
+
+    config.data = ConfigDict()
+    config.data.paths = ("data/sim/rlds",)
+    config.data.mapping = "dexhil"
+    config.data.episodes_per_task = 0  # 0: all; else the first so many successful ones, to draw learning curves
+    config.data.heldout_fraction = 0.05
+    config.data.cache_dir = "data/.cache"
+    config.data.chunk = 16
+
+    config.model = ConfigDict()
+    config.model.name = "embedded"
+
+    config.train = ConfigDict()
+    config.train.steps = 4000
+    config.train.batch_size = 64
+    config.train.flow_samples = 4
+    config.train.learning_rate = 1e-3
+    config.train.warmup_steps = 200
+    config.train.weight_decay = 1e-4
+    config.train.clip_norm = 1.0
+    config.train.ema_decay = 0.999
+    config.train.accumulation = 1
+    config.train.bfloat16 = False
+    config.train.augment = True
+    config.train.log_every = 50
+    config.train.save_every = 500
+    config.train.heldout_every = 1000
+
+    config.eval = ConfigDict()
+    config.eval.trials = 20
+    config.eval.first_seed = 1_000_000  # never a seed of a demonstration
+    config.eval.execute_steps = 8
+    config.eval.workers = 2
+    config.eval.videos_per_task = 4
+
+    if preset == "quick":
+        config.rig.difficulty = 0.2
+        config.train.steps = 1500
+        config.eval.trials = 10
+    elif preset == "debug":
+        config.train.steps = 4
+        config.train.batch_size = 4
+        config.train.warmup_steps = 2
+        config.train.log_every = 1
+        config.train.save_every = 2
+        config.train.heldout_every = 4
+        config.eval.trials = 1
+        config.eval.workers = 1
+        config.eval.videos_per_task = 1
+    return config
