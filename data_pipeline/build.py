@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import simplejpeg
 
 from data_pipeline.card import CARD_FILE, EpisodeSummary, make_card, to_markdown

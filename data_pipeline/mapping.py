@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping as Dict
+from collections.abc import Iterable
+from collections.abc import Mapping as Dict
 
 CATEGORIES = ("offline", "autonomous", "intervention", "pre_intervention")
 """Who produced a step's action: an offline demonstration, the policy, a person who took over, and, where a data set says

@@ -30,7 +30,9 @@ class RldsDataset:
         paths = [Path(path) for path in self.builder.info.splits[split].filepaths]
         for path in paths:
             if not path.is_file():
-                raise DatasetError(f"{path} is missing though {self.directory}/dataset_info.json lists it; copy it again")
+                raise DatasetError(
+                    f"{path} is missing though {self.directory}/dataset_info.json lists it; copy it again"
+                )
         return paths
 
     def num_episodes(self, split: str) -> int:
@@ -44,8 +46,8 @@ def open_rlds(directory: Path) -> RldsDataset:
     for name in ("features.json", "dataset_info.json"):
         if not (directory / name).is_file():
             raise DatasetError(
-                f"no RLDS data set at {directory}: {name} is missing; expected the directory that holds features.json and "
-                f"the .tfrecord files (build one with `python -m data_pipeline.build EPISODES OUT`)"
+                f"no RLDS data set at {directory}: {name} is missing; expected the directory that holds "
+                f"features.json and the .tfrecord files (build one with `python -m data_pipeline.build EPISODES OUT`)"
             )
     try:
         builder = tensorflow_datasets().builder_from_directory(directory)

@@ -1,4 +1,4 @@
-"""What every command shares: its config, its work directory with config.json, metrics.jsonl and report.json, its progress.
+"""What every command shares: config, work directory (config.json, metrics.jsonl, report.json), progress, clean stops.
 
 def main(argv):
     config, options = load_config(argv, command_parser("Trains a policy."))
@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from dexhil.config import ConfigError, changed_keys, command_parser, load_config
+from dexhil.config import Config, ConfigError, changed_keys, command_parser, load_config
 from dexhil.progress import Progress, progress, stop_requested
 
 __all__ = [
+    "Config",
     "ConfigError",
     "Progress",
     "Run",
@@ -54,7 +55,7 @@ class Run:
     seconds go on counting from there.
     """
 
-    def __init__(self, workdir: Path, command: str, config: ConfigDict | Mapping[str, Any]) -> None:
+    def __init__(self, workdir: Path, command: str, config: Config) -> None:
         self.workdir = Path(workdir)
         self.command = command
         self.config: dict[str, Any] = to_json(config)

@@ -15,9 +15,11 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
+
+Config: TypeAlias = Any  # a ConfigDict; its keys exist at run time only, so a type checker cannot know them
 
 PRESETS = ("default", "quick", "debug")
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "configs"
@@ -30,7 +32,7 @@ class ConfigError(ValueError):
 
 
 def command_parser(description: str, *, config: str | None = None) -> argparse.ArgumentParser:
-    """Parser with the options that every command has, --config and --workdir. config: the file used when none is given."""
+    """Parser with the options that every command has, --config and --workdir. config: the default file."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", default=config, required=config is None, help="a get_config() file")
     parser.add_argument("--workdir", type=Path, help="where the run writes (default: runs/ and the config's name)")
@@ -42,7 +44,7 @@ def command_parser(description: str, *, config: str | None = None) -> argparse.A
 
 def load_config(
     argv: Sequence[str], parser: argparse.ArgumentParser | None = None
-) -> tuple[ConfigDict, argparse.Namespace]:
+) -> tuple[Config, argparse.Namespace]:
     """The locked config and the command's other options.
 
     Raises ConfigError on a missing file, an unknown preset or key, and a value that does not fit its key's type.
@@ -57,19 +59,19 @@ def load_config(
     return config.lock(), options
 
 
-def read_config_file(path: Path, preset: str = "default") -> ConfigDict:
+def read_config_file(path: Path, preset: str = "default") -> Config:
     """`get_config(preset)` of the file, with `preset` among its keys. Raises ConfigError."""
     module = _load_module(path)
     presets = getattr(module, "PRESETS", PRESETS)
     if preset not in presets:
         raise ConfigError(f"--config.preset={preset}: expected one of {', '.join(presets)}{_nearest(preset, presets)}")
-    config = ConfigDict(module.get_config(preset))
+    config: Config = ConfigDict(module.get_config(preset))
     with config.unlocked():
         config.preset = preset
     return config
 
 
-def override(config: ConfigDict, key: str, text: str) -> None:
+def override(config: Config, key: str, text: str) -> None:
     """Sets the dotted `key` to `text` read as the type of its present value. Raises ConfigError."""
     leaves = dict(_leaves(config))
     if key not in leaves:
@@ -83,8 +85,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     except ValueError:
         expected = f"{holder.get_type(name).__name__} such as {leaves[key]!r}"
         raise ConfigError(f"--config.{key}={text}: expected {expected}") from None
-    with config.ignore_type():
-        holder[name] = value
+    holder[name] = value
 
 
 def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -30,6 +30,9 @@ def _check_finite(name: str, values: np.ndarray) -> None:
 
 
 def _check_batch(batch: Mapping[str, Any], config: VLAConfig) -> None:
+    for text in batch["instruction"]:
+        if not isinstance(text, str):
+            raise TypeError(f"instruction: expected a str, got {type(text).__name__} {text!r}; decode bytes first")
     missing = [camera for camera in config.cameras if camera not in batch["images"]]
     if missing:
         raise ValueError(
@@ -71,3 +74,17 @@ def model_inputs(
         inputs["action_mask"] = batch["action_mask"]
         inputs["weight"] = batch.get("weight", np.ones(len(state), np.float32))
     return inputs
+
+
+def fake_batch(config: VLAConfig, batch_size: int, seed: int = 0) -> dict[str, Any]:
+    """A random batch with the shapes and types of a loader's: for warm-up, benchmarks and tests."""
+    rng = np.random.default_rng(seed)
+    size = config.image_size
+    return {
+        "images": {c: rng.integers(0, 256, (batch_size, size, size, 3), np.uint8) for c in config.cameras},
+        "state": rng.uniform(-1, 1, (batch_size, config.state_dim)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (batch_size, config.chunk, config.action_dim)).astype(np.float32),
+        "action_mask": np.ones((batch_size, config.chunk), bool),
+        "instruction": ["Grab that yellow plushie"] * batch_size,
+        "weight": np.ones(batch_size, np.float32),
+    }

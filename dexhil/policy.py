@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from dexhil.inputs import model_inputs
+from dexhil.inputs import fake_batch, model_inputs
 from dexhil.models.config import VLAConfig
 from dexhil.models.tokenizer import Tokenizer
 from dexhil.models.vla import sample_actions
@@ -38,7 +39,7 @@ class Policy:
         self._params = jax.device_put(params)
         self._tokenizer = Tokenizer(meta.tokenizer)
         self._num_steps = num_steps
-        self.infer(_blank_observation(meta))  # compiles, so that the first real step is not late
+        self._actions(fake_batch(meta.model, 1), seed=0)  # compiles, so that the first real step is not late
 
     @classmethod
     def load(cls, directory: str | Path, step: int | None = None, *, num_steps: int = 10) -> Policy:
@@ -56,16 +57,20 @@ class Policy:
 
         Raises SchemaError or ValueError, naming the field, on an observation that is not of this robot or not finite.
         """
-        batch = self._batch(observation)
+        return ActionChunk(self._actions(self._batch(observation), seed)[0], observation.timestamp)
+
+    def _actions(self, batch: Mapping[str, Any], seed: int) -> np.ndarray:
+        """Raw absolute actions [B, H, A] for a loader batch."""
+        batch = {name: batch[name] for name in ("images", "state", "instruction")}
         inputs = model_inputs(batch, self.meta.normalization, self._tokenizer, self.meta.model)
-        device_inputs = jax.device_put((inputs, np.uint32(seed)))
-        actions = np.asarray(_sample(self._params, self.meta.model, *device_inputs, num_steps=self._num_steps))
-        raw = self.meta.normalization.unnormalize_actions(actions, batch["state"])[0]
+        on_device = jax.device_put((inputs, np.uint32(seed)))
+        actions = np.asarray(_sample(self._params, self.meta.model, *on_device, num_steps=self._num_steps))
+        raw = self.meta.normalization.unnormalize_actions(actions, batch["state"])
         if not np.isfinite(raw).all():
             raise RuntimeError(
-                f"policy {self.checkpoint_id!r}: non-finite action; do not execute it, check the checkpoint"
+                f"policy {self.checkpoint_id!r}: non-finite action, do not execute it; load another step"
             )
-        return ActionChunk(raw, observation.timestamp)
+        return raw
 
     def _batch(self, observation: Observation) -> dict[str, Any]:
         """The observation as a loader batch of one."""
@@ -81,16 +86,3 @@ class Policy:
             "state": np.concatenate([observation.q_arm, observation.q_hand])[None],
             "instruction": [observation.language_instruction],
         }
-
-
-def _blank_observation(meta: CheckpointMeta) -> Observation:
-    """Shapes of a real one."""
-    size = meta.model.image_size
-    return Observation(
-        images={camera: np.zeros((size, size, 3), np.uint8) for camera in meta.model.cameras},
-        q_arm=np.zeros(ARM_DOF, np.float32),
-        q_hand=np.zeros(meta.model.state_dim - ARM_DOF, np.float32),
-        pose_base_ee=np.zeros(7, np.float32),
-        timestamp=0.0,
-        language_instruction="",
-    )

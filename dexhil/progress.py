@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, plain lines with percent, rate and time left everywhere else; clean stops."""
+"""Progress for people: a bar on a terminal, elsewhere plain lines with percent, rate and time left; clean stops."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class EpisodeWriter:
             self._close()
 
     def append(self, step: Step) -> None:
-        """Validates and stores one step. A bad step raises SchemaError and is not stored; a full disk RecordingError."""
+        """Validates and stores one step. A bad one raises SchemaError and is not stored, a full disk RecordingError."""
         step.validate()
         self._check_layout(step)
         self._write(frame(pack_step(encode_step(step, self._quality))))
@@ -93,7 +93,7 @@ class EpisodeWriter:
         self.num_steps += 1
 
     def finish(self, metadata: EpisodeMetadata) -> Path:
-        """Makes the episode visible as `root/<episode_id>`; returns that path. After an error the writer is still open."""
+        """Makes the episode visible as `root/<episode_id>`; returns the path. After an error it is still open."""
         metadata.validate()
         file = self._require_open()
         if self.num_steps == 0:
@@ -130,7 +130,7 @@ class EpisodeWriter:
             raise SchemaError(f"step {self.num_steps} has {layout}, the episode began with {self._layout}")
         if seen.timestamp <= self._last_timestamp:
             raise SchemaError(
-                f"timestamp: step {self.num_steps} is at {seen.timestamp} s, expected later than {self._last_timestamp} s"
+                f"timestamp: step {self.num_steps} is at {seen.timestamp} s, expected after {self._last_timestamp} s"
             )
 
     def _write(self, data: bytes) -> None:
@@ -151,7 +151,7 @@ class EpisodeWriter:
         return RecordingError(
             error.errno,
             f"{reason} under {self.root}: {self.num_steps} steps of the open episode are saved in {self.directory}, "
-            f"every finished episode is untouched; free space, then run `{REPAIR_COMMAND} {self.root}` to keep those steps",
+            f"every finished episode is untouched; free space, then `{REPAIR_COMMAND} {self.root}` keeps those steps",
         )
 
     def _close(self) -> None:

@@ -52,7 +52,7 @@ class RobotSpec:
 _FR3_LOWER = [-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159]
 _FR3_UPPER = [2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159]
 _FR3_MAX_VELOCITY = [2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26]
-_FR3_HOME = [0.0, -0.35, 0.0, -2.2, 0.0, 1.9, 0.0]
+_FR3_HOME = [0.0, -0.65, 0.0, -2.74, 0.0, 2.69, 0.0]  # hand above the table's middle, fingers forward and down
 
 # DexHand021 (arXiv 2511.03481), intersection of the vendor's tables: bending 0-1.3, thumb rotation 0-2.2, spread 0-0.6.
 _DEXHAND_ACTUATORS = (
@@ -89,6 +89,8 @@ def _coupling_matrix(rows: tuple[tuple[str, str, float], ...], actuators: tuple[
     return matrix
 
 
+_DEXHAND_HOME = [0.94, 0.25, 0.25, 0.0] + [0.5, 0.3] * 4  # open and relaxed, thumb half opposed
+
 _DEXHAND_UPPER = {"thumb_rotation": 2.2, "spread": 0.3}  # little spread is driven twice as far: 0.6 there
 
 FR3_DEXHAND021 = RobotSpec(
@@ -97,7 +99,7 @@ FR3_DEXHAND021 = RobotSpec(
     lower=np.array(_FR3_LOWER + [0.0] * len(_DEXHAND_ACTUATORS), np.float32),
     upper=np.array(_FR3_UPPER + [_DEXHAND_UPPER.get(name, 1.3) for name in _DEXHAND_ACTUATORS], np.float32),
     max_velocity=np.array(_FR3_MAX_VELOCITY + [4.0] * len(_DEXHAND_ACTUATORS), np.float32),
-    home=np.array(_FR3_HOME + [0.0] * len(_DEXHAND_ACTUATORS), np.float32),
+    home=np.array(_FR3_HOME + _DEXHAND_HOME, np.float32),
     full_hand_joint_names=tuple(joint for joint, _, _ in _DEXHAND_COUPLING),
     coupling=_coupling_matrix(_DEXHAND_COUPLING, _DEXHAND_ACTUATORS),
 )

@@ -19,6 +19,7 @@ QUANTILES = (0.01, 0.99)
 # A joint that hardly moves in the data would have its noise blown up to the full range (and any real motion to
 # thousands); no dimension is stretched by more than 2 / MIN_RANGE.
 MIN_RANGE = 0.02  # rad
+MAX_ENTRIES = 500_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +143,11 @@ def fit_normalization(
 ) -> Normalization:
     """Statistics of raw states [N, S] and raw absolute chunks [N, H, A]; entries with mask [N, H] False do not count.
 
-    min_range: the floor of the actions, and of the state unless `state_min_range` is given.
+    min_range: the floor of the actions, and of the state unless `state_min_range` is given. Of large data only every
+    k-th sample is used, about MAX_ENTRIES chunk entries, so that memory stays flat.
     """
+    every = max(1, mask.size // MAX_ENTRIES)
+    states, chunks, mask = states[::every], chunks[::every], mask[::every]
     valid = to_delta(chunks, states, delta_dims)[mask]
     state_floor = min_range if state_min_range is None else state_min_range
     return Normalization(

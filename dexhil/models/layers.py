@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from dexhil.models.params import Params
@@ -68,28 +69,54 @@ def rope(x: Float[Array, "*B T N h"], positions: Int[Array, "*B T"]) -> Float[Ar
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
 
 
-Source = tuple[Array, Array, Array]  # keys, values, mask: [B S K h], [B S K h], [B 1 T S], or with M after B
+def project(x: Float[Array, "*B T D"], w: Float[Array, "N D h"]) -> Float[Array, "*B T N h"]:
+    """Per-head projection as one matrix product, so that no activation is transposed."""
+    flat = w.astype(x.dtype).transpose(1, 0, 2).reshape(w.shape[1], -1)
+    return (x @ flat).reshape(*x.shape[:-1], w.shape[0], w.shape[2])
+
+
+def merge_heads(x: Float[Array, "*B T N h"], w: Float[Array, "N h D"]) -> Float[Array, "*B T D"]:
+    """Inverse of `project` in shape: all heads back into one width."""
+    return x.reshape(*x.shape[:-2], -1) @ w.astype(x.dtype).reshape(-1, w.shape[-1])
+
+
+Source = tuple[Array, Array, Array]  # keys, values, mask: [B S K h], [B S K h], [B 1 #T S], or all with M after B
 
 
 def attend(q: Float[Array, "B M T N h"], sources: Sequence[Source]) -> Float[Array, "B M T N h"]:
-    """Softmax attention over the union of `sources`; keys without the M axis are shared by all flow samples."""
+    """Softmax attention over the union of `sources`; keys without the M axis are shared by all flow samples.
+
+    Heads and tokens are rows of plain batched matrix products: [B K M TG h] x [B K M S h].
+    """
+    batch, samples, tokens, heads, size = q.shape
     groups = sources[0][0].shape[-2]
-    q = q.reshape(*q.shape[:3], groups, -1, q.shape[-1]) * q.shape[-1] ** -0.5
-    logits = [_logits(q, keys, mask) for keys, _, mask in sources]
+    rows = (q * size**-0.5).reshape(batch, samples, tokens, groups, -1, size).transpose(0, 3, 1, 2, 4, 5)
+    rows = rows.reshape(batch, groups, samples, -1, size)
+    logits = [_logits(rows, keys, mask, heads // groups) for keys, _, mask in sources]
     probs = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1).astype(q.dtype)
-    out, start = 0.0, 0
-    for keys, values, _ in sources:
-        size = keys.shape[-3]
-        spelling = "BMKGTS,BSKh->BMTKGh" if values.ndim == 4 else "BMKGTS,BMSKh->BMTKGh"
-        out += jnp.einsum(spelling, probs[..., start : start + size], values)
-        start += size
-    return out.reshape(*out.shape[:3], -1, out.shape[-1])
+    stops = np.cumsum([keys.shape[-3] for keys, _, _ in sources])[:-1]
+    parts = zip(jnp.split(probs, stops, axis=-1), sources, strict=True)
+    out = sum(_matmul_shared(part, _heads_first(values)) for part, (_, values, _) in parts)
+    out = out.reshape(batch, groups, samples, tokens, -1, size).transpose(0, 2, 3, 1, 4, 5)
+    return out.reshape(batch, samples, tokens, heads, size)
 
 
-def _logits(q: Array, keys: Array, mask: Bool[Array, "B #M #T S"]) -> Float[Array, "B M K G T S"]:
-    spelling = "BMTKGh,BSKh->BMKGTS" if keys.ndim == 4 else "BMTKGh,BMSKh->BMKGTS"
-    logits = jnp.einsum(spelling, q, keys, preferred_element_type=jnp.float32)
-    return jnp.where(mask[:, :, None, None], logits, _MASKED)
+def _logits(rows: Array, keys: Array, mask: Bool[Array, "B M T S"], repeats: int) -> Float[Array, "B K M R S"]:
+    logits = _matmul_shared(rows, _heads_first(keys).swapaxes(-1, -2)).astype(jnp.float32)
+    mask = mask if mask.shape[2] == 1 else jnp.repeat(mask, repeats, axis=2)
+    return jnp.where(mask[:, None], logits, _MASKED)
+
+
+def _heads_first(x: Float[Array, "*B S K h"]) -> Float[Array, "B K *M S h"]:
+    return x.swapaxes(1, 2) if x.ndim == 4 else x.transpose(0, 3, 1, 2, 4)
+
+
+def _matmul_shared(a: Float[Array, "B K M R c"], b: Array) -> Float[Array, "B K M R d"]:
+    """a @ b, where `b` may lack the M axis: then M becomes rows and `b` is never copied."""
+    if b.ndim == a.ndim:
+        return a @ b
+    merged = a.reshape(*a.shape[:2], -1, a.shape[-1]) @ b
+    return merged.reshape(*a.shape[:-1], b.shape[-1])
 
 
 def geglu(params: Params, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dexhil.models.config import VLAConfig
-from dexhil.models.layers import attend, dense, fold_patches, layer_norm
+from dexhil.models.layers import attend, dense, fold_patches, layer_norm, merge_heads, project
 from dexhil.models.params import Params
 
 
@@ -48,15 +48,11 @@ def _block(params: Params, x: Float[Array, "B P D"], num_heads: int) -> Float[Ar
     q, k, v = (_project(attention[name], y) for name in ("query", "key", "value"))
     everywhere = jnp.ones((1, 1, 1, 1), bool)
     y = attend(q[:, None], [(k, v, everywhere)])[:, 0]
-    x = x + _merge_heads(attention["out"], y)
+    x = x + merge_heads(y, attention["out"]["kernel"]) + attention["out"]["bias"].astype(x.dtype)
     y = layer_norm(params["LayerNorm_1"], x)
     hidden = jax.nn.gelu(dense(params["MlpBlock_0"]["Dense_0"], y), approximate=True)
     return x + dense(params["MlpBlock_0"]["Dense_1"], hidden)
 
 
 def _project(params: Params, x: Float[Array, "B P D"]) -> Float[Array, "B P N h"]:
-    return jnp.einsum("BPD,DNh->BPNh", x, params["kernel"].astype(x.dtype)) + params["bias"].astype(x.dtype)
-
-
-def _merge_heads(params: Params, x: Float[Array, "B P N h"]) -> Float[Array, "B P D"]:
-    return jnp.einsum("BPNh,NhD->BPD", x, params["kernel"].astype(x.dtype)) + params["bias"].astype(x.dtype)
+    return project(x, params["kernel"].swapaxes(0, 1)) + params["bias"].astype(x.dtype)

@@ -21,7 +21,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dexhil.models.config import VLAConfig
-from dexhil.models.layers import attend, dense, gated_residual, geglu, rms_norm, rope, time_embedding
+from dexhil.models.layers import (
+    attend,
+    dense,
+    gated_residual,
+    geglu,
+    merge_heads,
+    project,
+    rms_norm,
+    rope,
+    time_embedding,
+)
 from dexhil.models.params import Params, init_params
 from dexhil.models.vision import encode_images, unroll
 
@@ -84,7 +94,7 @@ def _prefix_layer(
     y, _ = rms_norm(layer["pre_attention_norm"], x)
     q, k, v = _qkv(layer["attn"], y, positions)
     y = attend(q[:, None], [(k, v, mask[:, None, None])])[:, 0]
-    x = x + jnp.einsum("BTNh,NhD->BTD", y, layer["attn"]["attn_vec_einsum"]["w"].astype(x.dtype))
+    x = x + merge_heads(y, layer["attn"]["attn_vec_einsum"]["w"])
     y, _ = rms_norm(layer["pre_ffw_norm"], x)
     return x + geglu(layer["mlp"], y), (k, v)
 
@@ -169,7 +179,7 @@ def _suffix_layer(
     y, gate = rms_norm(layer["pre_attention_norm"], x, cond)
     q, k, v = _qkv(layer["attn"], y, positions)
     y = attend(q, [prefix, (k, v, own_mask)])
-    y = jnp.einsum("BMTNh,NhE->BMTE", y, layer["attn"]["attn_vec_einsum"]["w"].astype(x.dtype))
+    y = merge_heads(y, layer["attn"]["attn_vec_einsum"]["w"])
     x = gated_residual(x, y, gate)
     y, gate = rms_norm(layer["pre_ffw_norm"], x, cond)
     return gated_residual(x, geglu(layer["mlp"], y), gate)
@@ -192,8 +202,8 @@ def _scan_layers(layer: Any, x: Array, stacked: Any, config: VLAConfig) -> tuple
 
 
 def _qkv(attn: Params, x: Float[Array, "*B T D"], positions: Int[Array, "*#B T"]) -> tuple[Array, Array, Array]:
-    q = jnp.einsum("...TD,NDh->...TNh", x, attn["q_einsum"]["w"].astype(x.dtype))
-    k, v = jnp.einsum("...TD,cKDh->c...TKh", x, attn["kv_einsum"]["w"].astype(x.dtype))
+    q = project(x, attn["q_einsum"]["w"])
+    k, v = (project(x, w) for w in attn["kv_einsum"]["w"])
     return rope(q, positions), rope(k, positions), v
 
 

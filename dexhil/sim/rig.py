@@ -84,8 +84,8 @@ class SimRig:
         scene = self._current()
         return Observation(
             images={camera: self.render(camera, self.image_size, self.image_size) for camera in self.cameras},
-            q_arm=scene.data.qpos[scene.arm].astype(np.float32),
-            q_hand=scene.data.qpos[scene.hand].astype(np.float32),
+            q_arm=self.joints[:ARM_DOF],
+            q_hand=self.joints[ARM_DOF:],
             pose_base_ee=self.pose_base_ee.astype(np.float32),
             timestamp=self.time,
             language_instruction=self.instruction,
@@ -161,6 +161,12 @@ class SimRig:
     def command(self) -> np.ndarray:
         """[A] rad, the last executed command."""
         return self._command.copy()
+
+    @property
+    def joints(self) -> np.ndarray:
+        """float32 [A] rad, measured, in the order of the spec."""
+        scene = self._current()
+        return scene.data.qpos[np.concatenate([scene.arm, scene.hand])].astype(np.float32)
 
     @property
     def pose_base_ee(self) -> np.ndarray:

@@ -28,7 +28,7 @@ _THUMB_CONTACT = (3, 4)
 _WHITE = (0.93, 0.93, 0.94, 1.0)
 _GREY = (0.30, 0.31, 0.34, 1.0)
 _DARK = (0.16, 0.17, 0.19, 1.0)
-_PAD = (0.22, 0.42, 0.75, 1.0)
+_PAD = (0.16, 0.62, 0.40, 1.0)
 
 _ARM_FORCE_NM = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)
 _ARM_KP = (4000.0, 4000.0, 4000.0, 4000.0, 1500.0, 1500.0, 1500.0)
@@ -102,10 +102,12 @@ def _add_room(spec: mujoco.MjSpec) -> None:
     _decoration(world, box, pos=(0.40, 0, -0.22), size=(0.52, 0.52, 0.18), rgba=(0.43, 0.33, 0.26, 1))
     _decoration(world, plane, pos=(0, 0, -0.75), size=(4, 4, 0.1), rgba=(0.62, 0.65, 0.68, 1))
     _decoration(world, box, pos=(-1.2, 0, 0.6), size=(0.02, 4.0, 1.4), rgba=(0.80, 0.83, 0.86, 1))
+    sky = spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT)
+    sky.rgb1, sky.rgb2, sky.width, sky.height = (0.80, 0.83, 0.86), (0.55, 0.58, 0.62), 32, 192
     world.add_light(pos=(0.9, -0.6, 1.6), dir=(-0.4, 0.45, -1), diffuse=(0.50, 0.50, 0.48), castshadow=False)
     world.add_light(pos=(0.2, 0.9, 1.6), dir=(0.2, -0.6, -1), diffuse=(0.25, 0.25, 0.28), castshadow=False)
-    eye, target = np.array([1.02, -0.30, 0.62]), np.array([0.46, 0.0, 0.08])
-    world.add_camera(name="scene", pos=eye, quat=_look_at(eye, target), fovy=50)
+    eye, target = np.array([1.02, -0.22, 0.66]), np.array([0.47, 0.0, 0.095])
+    world.add_camera(name="scene", pos=eye, quat=_look_at(eye, target), fovy=36)
 
 
 def _decoration(parent: mujoco.MjsBody, kind: mujoco.mjtGeom, **geom: object) -> None:

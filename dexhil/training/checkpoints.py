@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from dexhil.models.config import VLAConfig
 from dexhil.training.step import Params, TrainState
@@ -199,8 +200,9 @@ def _restore(path: Path, item: str, make_target: Callable[[Any], Any]) -> Any:
     """Arrays of one item; `make_target` turns the shapes that were saved into what is wanted."""
     _verify_checksums(path, item)
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-        target = make_target(handler.metadata(path / item).tree)
-        return handler.restore(path / item, args=ocp.args.StandardRestore(target))
+        place = epath.Path(path / item)
+        target = make_target(handler.metadata(place).tree)
+        return handler.restore(place, args=ocp.args.StandardRestore(target))
 
 
 def _files(path: Path, item: str) -> list[Path]:

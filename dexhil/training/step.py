@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Bool, Float
 
 from dexhil.augment import AugmentConfig, augment
 from dexhil.transforms import images_to_float
@@ -29,7 +30,7 @@ class TrainState:
     params: Params
     opt_state: Any
     ema_params: Params
-    step: jax.Array
+    step: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +55,14 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32))
 
 
-def weighted_loss(loss: jax.Array, mask: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+def weighted_loss(
+    loss: Float[Array, "B H"], mask: Bool[Array, "B H"], weight: Float[Array, " B"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Numerator sum(mask w l) and denominator sum(mask) of loss [B, H], mask [B, H], weight [B] (DexHiL eq. 10).
 
     Divided by the mask, not by the batch's weights: that would bias P* (w has mean 1 over the data set).
     """
-    mask = mask.astype(jnp.float32)
-    return (mask * weight[:, None] * loss.astype(jnp.float32)).sum(), mask.sum()
+    return (mask * weight[:, None] * loss.astype(jnp.float32)).sum(), mask.sum(dtype=jnp.float32)
 
 
 def ema_decay_at(decay: float, step: jax.Array) -> jax.Array:
@@ -99,6 +101,9 @@ def _gradients(
 
 def _accumulate(value_and_grad: Callable, params: Params, inputs: dict[str, Any], key: jax.Array, pieces: int) -> Any:
     """Sums of ((numerator, count), gradient) over the micro-batches, one at a time in memory."""
+    batch = len(inputs["action_mask"])
+    if batch % pieces:
+        raise ValueError(f"accumulate: {pieces} micro-batches do not divide batch_size {batch}; choose a divisor")
     parts = jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), inputs)
 
     def add(carry: Any, part_and_key: Any) -> tuple[Any, None]:
@@ -109,7 +114,7 @@ def _accumulate(value_and_grad: Callable, params: Params, inputs: dict[str, Any]
 
 
 def _group_norms(gradient: Params) -> dict[str, jax.Array]:
-    return {f"grad_norm/{name}": optax.global_norm(group) for name, group in gradient.items()}
+    return {f"grad_norm/{name}": optax.tree.norm(group) for name, group in gradient.items()}
 
 
 def make_train_step(
@@ -129,9 +134,9 @@ def make_train_step(
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema_params, params)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.global_norm(gradient),
+            "grad_norm": optax.tree.norm(gradient),
             "lr": learning_rate(state.step),
-            "param_norm": optax.global_norm(params),
+            "param_norm": optax.tree.norm(params),
             **_group_norms(gradient),
         }
         return TrainState(params, opt_state, ema, state.step + 1), metrics

@@ -27,13 +27,21 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.data = ConfigDict()
     config.data.paths = ("data/sim/rlds",)
     config.data.mapping = "dexhil"
+    config.data.robot = "fr3_dexhand021"
+    config.data.action_dim = 19
+    config.data.control_hz = 20.0
+    config.data.cameras = ("scene", "wrist")
+    config.data.image_size = 64
+    config.data.success = (1,)  # episodes to learn from: 1 success, 0 failure, -1 not known
     config.data.episodes_per_task = 0  # 0: all; else the first so many successful ones, to draw learning curves
     config.data.heldout_fraction = 0.05
     config.data.cache_dir = "data/.cache"
     config.data.chunk = 16
+    config.data.delta_dims = tuple(range(7))  # arm targets relative to the present joints; hand targets absolute
 
     config.model = ConfigDict()
     config.model.name = "embedded"
+    config.model.max_tokens = 12
 
     config.train = ConfigDict()
     config.train.steps = 4000

@@ -99,9 +99,8 @@ class TissueTask:
             self._segments = np.array([model.geom(f"{PREFIX}{i}").id for i in range(SEGMENTS)])
         self._slide = model.joint(PREFIX + "slide")
         _apply(self._nominals, model, self._draw)
-        data.qpos[self._slide.qposadr[0]] = self._draw.visible - VISIBLE
+        model.jnt_range[self._slide.id, 0] = data.qpos[self._slide.qposadr[0]] = self._draw.visible - VISIBLE
         _curl(model, data, self._draw)
-        self._start = self._draw.visible - VISIBLE
         self._release(model, data)
 
     def before_step(self, model: mujoco.MjModel, data: mujoco.MjData, time_s: float) -> None:
@@ -120,6 +119,7 @@ class TissueTask:
         model.geom_conaffinity[self._segments] = np.where(clear, HAND_BIT | WORLD_BIT, HAND_BIT)
         self._free |= out > LENGTH - 0.002
         if self._free:
+            model.jnt_range[self._slide.id, 0] = -10.0
             model.dof_frictionloss[self._slide.dofadr[0]] = 0.0
             model.geom_conaffinity[self._segments] = HAND_BIT | WORLD_BIT
             for guide in GUIDES:
@@ -190,6 +190,7 @@ def _add_pack(spec: mujoco.MjSpec) -> mujoco.MjsBody:
 
 
 def _add_ribbon(spec: mujoco.MjSpec, pack: mujoco.MjsBody) -> None:
+    spec.add_material(name=PREFIX + "paper", rgba=SHEET_COLOUR, emission=0.35, specular=0.0)
     body = pack.add_body(name=f"{PREFIX}0", pos=[0, 0, LIP_Z + VISIBLE - LENGTH])
     _add_guides(spec, body)
     _add_segment(body, 0)
@@ -206,7 +207,7 @@ def _add_guides(spec: mujoco.MjSpec, root: mujoco.MjsBody) -> None:
     """The lower end's joints: it slides up against friction; the rest is locked until the sheet has left the pack."""
     slide, hinge = mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE
     up = root.add_joint(name=PREFIX + "slide", type=slide, axis=[0, 0, 1], armature=2e-3, frictionloss=RETENTION_N)
-    up.damping[0] = 0.2
+    up.damping[0], up.range, up.limited = 0.2, (0.0, 10.0), 1
     for name, kind, axis in (("x", slide, [1, 0, 0]), ("y", slide, [0, 1, 0]), ("yaw", hinge, [0, 0, 1]), ("pitch", hinge, [0, 1, 0])):
         joint = root.add_joint(name=PREFIX + name, type=kind, axis=axis, armature=1e-3 if kind == slide else 2e-6)
         joint.damping[0] = 0.05 if kind == slide else 4e-5
@@ -221,7 +222,7 @@ def _add_lock(spec: mujoco.MjSpec, name: str, joint: str) -> None:
 
 def _add_segment(body: mujoco.MjsBody, index: int) -> None:
     geom = body.add_geom(name=f"{PREFIX}{index}", type=mujoco.mjtGeom.mjGEOM_BOX, pos=[0, 0, STEP / 2], mass=MASS / SEGMENTS)
-    geom.size, geom.rgba = (THICKNESS / 2, WIDTH / 2, STEP / 2 + 0.001), SHEET_COLOUR
+    geom.size, geom.material = (THICKNESS / 2, WIDTH / 2, STEP / 2 + 0.001), PREFIX + "paper"
     geom.contype, geom.conaffinity = 0, HAND_BIT
     geom.priority, geom.condim, geom.friction = 1, 4, (1.2, 0.01, 0.0005)
 
@@ -236,6 +237,7 @@ def _nominals(model: mujoco.MjModel) -> Nominals:
         {
             "body_pos": np.array([pack]),
             "body_quat": np.array([pack]),
+            "jnt_range": model.joint(PREFIX + "slide").id * np.ones(1, int),
             "dof_frictionloss": slide,
             "qpos_spring": hinges,
             "geom_size": segments,

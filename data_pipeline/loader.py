@@ -1,0 +1,232 @@
+"""The loader: RLDS data sets to training batches. Index first: batch k is a function of (seed, k, host).
+
+The index has one row per training sample; a sampler picks rows, and only their frames are read and decoded. Resuming
+needs the step number and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as Dict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.cache import StepCache, open_cache
+from data_pipeline.decode import FrameStore
+from data_pipeline.index import build_index, select_episodes
+from data_pipeline.mapping import CATEGORIES, DatasetError, Mapping, check_known
+from data_pipeline.prefetch import Prefetcher
+from data_pipeline.sampler import sample_indices
+
+Batch = dict[str, Any]
+
+
+class Loader:
+    """Uniform random batches over the steps of one or more RLDS data sets.
+
+    dataset_dirs: later rounds beside earlier ones, all of one robot, cameras and action width. batch_size: over all
+    hosts. chunk: H, actions per sample. image_size: side in px of the images in a batch; None keeps the stored size.
+    split: "train", "heldout" or "all"; an episode is held out by the hash of its id and `split_seed`, whatever else the
+    data sets hold. episode_filter: {"success": (1,), "task": ("plush",)}: keeps episodes whose metadata is listed.
+    episodes_per_task: keeps the first so many of each task that pass the filter, before splitting; to draw learning curves.
+    robot, action_dim: what the caller expects; anything else is refused. cache_dir: where the step caches live.
+    """
+
+    def __init__(
+        self,
+        dataset_dirs: Sequence[str | Path],
+        mapping: Mapping,
+        *,
+        batch_size: int,
+        chunk: int,
+        cache_dir: str | Path,
+        seed: int = 0,
+        cameras: Sequence[str] | None = None,
+        image_size: int | None = None,
+        split: str = "train",
+        heldout_fraction: float = 0.0,
+        split_seed: int = 0,
+        episode_filter: Dict[str, Sequence[Any]] | None = None,
+        episodes_per_task: int | None = None,
+        robot: str | None = None,
+        action_dim: int | None = None,
+        host: int = 0,
+        num_hosts: int = 1,
+    ) -> None:
+        if batch_size < 1 or batch_size % num_hosts or not 0 <= host < num_hosts:
+            raise DatasetError(
+                f"batch_size {batch_size} of host {host} of {num_hosts}: expected a batch size that the number of hosts "
+                f"divides and a host below it"
+            )
+        if chunk < 1:
+            raise DatasetError(f"chunk: expected at least one action, got {chunk}")
+        self.mapping, self.chunk, self.batch_size, self.seed = mapping, chunk, batch_size, seed
+        self._host, self._num_hosts = host, num_hosts
+        self._caches = [open_cache(Path(path), mapping, Path(cache_dir)) for path in dataset_dirs]
+        self.robot = _common_robot(self._caches, robot)
+        self.action_dim = _common_width(self._caches, action_dim)
+        self.state_dim = self._caches[0].state.shape[1]
+        self.cameras = _choose_cameras(self._caches, cameras)
+        self._store = FrameStore(self._caches, self.cameras, image_size)
+        keep = dict(episode_filter or {})
+        chosen = select_episodes(self._caches, split, heldout_fraction, split_seed, keep, episodes_per_task)
+        self.index = build_index(self._caches, chosen, mapping.last_action_valid)
+        self._chosen, self._dirs = chosen, [str(path) for path in dataset_dirs]
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of the index: steps that can start a chunk."""
+        return len(self.index)
+
+    def all_actions(self) -> np.ndarray:
+        """Actions of every sample's own step, float32 [num_samples, A], raw units."""
+        return self._gather("action")
+
+    def all_states(self) -> np.ndarray:
+        """States of every sample, float32 [num_samples, S], raw units."""
+        return self._gather("state")
+
+    def chunks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Action chunks of index rows [B]: float32 [B, H, A] and mask bool [B, H].
+
+        A chunk ends with its segment; from there on it repeats the last action and the mask is False.
+        """
+        records = self.index[rows]
+        steps = records["row"][:, None] + np.arange(self.chunk)  # [B, H]
+        mask = steps < records["chunk_end"][:, None]
+        steps = np.minimum(steps, records["chunk_end"][:, None] - 1)
+        actions = np.empty((*steps.shape, self.action_dim), np.float32)
+        for number, cache in enumerate(self._caches):
+            here = records["dataset"] == number
+            actions[here] = cache.action[steps[here]]  # [b, H, A]
+        return actions, mask
+
+    def batch(self, step: int) -> Batch:
+        """Batch `step` of this host: NumPy tree, B = batch_size / num_hosts.
+
+        images: camera -> uint8 [B, h, w, 3]; state [B, S]; actions [B, H, A] raw units; action_mask bool [B, H];
+        instruction: str objects [B]; is_intervention bool [B] (a person had taken over at this step; offline
+        demonstrations are False); weight float32 [B]; rows int64 [B], the samples' rows of `index`.
+        """
+        return self.to_batch(self.numbers(step))
+
+    def iterate(self, start_step: int = 0, *, workers: int = 2, prefetch: int = 2) -> BatchIterator:
+        """Endless batches from `start_step` on, the same as `batch` gives, prepared ahead by tf.data.
+
+        workers: batches decoded at a time; prefetch: batches kept ready.
+        """
+        return BatchIterator(self, start_step, workers, prefetch)
+
+    def card(self) -> dict[str, Any]:
+        """What this loader draws from: data sets with content hashes, counts, categories, robot. JSON-ready."""
+        counts = np.bincount(self.index["category"], minlength=len(CATEGORIES))
+        return {
+            "datasets": [
+                {"path": path, "sha256": cache.content_sha256, "episodes": len(cache.episodes)}
+                for path, cache in zip(self._dirs, self._caches, strict=True)
+            ],
+            "mapping": self.mapping.name,
+            "robot": self.robot,
+            "action_dim": self.action_dim,
+            "state_dim": self.state_dim,
+            "cameras": list(self.cameras),
+            "episodes": len(self._chosen),
+            "samples": self.num_samples,
+            "categories": {name: int(count) for name, count in zip(CATEGORIES, counts, strict=True) if count},
+            "instructions": sorted(self.instructions()),
+        }
+
+    def instructions(self) -> set[str]:
+        """Every instruction of the chosen episodes."""
+        return {self._caches[d].instructions[i] for d, i in np.unique(self.index[["dataset", "instruction"]])}
+
+    def numbers(self, step: int) -> dict[str, np.ndarray]:
+        """A batch as flat arrays: images under "image/<camera>", index rows under "rows" in place of instructions."""
+        rows = sample_indices(
+            self.seed,
+            step,
+            batch_size=self.batch_size,
+            num_samples=self.num_samples,
+            host=self._host,
+            num_hosts=self._num_hosts,
+        )
+        records = self.index[rows]
+        actions, mask = self.chunks(rows)
+        images = self._store.decode(records)
+        return {f"image/{camera}": images[camera] for camera in self.cameras} | {
+            "state": self._gather("state", rows),
+            "actions": actions,
+            "action_mask": mask,
+            "rows": rows,
+            "is_intervention": records["category"] == CATEGORIES.index("intervention"),
+            "weight": np.ones(len(rows), np.float32),
+        }
+
+    def to_batch(self, numbers: dict[str, np.ndarray]) -> Batch:
+        records = self.index[numbers["rows"]]
+        images = {camera: numbers.pop(f"image/{camera}") for camera in self.cameras}
+        pairs = zip(records["dataset"].tolist(), records["instruction"].tolist(), strict=True)
+        texts = np.array([self._caches[dataset].instructions[i] for dataset, i in pairs], object)
+        return {"images": images, "instruction": texts, **numbers}
+
+    def _gather(self, column: str, rows: np.ndarray | None = None) -> np.ndarray:
+        records = self.index if rows is None else self.index[rows]
+        gathered = np.empty((len(records), getattr(self._caches[0], column).shape[1]), np.float32)
+        for number, cache in enumerate(self._caches):
+            here = records["dataset"] == number
+            gathered[here] = getattr(cache, column)[records["row"][here]]
+        return gathered
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches of a loader, prepared ahead. `step`, the number of the next batch, is the whole state. Close it when done."""
+
+    def __init__(self, loader: Loader, start_step: int, workers: int, prefetch: int) -> None:
+        self._loader = loader
+        self._numbers = Prefetcher(loader.numbers, start_step, workers=workers, prefetch=prefetch)
+
+    @property
+    def step(self) -> int:
+        """Number of the next batch."""
+        return self._numbers.step
+
+    def __next__(self) -> Batch:
+        return self._loader.to_batch(next(self._numbers))
+
+    def close(self) -> None:
+        """Stops the threads that prepare batches."""
+        self._numbers.close()
+
+
+def _common_robot(caches: Sequence[StepCache], expected: str | None) -> str:
+    robot = expected or caches[0].episodes[0]["robot"]
+    for cache in caches:
+        for episode in cache.episodes:
+            if episode["robot"] != robot:
+                raise DatasetError(
+                    f"episode {episode['episode_id']!r} is of robot {episode['robot']!r}, expected {robot!r} "
+                    f"({'the config' if expected else 'the first episode'} says so); use data of one robot"
+                )
+    return robot
+
+
+def _common_width(caches: Sequence[StepCache], expected: int | None) -> int:
+    width = caches[0].action.shape[1]
+    if expected is not None and width != expected:
+        raise DatasetError(f"actions have {width} numbers, the config expects {expected}; use data of its robot")
+    for cache in caches[1:]:
+        for name in ("action", "state"):
+            first, this = getattr(caches[0], name).shape[1], getattr(cache, name).shape[1]
+            if first != this:
+                raise DatasetError(f"data sets disagree: {name} of {first} numbers in the first, {this} in a later one")
+    return width
+
+
+def _choose_cameras(caches: Sequence[StepCache], cameras: Sequence[str] | None) -> tuple[str, ...]:
+    chosen = tuple(cameras) if cameras is not None else caches[0].cameras
+    for cache in caches:
+        for camera in chosen:
+            check_known(camera, cache.cameras, "camera", "the data set")
+    return chosen

@@ -1,0 +1,74 @@
+"""Batches prepared ahead by tf.data: a pipeline over step numbers, whose state is the next number."""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.tensorflow_cpu import tensorflow
+
+Numbers = dict[str, np.ndarray]
+_open: weakref.WeakSet[Prefetcher] = weakref.WeakSet()
+
+
+class Prefetcher(Iterator[Numbers]):
+    """Iterates load(start_step), load(start_step + 1), ... without end, `workers` of them at a time.
+
+    load: step -> dictionary of arrays, the same keys and dtypes at every step; called from other threads. `step` is the
+    number of the next batch, all that is needed to resume. `close` stops the threads; leaving the process does it too.
+    """
+
+    def __init__(self, load: Callable[[int], Numbers], start_step: int, *, workers: int, prefetch: int) -> None:
+        self.step = start_step
+        self._load, self._error = load, None
+        first = load(start_step)
+        self._keys = sorted(first)
+        self._batches = self._pipeline([first[key].dtype for key in self._keys], workers, prefetch)
+        _open.add(self)
+
+    def __next__(self) -> Numbers:
+        if self._batches is None:
+            raise StopIteration
+        try:
+            values = next(self._batches)
+        except tensorflow().errors.OpError as error:
+            raise (self._error or error) from None
+        self.step += 1
+        return dict(zip(self._keys, values, strict=True))
+
+    def close(self) -> None:
+        """Stops preparing batches. May be called again."""
+        self._batches = None
+
+    def _pipeline(self, dtypes: list[np.dtype], workers: int, prefetch: int) -> Iterator[tuple[np.ndarray, ...]] | None:
+        tf = tensorflow()
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        options.threading.private_threadpool_size = workers + 1
+        load = weakref.WeakMethod(self._load_values)  # the pipeline must not keep its own owner alive
+
+        def call(step: Any) -> tuple[np.ndarray, ...]:
+            return load()(int(step))  # type: ignore[misc]
+
+        steps = tf.data.Dataset.range(self.step, np.iinfo(np.int64).max).with_options(options)
+        batches = steps.map(lambda step: tf.numpy_function(call, [step], dtypes), num_parallel_calls=workers)
+        return batches.prefetch(prefetch).as_numpy_iterator()
+
+    def _load_values(self, step: int) -> tuple[np.ndarray, ...]:
+        try:
+            numbers = self._load(step)
+        except Exception as error:  # TensorFlow would turn it into text; `__next__` raises it as it was
+            self._error = error
+            raise
+        return tuple(numbers[key] for key in self._keys)
+
+
+@atexit.register
+def _close_all() -> None:
+    """Threads that still wait for the interpreter while it shuts down would hang the process."""
+    for prefetcher in list(_open):
+        prefetcher.close()

@@ -1,0 +1,91 @@
+"""How sure a success rate is: Wilson intervals, paired tests and paired differences. Plain Python and NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Outcomes = Mapping[str, Sequence[bool]]  # task -> one outcome per trial, in the order of the seeds
+
+
+class Interval(NamedTuple):
+    """Bounds of a confidence interval."""
+
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """Mean difference of two success rates and its 95 % interval."""
+
+    mean: float
+    interval: Interval
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Wilson score interval of a success rate. Unlike the normal one it is sensible at 0 and at all successes.
+
+    Source: Wilson, JASA 22 (1927). Raises ValueError unless 0 <= successes <= trials and trials > 0.
+    """
+    if trials <= 0 or not 0 <= successes <= trials:
+        raise ValueError(f"wilson: expected 0 <= successes <= trials and trials > 0, got {successes} of {trials}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate, z2 = successes / trials, z * z
+    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = z / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials * trials))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Exact two-sided p-value that two policies succeed equally often, from paired outcomes [N].
+
+    Only the pairs that disagree count; under the null each is a fair coin. Raises ValueError on unequal lengths.
+    """
+    a, b = _paired(first, second)
+    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
+    n = only_first + only_second
+    tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
+def paired_difference(first: Outcomes, second: Outcomes, *, resamples: int = 10_000, seed: int = 0) -> Difference:
+    """Mean over tasks of (rate of first - rate of second), with a 95 % bootstrap interval.
+
+    Pairs are resampled within each task, so a pair stays together and every task keeps its weight.
+    Raises ValueError where tasks or numbers of trials differ.
+    """
+    if first.keys() != second.keys():
+        raise ValueError(f"paired_difference: expected the same tasks, got {sorted(first)} and {sorted(second)}")
+    rng = np.random.default_rng(seed)
+    means, draws = [], np.zeros(resamples)
+    for task in first:
+        a, b = _paired(first[task], second[task])
+        difference = a.astype(float) - b
+        chosen = rng.integers(0, len(difference), size=(resamples, len(difference)))
+        means.append(difference.mean())
+        draws += difference[chosen].mean(axis=1) / len(first)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Difference(float(np.mean(means)), Interval(float(low), float(high)))
+
+
+def score(outcomes: Outcomes) -> dict[str, Any]:
+    """{"tasks": {task: {"successes", "trials", "rate", "interval"}}, "mean_rate"}: the results of an evaluation."""
+    tasks = {task: _task_score(list(values)) for task, values in outcomes.items()}
+    return {"tasks": tasks, "mean_rate": float(np.mean([entry["rate"] for entry in tasks.values()]))}
+
+
+def _task_score(values: Sequence[bool]) -> dict[str, Any]:
+    successes, trials = sum(map(bool, values)), len(values)
+    interval = list(wilson(successes, trials))
+    return {"successes": successes, "trials": trials, "rate": successes / trials, "interval": interval}
+
+
+def _paired(first: Sequence[bool], second: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.asarray(first, bool), np.asarray(second, bool)
+    if len(a) != len(b) or len(a) == 0:
+        raise ValueError(f"paired outcomes: expected equally many trials of the same seeds, got {len(a)} and {len(b)}")
+    return a, b

@@ -1,0 +1,133 @@
+"""A report as one self-contained HTML file: pictures, plots and videos travel inside it."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """A headline figure. detail: small print under it."""
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """A picture or plot over the whole width, or `width` pixels wide. mime: image/png or image/jpeg."""
+
+    data: bytes
+    caption: str = ""
+    mime: str = "image/png"
+    width: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A video with its outcome. poster: JPEG bytes shown before it plays, or empty."""
+
+    data: bytes
+    caption: str
+    success: bool
+    poster: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Videos side by side."""
+
+    clips: Sequence[Clip]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Text cells; a bool cell is a coloured success or failure. shares: a bar per row, 0..1. tall: it scrolls."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | bool]]
+    shares: Sequence[float] | None = None
+    tall: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+Block = Image | Clips | Table | Text
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A titled part of the page. folded: closed until it is clicked."""
+
+    title: str
+    blocks: Sequence[Block]
+    folded: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What a report shows, top to bottom."""
+
+    title: str
+    subtitle: str
+    facts: Sequence[Fact]
+    sections: Sequence[Section]
+
+
+def write_page(path: Path, page: Page) -> Path:
+    """Writes the page in one step: a reader sees the old file or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(render(page))
+    os.replace(partial, path)
+    return path
+
+
+def render(page: Page) -> str:
+    """The page's HTML, without a reference to any other file."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["data_uri"] = _data_uri
+    environment.filters["kind"] = lambda block: type(block).__name__
+    template = resources.files("dexhil.evaluation").joinpath("page.html.j2").read_text()
+    return environment.from_string(template).render(page=page)
+
+
+def key_values(values: Mapping[str, Any]) -> Table:
+    """Nested values as a table of dotted keys."""
+    return Table(("key", "value"), [(key, _plain(value)) for key, value in _flatten(values)], tall=True)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flatten(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None or value in ("", {}) else str(value)
+
+
+def _data_uri(data: bytes, mime: str) -> Markup:
+    return Markup(f"data:{mime};base64,{base64.b64encode(data).decode()}")

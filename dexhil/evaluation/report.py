@@ -1,0 +1,171 @@
+"""report.html of an evaluation and of a training run, made from report.json, the trials and the metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dexhil.commands import read_metrics
+from dexhil.evaluation.page import Block, Clip, Clips, Fact, Image, Page, Section, Table, Text, key_values, write_page
+from dexhil.evaluation.plots import curves_plot, rates_plot, series, small_curves_plot
+from dexhil.evaluation.rollout import Trial
+from dexhil.evaluation.trials import picture_path, video_path
+from dexhil.evaluation.video import contact_sheet, read_picture, write_picture
+from dexhil.progress import format_seconds
+
+NOT_CURVES = {"step", "seconds"}
+
+
+def write_report(
+    workdir: Path, report: Mapping[str, Any], trials: Sequence[Trial] = (), media: Path | None = None
+) -> Path:
+    """Writes workdir/report.html; shows what it finds: metrics.jsonl in workdir, trials with pictures in `media`.
+
+    report: as `Run.report` returns it; its results may hold a score, or be one. media: the folder of the trials' files.
+    """
+    workdir = Path(workdir)
+    score = _score_of(report["results"])
+    metrics = read_metrics(workdir)
+    sections = [
+        *score_sections(score, trials),
+        *(media_sections(workdir, trials, media) if media else []),
+        *training_sections(report["results"], metrics),
+        *trial_sections(trials),
+        Section("Lineage", [_lineage(report)]),
+        Section("Config", [key_values(report["config"])], folded=True),
+    ]
+    page = Page(
+        title=f"{workdir.name}: {report['command']}",
+        subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
+        facts=[*score_facts(score), *training_facts(report["results"])],
+        sections=sections,
+    )
+    return write_page(workdir / "report.html", page)
+
+
+def score_facts(score: Mapping[str, Any] | None) -> list[Fact]:
+    """Success rates as headline figures."""
+    if score is None:
+        return []
+    facts = [_task_fact(task, entry) for task, entry in score["tasks"].items()]
+    return [Fact("mean success", _percent(score["mean_rate"]), "over the tasks"), *facts] if len(facts) > 1 else facts
+
+
+def score_sections(score: Mapping[str, Any] | None, trials: Sequence[Trial]) -> list[Section]:
+    """Success rates with intervals, and why trials failed."""
+    if score is None:
+        return []
+    blocks: list[Block] = [
+        Image(rates_plot(score), "Bars: success rate. Lines: 95 % Wilson interval. Every policy meets the same starts.")
+    ]
+    failures = [Section("Why trials failed", [failure_table(trials)])] if any(not t.success for t in trials) else []
+    return [Section("Success rate", blocks), *failures]
+
+
+def failure_table(trials: Sequence[Trial]) -> Table:
+    """How often each category of failure came, per task, most frequent first."""
+    totals = Counter(trial.task for trial in trials)
+    counts = Counter((trial.task, trial.failure) for trial in trials if not trial.success)
+    order = sorted(counts, key=lambda key: (list(totals).index(key[0]), -counts[key]))
+    rows = [(task, failure, f"{counts[task, failure]} of {totals[task]}") for task, failure in order]
+    return Table(("task", "failure", "trials"), rows, shares=[counts[key] / totals[key[0]] for key in order])
+
+
+def media_sections(workdir: Path, trials: Sequence[Trial], media: Path) -> list[Section]:
+    """Per task the videos and a contact sheet of every trial's last moment, which is also written beside the report."""
+    sections = []
+    for task in dict.fromkeys(trial.task for trial in trials):
+        shown = [trial for trial in trials if trial.task == task and picture_path(media, trial).is_file()]
+        if not shown:
+            continue
+        sheet = contact_sheet(
+            [read_picture(picture_path(media, trial)) for trial in shown],
+            [trial.success for trial in shown],
+            [str(trial.seed) for trial in shown],
+            columns=5 if len(shown) <= 25 else 10,
+        )
+        path = write_picture(workdir / f"contact_sheet_{task}.jpg", sheet)
+        caption = "The last moment of each trial with its seed; green: success, red: failure."
+        clips = [_clip(trial, media) for trial in shown if video_path(media, trial).is_file()]
+        films: list[Block] = [Clips(clips)] if clips else []
+        sections.append(Section(f"Trials: {task}", [*films, Image(path.read_bytes(), caption, "image/jpeg")]))
+    return sections
+
+
+def trial_sections(trials: Sequence[Trial]) -> list[Section]:
+    """The table of all trials."""
+    if not trials:
+        return []
+    rows = [(t.task, str(t.seed), t.success, f"{t.seconds:.1f}", t.failure) for t in trials]
+    return [
+        Section(
+            f"All {len(trials)} trials", [Table(("task", "seed", "outcome", "seconds", "failure"), rows, tall=True)]
+        )
+    ]
+
+
+def training_facts(results: Mapping[str, Any]) -> list[Fact]:
+    """Headline figures of a training run; empty for other commands."""
+    facts = []
+    if results.get("heldout_loss") is not None and results.get("heldout_loss_untrained") is not None:
+        before, after = results["heldout_loss_untrained"], results["heldout_loss"]
+        facts.append(Fact("held-out loss", f"{after:.3g}", f"untrained {before:.3g}"))
+    if results.get("final_loss") is not None:
+        facts.append(Fact("training loss", f"{results['final_loss']:.3g}", f"after {results.get('steps', 0):,} steps"))
+    if results.get("samples_per_second") is not None:
+        facts.append(Fact("speed", f"{results['samples_per_second']:.3g}", "samples per second"))
+    return facts
+
+
+def training_sections(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Loss curves on a logarithmic axis, every other logged number in a small panel."""
+    names = [name for name in dict.fromkeys(key for line in metrics for key in line) if name not in NOT_CURVES]
+    names = [name for name in names if len(series(metrics, name)[0]) > 1]
+    losses = [name for name in names if "loss" in name]
+    others = [name for name in names if name not in losses]
+    if not names:
+        return []
+    blocks: list[Block] = []
+    if losses:
+        positive = all((series(metrics, name)[1] > 0).all() for name in losses)
+        blocks.append(Image(curves_plot(metrics, losses, log=positive), _loss_caption(results)))
+    if others:
+        blocks.append(Image(small_curves_plot(metrics, others)))
+    return [Section("Training", blocks)]
+
+
+def _loss_caption(results: Mapping[str, Any]) -> str:
+    untrained = results.get("heldout_loss_untrained")
+    start = "" if untrained is None else f" Held-out loss before training: {untrained:.3g}."
+    return "Losses over the training steps." + start
+
+
+def _score_of(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if "tasks" in results and "mean_rate" in results:
+        return results
+    return results.get("score")
+
+
+def _task_fact(task: str, entry: Mapping[str, Any]) -> Fact:
+    low, high = entry["interval"]
+    return Fact(
+        task,
+        _percent(entry["rate"]),
+        f"{entry['successes']} of {entry['trials']}, 95 % {_percent(low)} to {_percent(high)}",
+    )
+
+
+def _lineage(report: Mapping[str, Any]) -> Block:
+    return key_values(report["lineage"]) if report["lineage"] else Text("This run has no parents.")
+
+
+def _clip(trial: Trial, media: Path) -> Clip:
+    caption = f"seed {trial.seed}, {trial.seconds:.1f} s" + (f": {trial.failure}" if trial.failure else "")
+    poster = picture_path(media, trial).read_bytes()
+    return Clip(video_path(media, trial).read_bytes(), caption, trial.success, poster)
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.0f} %"

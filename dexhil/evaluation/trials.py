@@ -1,0 +1,183 @@
+"""Many paired trials in worker processes. Every finished trial is on disk at once: a killed evaluation continues."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from dexhil.evaluation.rollout import Filming, Policy, ScoredRig, Trial, run_trial
+from dexhil.evaluation.video import write_picture, write_video
+
+TRIALS_FILE = "trials.jsonl"
+
+# Workers share the cores: one thread each, and no worker takes a whole accelerator.
+_WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "LP_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What a trial needs, as data and picklable factories, so that every worker builds its own.
+
+    identity: all that the outcomes depend on (checkpoint, rig settings); trials of another identity are not reused.
+    videos_per_task: so many trials are filmed whole, of the others only the last moment.
+    """
+
+    make_rig: Callable[[], ScoredRig]
+    make_policy: Callable[[], Policy]
+    folder: Path
+    identity: str
+    execute_steps: int = 8
+    max_seconds: float | None = None
+    videos_per_task: int = 4
+    filming: Filming = dataclasses.field(default_factory=Filming)
+
+
+def run_trials(
+    bench: Bench,
+    tasks: Sequence[str],
+    *,
+    trials: int,
+    first_seed: int,
+    workers: int = 1,
+    on_trial: Callable[[Trial, int, int], None] = lambda trial, done, total: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Trial]:
+    """`trials` trials of each task with seeds first_seed, first_seed + 1, …; returns them by task, then seed.
+
+    The same seeds give the same starts for every policy. workers: processes; 0 runs in this one. on_trial(trial, done,
+    total) is called after each. Once `stop()` is true, running trials finish and those done so far are returned.
+    Frames are in `bench.folder` (see picture_path, video_path), not in the result.
+    """
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    _drop_torn_line(bench.folder / TRIALS_FILE)
+    jobs = [(task, first_seed + i, i < bench.videos_per_task) for i in range(trials) for task in tasks]
+    finished = {(trial.task, trial.seed): trial for trial in read_trials(bench.folder, bench.identity)}
+    open_jobs = [job for job in jobs if job[:2] not in finished]
+    finished = {job[:2]: finished[job[:2]] for job in jobs if job[:2] in finished}
+    results = _in_workers(bench, open_jobs, workers, stop) if workers else _in_this_process(bench, open_jobs, stop)
+    for trial in results:
+        _append(bench, trial)
+        finished[trial.task, trial.seed] = trial
+        on_trial(trial, len(finished), len(jobs))
+    return sorted(finished.values(), key=lambda trial: (tasks.index(trial.task), trial.seed))
+
+
+def outcomes(trials: Sequence[Trial]) -> dict[str, list[bool]]:
+    """task -> success of each trial in the order of the seeds."""
+    tasks = dict.fromkeys(trial.task for trial in trials)
+    by_seed = sorted(trials, key=lambda trial: trial.seed)
+    return {task: [trial.success for trial in by_seed if trial.task == task] for task in tasks}
+
+
+def read_trials(folder: Path, identity: str) -> list[Trial]:
+    """Trials of `identity` that an earlier run finished."""
+    path = folder / TRIALS_FILE
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [Trial(**row["trial"]) for row in rows if row["identity"] == identity]
+
+
+def picture_path(folder: Path, trial: Trial) -> Path:
+    """JPEG of the trial's last moment."""
+    return folder / f"{trial.task}-{trial.seed}.jpg"
+
+
+def video_path(folder: Path, trial: Trial) -> Path:
+    """Video of the trial; exists where it was filmed whole."""
+    return folder / f"{trial.task}-{trial.seed}.mp4"
+
+
+Job = tuple[str, int, bool]  # task, seed, filmed whole
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off a last line that a killed run left without its end."""
+    if path.is_file():
+        text = path.read_bytes()
+        os.truncate(path, text.rfind(b"\n") + 1)
+
+
+def _append(bench: Bench, trial: Trial) -> None:
+    row = {field: value for field, value in vars(trial).items() if field != "frames"}
+    with (bench.folder / TRIALS_FILE).open("a") as file:
+        file.write(json.dumps({"identity": bench.identity, "trial": row}) + "\n")
+
+
+def _one_trial(bench: Bench, rig: ScoredRig, policy: Policy, job: Job) -> Trial:
+    """Runs the trial, writes its picture and video, and returns it without frames."""
+    task, seed, whole = job
+    filming = dataclasses.replace(bench.filming, only_last=not whole)
+    trial = run_trial(
+        rig,
+        policy,
+        task,
+        seed,
+        execute_steps=bench.execute_steps,
+        max_seconds=bench.max_seconds,
+        filming=filming,
+    )
+    write_picture(picture_path(bench.folder, trial), trial.frames[-1])
+    if whole:
+        write_video(video_path(bench.folder, trial), trial.frames, filming.fps)
+    return dataclasses.replace(trial, frames=())
+
+
+def _in_this_process(bench: Bench, jobs: Sequence[Job], stop: Callable[[], bool]) -> Iterator[Trial]:
+    if not jobs:
+        return
+    rig, policy = bench.make_rig(), bench.make_policy()
+    for job in itertools.takewhile(lambda _: not stop(), jobs):
+        yield _one_trial(bench, rig, policy, job)
+
+
+_worker: tuple[Bench, ScoredRig, Policy] | None = None  # each worker process builds its rig and policy once
+
+
+def _start_worker(bench: Bench) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for name, value in _WORKER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _worker = bench, bench.make_rig(), bench.make_policy()
+
+
+def _work(job: Job) -> Trial:
+    assert _worker is not None, "the pool starts every worker with _start_worker"
+    return _one_trial(*_worker, job)
+
+
+def _in_workers(bench: Bench, jobs: Sequence[Job], workers: int, stop: Callable[[], bool]) -> Iterator[Trial]:
+    """Trials as they finish. Spawned processes: a forked one would inherit locked threads of JAX."""
+    if not jobs:
+        return
+    count = min(workers, len(jobs))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(bench,)) as pool:
+        pending: set[Future[Trial]] = {pool.submit(_work, job) for job in jobs}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                if stop():
+                    pending = {future for future in pending if not future.cancel()}
+        except BrokenProcessPool:
+            raise ValueError(
+                f"a worker process of the evaluation died while it built its rig or policy or ran a trial; its message "
+                f"is above. Often memory ran out: try fewer workers than {count}. Finished trials are kept in "
+                f"{bench.folder} and the same command continues"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

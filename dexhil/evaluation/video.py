@@ -1,0 +1,79 @@
+"""Frames to H.264 videos that every browser plays, to pictures, and to contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageDraw, ImageFont
+
+SUCCESS_COLOUR = (22, 140, 82)
+FAILURE_COLOUR = (201, 58, 58)
+
+
+def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> Path:
+    """Writes uint8 [H, W, 3] frames as an mp4 (H.264, yuv420p). Raises ValueError without frames or on uneven sizes."""
+    if not frames:
+        raise ValueError(f"{path}: a video needs at least one frame")
+    height, width = frames[0].shape[:2]
+    if height % 2 or width % 2 or any(frame.shape != frames[0].shape for frame in frames):
+        raise ValueError(f"{path}: expected frames of one even size, got {sorted({frame.shape for frame in frames})}")
+    writer = imageio_ffmpeg.write_frames(
+        str(path),
+        (width, height),
+        fps=fps,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        macro_block_size=2,
+        output_params=["-preset", "veryfast", "-movflags", "+faststart", "-threads", "1"],
+    )
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    return path
+
+
+def write_picture(path: Path, image: np.ndarray, quality: int = 85) -> Path:
+    """Writes a uint8 [H, W, 3] image as a JPEG."""
+    path.write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality))
+    return path
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3] of a JPEG file."""
+    return simplejpeg.decode_jpeg(path.read_bytes())
+
+
+def contact_sheet(
+    pictures: Sequence[np.ndarray],
+    successes: Sequence[bool],
+    labels: Sequence[str],
+    *,
+    columns: int = 5,
+    width: int = 1200,
+) -> np.ndarray:
+    """One picture of many, uint8 [H, width, 3]: each labelled and framed in green (success) or red (failure)."""
+    columns = min(columns, len(pictures))
+    cell = width // columns
+    border, gap = max(3, cell // 60), max(4, cell // 40)
+    inner = cell - 2 * border - gap
+    height = round(inner * pictures[0].shape[0] / pictures[0].shape[1])
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (width, rows * (height + 2 * border + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=max(11, cell // 16))
+    for index, (picture, success, label) in enumerate(zip(pictures, successes, labels, strict=True)):
+        x, y = index % columns * cell, index // columns * (height + 2 * border + gap)
+        colour = SUCCESS_COLOUR if success else FAILURE_COLOUR
+        draw.rectangle((x, y, x + inner + 2 * border - 1, y + height + 2 * border - 1), fill=colour)
+        sheet.paste(
+            Image.fromarray(picture).resize((inner, height), Image.Resampling.LANCZOS), (x + border, y + border)
+        )
+        box = draw.textbbox((x + border + 6, y + border + 4), label, font=font)
+        draw.rectangle((box[0] - 6, box[1] - 4, box[2] + 6, box[3] + 4), fill=colour)
+        draw.text((x + border + 6, y + border + 4), label, font=font, fill="white")
+    return np.asarray(sheet)

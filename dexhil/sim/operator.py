@@ -1,0 +1,159 @@
+"""The scripted operator: sees the object's state, forms an intent in human terms, and only then executes it on the robot.
+
+`ScriptedOperator.intent` is what a person would show with arm and hand; `execute` turns it into joint targets with inverse
+kinematics and a grasp synergy. A teleoperation chain can take the same intent instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from dexhil.schema import ARM_DOF
+from dexhil.sim.ik import ArmIk
+from dexhil.sim.rig import SimRig
+from dexhil.sim.robot_model import SPEC
+from dexhil.sim.strategies.base import Goal, Grasp, Moment, Strategy
+from dexhil.sim.strategies.plush import PlushStrategy
+from dexhil.sim.strategies.tissue import TissueStrategy
+
+STRATEGIES: dict[str, type[Strategy]] = {"plush": PlushStrategy, "tissue": TissueStrategy}
+
+_GAIN_PER_S = 6.0  # how fast a goal that is near is approached
+_ACCELERATION_S = 0.12  # time to full speed
+_TURN_SPEED = 1.8  # rad/s
+_FIRST_FINGER_JOINT = SPEC.joint_names.index("index_mcp") - ARM_DOF  # after the thumb's and the spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Intent:
+    """pose_base_ee: [7], where the pinch point should be and how the palm is turned. grasp: the shape of the hand."""
+
+    pose_base_ee: np.ndarray
+    grasp: Grasp
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How one operator moves. speed: factor. perception_m [3], perception_yaw rad: a constant error.
+
+    tremor_m: size of slow position noise. hesitates_at, hesitates_for: s, when and how long the hand slows down.
+    """
+
+    speed: float
+    perception_m: np.ndarray
+    perception_yaw: float
+    tremor_m: float
+    hesitates_at: float
+    hesitates_for: float
+
+
+def draw_style(rng: np.random.Generator) -> Style:
+    """Human-like variation between episodes."""
+    return Style(
+        speed=float(rng.uniform(0.85, 1.15)),
+        perception_m=rng.normal(0.0, [0.003, 0.003, 0.002]).clip(-0.006, 0.006),
+        perception_yaw=float(rng.normal(0.0, 0.04)),
+        tremor_m=0.0015,
+        hesitates_at=float(rng.uniform(0.3, 1.5)),
+        hesitates_for=float(rng.uniform(0.15, 0.35) * (rng.uniform() < 0.3)),
+    )
+
+
+def grasp_to_hand(grasp: Grasp) -> np.ndarray:
+    """The grasp synergy: actuated hand joints float32 [12] rad within the limits, order of the robot spec."""
+    thumb, fingers, support = grasp.thumb_closure, grasp.finger_closure, grasp.support_closure
+    thumb_joints = [1.57 * grasp.thumb_opposition, 0.25 + 0.75 * thumb, 0.25 + 0.65 * thumb]
+    digits = [angle for closure in (fingers, fingers, support, support) for angle in (0.5 + 0.8 * closure, 0.3 + 0.8 * closure)]
+    joints = np.array([*thumb_joints, 0.3 * grasp.spread, *digits], np.float32)
+    return np.clip(joints, SPEC.lower[ARM_DOF:], SPEC.upper[ARM_DOF:])
+
+
+def execute(intent: Intent, ik: ArmIk, last_command: np.ndarray) -> np.ndarray:
+    """Joint targets float32 [A] rad that carry out `intent`; `last_command` [A] seeds the inverse kinematics."""
+    q_arm = ik.solve(intent.pose_base_ee, last_command[:ARM_DOF]).q_arm
+    return np.concatenate([q_arm.astype(np.float32), grasp_to_hand(intent.grasp)])
+
+
+def hand_quaternion(tilt: float, yaw: float) -> np.ndarray:
+    """Orientation w-x-y-z of `ee` in the base frame, palm towards the robot at tilt 0 and towards the table at pi/2."""
+    ct, st, cy, sy = np.cos(tilt), np.sin(tilt), np.cos(yaw), np.sin(yaw)
+    palm, tips = np.array([-ct * cy, -ct * sy, -st]), np.array([st * cy, st * sy, -ct])
+    quaternion = np.zeros(4)
+    mujoco.mju_mat2Quat(quaternion, np.stack([palm, np.cross(tips, palm), tips], axis=1).ravel())
+    return quaternion
+
+
+def hand_angles(quaternion: np.ndarray) -> tuple[float, float]:
+    """(tilt, yaw) rad of an orientation: the inverse of `hand_quaternion`, for tilt in (0, pi)."""
+    matrix = np.zeros(9)
+    mujoco.mju_quat2Mat(matrix, np.asarray(quaternion, np.float64))
+    palm, side, tips = matrix.reshape(3, 3).T
+    return float(np.arctan2(-palm[2], -tips[2])), float(np.arctan2(-side[0], side[1]))
+
+
+class ScriptedOperator:
+    """Drives `rig` through its current episode: call `act` once per control step, after `rig.reset`."""
+
+    def __init__(self, rig: SimRig, *, seed: int) -> None:
+        """Raises ValueError where no strategy is known for the rig's task."""
+        if rig.task not in STRATEGIES:
+            raise ValueError(f"no scripted strategy for task {rig.task!r}; expected one of {sorted(STRATEGIES)}")
+        self._rig, self._ik = rig, ArmIk()
+        self._rng = np.random.default_rng(seed)
+        self.style = draw_style(self._rng)
+        self.strategy = STRATEGIES[rig.task]()
+        position, tilt, yaw = self._measured_hand()
+        self._target = np.array([*position, tilt, yaw, *Grasp().vector()])
+        self._velocity, self._tremor = np.zeros_like(self._target), np.zeros(3)
+
+    @property
+    def intent(self) -> Intent:
+        """What the operator shows now."""
+        pose = np.concatenate([self._target[:3] + self._tremor, hand_quaternion(self._target[3], self._target[4])])
+        return Intent(pose, Grasp(*self._target[5:]))
+
+    def act(self) -> np.ndarray:
+        """float32 [A] rad, the command for the current moment."""
+        self._move_towards(self.strategy.step(self._perceive()))
+        return execute(self.intent, self._ik, self._rig.command)
+
+    def _perceive(self) -> Moment:
+        position, tilt, yaw = self._measured_hand()
+        state: Any = self._rig.privileged()
+        seen = dataclasses.replace(state, grasp_point=state.grasp_point + self.style.perception_m)
+        grasp = Grasp(*self._target[5:])
+        behind = grasp_to_hand(grasp) - self._rig.joints[ARM_DOF:]
+        resistance = float(behind[_FIRST_FINGER_JOINT:].mean())
+        return Moment(self._rig.time, position, tilt, yaw + self.style.perception_yaw, grasp, resistance, seen)
+
+    def _measured_hand(self) -> tuple[np.ndarray, float, float]:
+        pose = self._rig.pose_base_ee
+        return (pose[:3], *hand_angles(pose[3:]))
+
+    def _move_towards(self, goal: Goal) -> None:
+        """One control period of smooth motion: speed, then acceleration, is bounded in each of position, turn and grasp."""
+        period = 1.0 / self._rig.control_hz
+        wanted = np.array([*goal.position, goal.tilt, goal.yaw, *goal.grasp.vector()]) - self._target
+        pace = self.style.speed * self._hesitation()
+        limits = ((slice(0, 3), goal.speed), (slice(3, 5), _TURN_SPEED), (slice(5, None), goal.grasp_speed))
+        for part, speed in limits:
+            wish = _bounded(wanted[part] * _GAIN_PER_S, speed * pace)
+            change = _bounded(wish - self._velocity[part], speed * period / _ACCELERATION_S)
+            self._velocity[part] += change
+        self._target += self._velocity * period
+        self._target[5:] = np.clip(self._target[5:], 0.0, 1.0)
+        self._tremor += -self._tremor * period / 0.3 + self._rng.normal(0.0, self.style.tremor_m, 3) * np.sqrt(2 * period / 0.3)
+
+    def _hesitation(self) -> float:
+        since = self._rig.time - self.style.hesitates_at
+        return 0.3 if 0.0 <= since < self.style.hesitates_for else 1.0
+
+
+def _bounded(vector: np.ndarray, size: float) -> np.ndarray:
+    """`vector`, shortened to length `size` where it is longer."""
+    length = float(np.linalg.norm(vector))
+    return vector if length <= size else vector * (size / length)

@@ -1,0 +1,160 @@
+"""Demonstrations by the scripted operator in simulation, recorded and built into an RLDS data set.
+
+    python experiments/collect.py --config experiments/configs/sim.py --episodes 60 --out data/sim
+
+OUT/episodes holds the recorded episodes, OUT/rlds the data set. Episode k of a task is made from seed `first_seed + k`;
+seeds are tried in order until the asked number of successes is there, failures stay on disk and are marked. Calling it
+again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from data_pipeline.build import build_dataset
+from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command, stop_requested
+from dexhil.recorder import EpisodeWriter, list_episodes, read_facts
+from dexhil.schema import EpisodeMetadata, Step
+from dexhil.sim.operator import ScriptedOperator
+from dexhil.sim.rig import SimRig
+
+OPERATOR = "scripted"
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = command_parser("Records demonstrations and builds their data set.", config="experiments/configs/sim.py")
+    parser.add_argument("--episodes", type=int, default=60, help="successful episodes, spread evenly over the tasks")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
+    config, options = load_config(argv, parser)
+    per_task, rest = divmod(options.episodes, len(config.rig.tasks))
+    if rest or not per_task:
+        raise ConfigError(f"--episodes {options.episodes}: expected a multiple of the {len(config.rig.tasks)} tasks")
+    run = Run(options.out, "collect", config)
+    episodes = options.out / "episodes"
+    episodes.mkdir(exist_ok=True)
+    attempts = collect(config, episodes, per_task)
+    with progress(len(list_episodes(episodes)), "building the data set") as bar:
+        dataset = build_dataset(
+            episodes, options.out / "rlds", workers=config.collect.workers, on_progress=lambda done, _: bar.update(done)
+        )
+    run.report({"dataset": dataset, "tasks": {task: _summary(seeds) for task, seeds in attempts.items()}})
+    print(f"data set: {dataset} (card: {dataset / 'card.md'})")
+
+
+def collect(config: ConfigDict, root: Path, per_task: int) -> dict[str, dict[int, bool]]:
+    """Records until every task has `per_task` successes; returns {task: {seed: success}}.
+
+    The set of episodes does not depend on the number of workers: a failed seed is replaced by the next free one.
+    """
+    done = {task: recorded(root, task) for task in config.rig.tasks}
+    rig, first = config.rig.to_dict(), config.collect.first_seed
+    context = multiprocessing.get_context("spawn")  # OpenGL contexts and threads do not survive a fork
+    total = per_task * len(done)
+    with (
+        progress(total, "collecting", start=_successes(done, per_task)) as bar,
+        stop_requested("finishing the open episodes") as stopping,
+        concurrent.futures.ProcessPoolExecutor(config.collect.workers, context) as pool,
+    ):
+        pending: set[concurrent.futures.Future] = set()
+        started = {task: set(seeds) for task, seeds in done.items()}
+        while not stopping():
+            for task, seed in _missing(done, started, per_task, first):
+                started[task].add(seed)
+                pending.add(pool.submit(_record, rig, root, task, seed))
+            if not pending:
+                return done
+            finished, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in finished:
+                task, seed, success = future.result()
+                done[task][seed] = success
+            bar.update(_successes(done, per_task), failed=sum(not ok for seeds in done.values() for ok in seeds.values()))
+        pool.shutdown(cancel_futures=True)
+    raise KeyboardInterrupt
+
+
+def recorded(root: Path, task: str) -> dict[int, bool]:
+    """{seed: success} of the finished episodes of `task` under `root`."""
+    facts = [read_facts(path)[0] for path in list_episodes(root)]
+    return {fact.seed: fact.success == 1 for fact in facts if fact.task == task}
+
+
+def _successes(done: dict[str, dict[int, bool]], per_task: int) -> int:
+    return sum(min(sum(seeds.values()), per_task) for seeds in done.values())
+
+
+def _missing(
+    done: dict[str, dict[int, bool]], started: dict[str, set[int]], per_task: int, first: int
+) -> list[tuple[str, int]]:
+    """Seeds to start now: the first `per_task` of each task, and one more for each that failed; tasks take turns."""
+    wanted = []
+    for task, seeds in done.items():
+        count = per_task + sum(not success for success in seeds.values())
+        wanted += [(task, seed) for seed in range(first, first + count) if seed not in started[task]]
+    return sorted(wanted, key=lambda item: item[1])
+
+
+_rigs: dict[str, SimRig] = {}  # of this worker process: compiling a scene takes longer than an episode's reset
+
+
+def make_rig(rig: dict[str, Any]) -> SimRig:
+    """The simulated rig of a config's `rig` section."""
+    return SimRig(
+        rig["tasks"],
+        difficulty=rig["difficulty"],
+        image_size=rig["image_size"],
+        cameras=rig["cameras"],
+        control_hz=rig["control_hz"],
+        fidelity=rig["fidelity"],
+    )
+
+
+def _record(rig_config: dict[str, Any], root: Path, task: str, seed: int) -> tuple[str, int, bool]:
+    rig = _rigs.setdefault("rig", None) or make_rig(rig_config)
+    _rigs["rig"] = rig
+    return task, seed, record_demonstration(rig, root, task, seed)
+
+
+def record_demonstration(rig: SimRig, root: Path, task: str, seed: int) -> bool:
+    """Records one episode of the scripted operator; returns whether it succeeded."""
+    observation = rig.reset(task=task, seed=seed)
+    operator = ScriptedOperator(rig, seed=seed)
+    draft = _metadata(rig, task, seed, success=-1)
+    not_asked = np.full(rig.spec.action_dim, np.nan, np.float32)
+    with EpisodeWriter(root, control_hz=rig.control_hz, draft=draft) as writer:
+        while not rig.success() and rig.time < rig.horizon_s:
+            executed = rig.apply(operator.act())
+            writer.append(Step(observation, executed, policy_action=not_asked, is_intervention=True))
+            observation = rig.observe()
+        writer.finish(_metadata(rig, task, seed, success=int(rig.success())))
+    return rig.success()
+
+
+def _metadata(rig: SimRig, task: str, seed: int, success: int) -> EpisodeMetadata:
+    return EpisodeMetadata(
+        episode_id=f"{task}-{seed:06d}",
+        task=task,
+        success=success,
+        source="offline",
+        round=0,
+        policy="",
+        operator=OPERATOR,
+        robot=rig.spec.name,
+        seed=seed,
+        takeovers=0,
+        max_takeover_jump=0.0,
+    )
+
+
+def _summary(seeds: dict[int, bool]) -> dict[str, int]:
+    return {"attempts": len(seeds), "successes": sum(seeds.values())}
+
+
+if __name__ == "__main__":
+    run_command(main)

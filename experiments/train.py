@@ -1,0 +1,248 @@
+"""Trains a policy on RLDS data and scores it where the config has a rig.
+
+    python experiments/train.py --config experiments/configs/sim.py [--config.a.b=v] [--workdir runs/NAME]
+
+The same command again goes on from the last checkpoint, on the same loss curve. Reads top to bottom: data, model,
+optimiser, loop, report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tensorboard.summary import Writer
+
+from data_pipeline.loader import Loader
+from data_pipeline.mapping import get_mapping
+from dexhil.augment import AugmentConfig
+from dexhil.commands import Run, command_parser, load_config, progress, read_metrics, run_command, stop_requested
+from dexhil.inputs import model_inputs
+from dexhil.models.config import VLAConfig, get_model_config
+from dexhil.models.tokenizer import Tokenizer, train_tokenizer
+from dexhil.models.vla import flow_loss, init_params
+from dexhil.training.checkpoints import CheckpointMeta, Checkpoints, check_compatible, load_meta, load_train_state
+from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
+from dexhil.training.step import (
+    StepConfig,
+    TrainState,
+    check_finite,
+    init_state,
+    make_eval_loss,
+    make_train_step,
+)
+from dexhil.transforms import Normalization, fit_normalization
+from experiments.eval import evaluate
+
+HELDOUT_BATCHES = 16  # at most, the same ones every time
+
+Inputs = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def main(argv: Sequence[str]) -> None:
+    config, options = load_config(argv, command_parser("Trains a policy on RLDS data.", config="experiments/configs/sim.py"))
+    run = Run(options.workdir, "train", config)
+    with Checkpoints(run.workdir) as checkpoints:
+        resuming = bool(checkpoints.steps())
+        data = make_loader(config, "train")
+        meta = load_checked_meta(config, run, data) if resuming else make_meta(config, run, data)
+        tokenizer = Tokenizer(meta.tokenizer)
+
+        def inputs(batch: dict[str, Any]) -> dict[str, Any]:
+            return jax.device_put(model_inputs(batch, meta.normalization, tokenizer, meta.model))
+
+        state, train_step = make_training(config, meta)
+        if resuming:
+            state = load_train_state(run.workdir, like=state)
+        run.resume(int(state.step))
+        heldout_loss = make_heldout_loss(config, meta, inputs)
+        if not resuming:
+            run.log(0, {"heldout_loss": heldout_loss(state.ema_params)})
+        state = train(config, run, meta, data.iterate(int(state.step)), inputs, state, train_step, heldout_loss, checkpoints)
+    results = summary(config, run)
+    if "rig" in config and config.eval.trials:
+        results["score"] = evaluate(config, run.workdir, run.workdir / "eval")
+    run.report(results, lineage=meta.lineage)
+    print(f"report: {run.workdir / 'report.json'}")
+
+
+def make_loader(config: ConfigDict, split: str) -> Loader:
+    """The training or held-out part of the config's data sets."""
+    data = config.data
+    return Loader(
+        tuple(data.paths),
+        get_mapping(data.mapping),
+        batch_size=config.train.batch_size,
+        chunk=data.chunk,
+        seed=config.seed,
+        cameras=tuple(data.cameras),
+        image_size=data.image_size,
+        split=split,
+        heldout_fraction=data.heldout_fraction,
+        episode_filter={"success": tuple(data.success)},
+        episodes_per_task=data.episodes_per_task or None,
+        cache_dir=data.cache_dir,
+        robot=data.robot,
+        action_dim=data.action_dim,
+    )
+
+
+def make_meta(config: ConfigDict, run: Run, data: Loader) -> CheckpointMeta:
+    """A new run's tokenizer, model and norm statistics, all of them made from its training data."""
+    tokenizer = train_tokenizer(data.instructions())
+    return CheckpointMeta(
+        robot=data.robot,
+        control_hz=config.data.control_hz,
+        model=model_config(config, data, Tokenizer(tokenizer)),
+        normalization=normalization(config, data),
+        tokenizer=tokenizer,
+        config=run.config,
+        lineage={"data": data.card(), "parent": None, "code_version": run.code_version},
+    )
+
+
+def load_checked_meta(config: ConfigDict, run: Run, data: Loader) -> CheckpointMeta:
+    """What the run's checkpoint says. Raises CheckpointError where the config asks for another robot or model."""
+    meta = load_meta(run.workdir)
+    check_compatible(meta, robot=data.robot, model=model_config(config, data, Tokenizer(meta.tokenizer)))
+    return meta
+
+
+def model_config(config: ConfigDict, data: Loader, tokenizer: Tokenizer) -> VLAConfig:
+    """The named model, at the sizes that data and tokenizer ask for."""
+    return dataclasses.replace(
+        get_model_config(config.model.name),
+        image_size=config.data.image_size,
+        cameras=tuple(config.data.cameras),
+        vocab_size=tokenizer.vocab_size,
+        max_tokens=config.model.max_tokens,
+        action_dim=data.action_dim,
+        state_dim=data.state_dim,
+        chunk=config.data.chunk,
+        dtype="bfloat16" if config.train.bfloat16 else "float32",
+    )
+
+
+def normalization(config: ConfigDict, data: Loader) -> Normalization:
+    """Statistics of the training data, frozen from here on."""
+    chunks, mask = data.chunks(np.arange(data.num_samples))
+    return fit_normalization(data.all_states(), chunks, mask, delta_dims=tuple(config.data.delta_dims))
+
+
+def make_training(config: ConfigDict, meta: CheckpointMeta) -> tuple[TrainState, Any]:
+    """The state at step 0 and the jitted step."""
+    settings = config.train
+    options = OptimizerConfig(
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+    step_config = StepConfig(
+        seed=config.seed,
+        accumulate=settings.accumulation,
+        ema_decay=settings.ema_decay,
+        augment=AugmentConfig() if settings.augment else None,
+    )
+    optimizer = make_optimizer(options)
+    state = init_state(init_params(meta.model, jax.random.key(config.seed)), optimizer)
+    return state, make_train_step(make_loss(config, meta), optimizer, schedule(options), step_config)
+
+
+def make_loss(config: ConfigDict, meta: CheckpointMeta) -> Any:
+    """The flow-matching loss (DexHiL eq. 11) as a function of parameters, inputs and random key."""
+    samples = config.train.flow_samples
+    return lambda params, inputs, key: flow_loss(params, meta.model, inputs, key, flow_samples=samples)
+
+
+def make_heldout_loss(config: ConfigDict, meta: CheckpointMeta, inputs: Inputs) -> Callable[[Any], float | None]:
+    """The flow loss on held-out episodes, over the same samples, noise and times at every call; None without them."""
+    if not config.data.heldout_fraction:
+        return lambda params: None
+    data, loss = make_loader(config, "heldout"), make_eval_loss(make_loss(config, meta))
+    count = max(1, min(HELDOUT_BATCHES, data.num_samples // data.batch_size))
+
+    def heldout_loss(params: Any) -> float:
+        sums = np.zeros(2)
+        for index in range(count):
+            key = jax.random.fold_in(jax.random.key(config.seed), index)
+            sums += np.array(jax.device_get(loss(params, inputs(data.batch(index)), key)))
+        return float(sums[0] / sums[1])
+
+    return heldout_loss
+
+
+def train(
+    config: ConfigDict,
+    run: Run,
+    meta: CheckpointMeta,
+    batches: Any,
+    inputs: Inputs,
+    state: TrainState,
+    train_step: Any,
+    heldout_loss: Callable[[Any], float | None],
+    checkpoints: Checkpoints,
+) -> TrainState:
+    """Steps until `config.train.steps` are done; logs, saves and stops cleanly on Ctrl-C on the way."""
+    settings, start = config.train, int(state.step)
+    board, window, began = Writer(str(run.workdir / "tensorboard")), [], run.seconds
+    with progress(settings.steps, "training", start=start) as bar, stop_requested() as stopping:
+        for done, batch in enumerate(itertools.islice(batches, settings.steps - start), start + 1):
+            state, metrics = train_step(state, inputs(batch))
+            check_finite(metrics, done, batch["rows"])
+            window.append(metrics)
+            last = done == settings.steps
+            if last or done % settings.log_every == 0:
+                line = means(window)
+                line["samples_per_second"] = len(window) * settings.batch_size / (run.seconds - began)
+                if last or done % settings.heldout_every == 0:
+                    line["heldout_loss"] = heldout_loss(state.ema_params)
+                log(run, board, done, line)
+                bar.update(done, loss=line["loss"])
+                window, began = [], run.seconds
+            if last or done % settings.save_every == 0 or stopping():
+                checkpoints.save(state, meta)
+            if stopping() and not last:
+                checkpoints.wait()
+                print(f"stopped after step {done}; the same command goes on from there")
+                raise KeyboardInterrupt
+    board.close()
+    checkpoints.wait()
+    return state
+
+
+def means(lines: Sequence[dict[str, jax.Array]]) -> dict[str, Any]:
+    """Mean of every metric over some steps."""
+    values = jax.device_get(list(lines))
+    return {name: float(np.mean([line[name] for line in values])) for name in values[0]}
+
+
+def log(run: Run, board: Writer, step: int, line: dict[str, Any]) -> None:
+    run.log(step, line)
+    for name, value in line.items():
+        if value is not None:
+            board.add_scalar(name, value, step)
+
+
+def summary(config: ConfigDict, run: Run) -> dict[str, Any]:
+    """The report's figures, from the metrics of the whole run, earlier parts included."""
+    lines = read_metrics(run.workdir)
+    rates = [line["samples_per_second"] for line in lines if "samples_per_second" in line]
+    heldout = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
+    return {
+        "steps": config.train.steps,
+        "samples_per_second": float(np.median(rates)),
+        "final_loss": lines[-1]["loss"],
+        "heldout_loss_untrained": heldout[0],
+        "heldout_loss": heldout[-1],
+    }
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,129 @@
+"""Pictures, videos and the page that holds them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from dexhil.commands import Run
+from dexhil.evaluation.intervals import score
+from dexhil.evaluation.page import Fact, Page, Section, Table, Text, key_values, render
+from dexhil.evaluation.plots import curves_plot, rates_plot, series, small_curves_plot
+from dexhil.evaluation.report import failure_table, write_report
+from dexhil.evaluation.rollout import Filming, Trial
+from dexhil.evaluation.trials import Bench, outcomes, run_trials
+from dexhil.evaluation.video import FAILURE_COLOUR, SUCCESS_COLOUR, contact_sheet, write_video
+from tests.evaluation.fakes import FakeRig, UpPolicy
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def moving_square(count: int) -> list[np.ndarray]:
+    frames = [np.zeros((48, 64, 3), np.uint8) for _ in range(count)]
+    for i, frame in enumerate(frames):
+        frame[10:30, i * 2 : i * 2 + 20] = (230, 40, 40)
+    return frames
+
+
+def test_a_video_decodes_to_its_frames(tmp_path: Path):
+    path = write_video(tmp_path / "a.mp4", moving_square(12), fps=10)
+    reader = imageio_ffmpeg.read_frames(str(path))
+    about: Any = next(reader)
+    assert (about["codec"], about["size"], about["fps"]) == ("h264", (64, 48), 10.0)
+    assert about["pix_fmt"].startswith("yuv420p")
+    decoded = [np.frombuffer(data, np.uint8).reshape(48, 64, 3) for data in reader]
+    assert len(decoded) == 12
+    assert np.abs(decoded[5].astype(int) - moving_square(12)[5]).mean() < 6
+
+
+def test_a_video_needs_frames_of_one_even_size(tmp_path: Path):
+    with pytest.raises(ValueError, match="at least one frame"):
+        write_video(tmp_path / "a.mp4", [], fps=10)
+    with pytest.raises(ValueError, match=r"one even size, got \[\(5, 8, 3\)\]"):
+        write_video(tmp_path / "a.mp4", [np.zeros((5, 8, 3), np.uint8)], fps=10)
+
+
+def test_a_contact_sheet_frames_each_picture_in_its_outcome():
+    pictures = [np.full((60, 80, 3), 128, np.uint8)] * 3
+    sheet = contact_sheet(pictures, [True, False, True], ["1", "2", "3"], columns=3, width=600)
+    assert sheet.shape[1] == 600
+    assert [tuple(sheet[1, x]) for x in (1, 201, 401)] == [SUCCESS_COLOUR, FAILURE_COLOUR, SUCCESS_COLOUR]
+    assert tuple(sheet[70, 100]) == (128, 128, 128)
+
+
+def test_plots_are_png():
+    metrics = [{"step": i, "loss": 1 / (i + 1), "rate": 2.0} for i in range(100)]
+    assert rates_plot(score({"plush": [True, False]})).startswith(PNG)
+    assert curves_plot(metrics, ["loss"], log=True).startswith(PNG)
+    assert small_curves_plot(metrics, ["loss", "rate"]).startswith(PNG)
+
+
+def test_series_skips_what_is_missing_or_not_a_number():
+    steps, values = series([{"step": 1, "a": 2}, {"step": 2}, {"step": 3, "a": None}, {"step": 4, "a": 5.0}], "a")
+    assert (steps.tolist(), values.tolist()) == ([1, 4], [2, 5])
+
+
+def test_failures_are_counted_per_task_most_frequent_first():
+    failures = ["slipped", "missed", "missed", ""]
+    trials = [Trial("plush", i, failure == "", 1.0, failure) for i, failure in enumerate(failures)]
+    table = failure_table(trials)
+    assert list(table.rows) == [("plush", "missed", "2 of 4"), ("plush", "slipped", "1 of 4")]
+    assert table.shares == [0.5, 0.25]
+
+
+def test_text_is_escaped():
+    html = render(
+        Page("<b>", "a & b", [Fact("<i>", "1")], [Section("s", [Text("<script>"), Table(["<u>"], [["<p>"]])])])
+    )
+    assert "<script>" not in html
+    assert "&lt;b&gt;" in html
+    assert "a &amp; b" in html
+
+
+def test_key_values_are_flat():
+    rows = key_values({"a": {"b": 1, "c": {}}, "d": ["x", "y"], "e": None}).rows
+    assert list(rows) == [("a.b", "1"), ("a.c", "none"), ("d", "x, y"), ("e", "none")]
+
+
+def evaluated(folder: Path) -> tuple[dict[str, Any], list[Trial]]:
+    run = Run(folder, "eval", {"rig": {"tasks": ("plush", "tissue")}, "seed": 0})
+    bench = Bench(FakeRig, UpPolicy, folder / "trials", "x", videos_per_task=1, filming=Filming(width=32, height=24))
+    trials = run_trials(bench, ("plush", "tissue"), trials=3, first_seed=0, workers=0)
+    return run.report(score(outcomes(trials)), lineage={"checkpoint": "runs/sim/400"}), trials
+
+
+def test_an_evaluation_report_holds_everything_in_one_file(tmp_path: Path):
+    report, trials = evaluated(tmp_path)
+    html = write_report(tmp_path, report, trials, tmp_path / "trials").read_text()
+    assert html.count("data:video/mp4;base64,") == 2
+    assert html.count('<span class="outcome good">✓ success</span>') == 4
+    assert "never reached" in html
+    assert "runs/sim/400" in html
+    assert "95 % 21 % to 94 %" in html
+    assert not re.search(r"""(?:src|href|poster)="(?!data:)""", html)
+    assert (tmp_path / "contact_sheet_plush.jpg").is_file()
+
+
+def test_a_training_report_shows_curves_without_a_rig(tmp_path: Path):
+    run = Run(tmp_path, "train", {"seed": 0})
+    for step in range(0, 500, 5):
+        run.log(step, {"loss": 1.0 / (step + 1), "learning_rate": 1e-3})
+    run.log(500, {"heldout_loss": 0.1})
+    results = {
+        "steps": 500,
+        "samples_per_second": 80.0,
+        "final_loss": 0.02,
+        "heldout_loss_untrained": 1.4,
+        "heldout_loss": 0.1,
+    }
+    html = write_report(tmp_path, run.report(results)).read_text()
+    assert "untrained 1.4" in html
+    assert html.count("data:image/png") == 2
+    assert "This run has no parents." in html
+    assert json.loads((tmp_path / "report.json").read_text())["results"]["steps"] == 500

@@ -1,0 +1,232 @@
+"""One optimiser step, on a linear model: weights, accumulation, EMA, keys, the non-finite stop, exact resume."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dexhil.training.optimizer import OptimizerConfig, decay_mask, make_optimizer, schedule
+from dexhil.training.step import (
+    NonFiniteError,
+    StepConfig,
+    TrainState,
+    check_finite,
+    ema_decay_at,
+    init_state,
+    make_eval_loss,
+    make_train_step,
+    weighted_loss,
+)
+
+BATCH, CHUNK, WIDTH = 8, 4, 3
+OPTIMIZER = OptimizerConfig(steps=50, warmup_steps=2, learning_rate=0.05)
+
+
+def linear_loss(params, inputs, key):
+    """[B, H]; no noise."""
+    predicted = inputs["state"] @ params["head"]["kernel"] + params["head"]["bias"]
+    return jnp.square(predicted[:, None] - inputs["actions"]).mean(axis=-1)
+
+
+def noisy_loss(params, inputs, key):
+    """As flow matching: the key draws the noise of the step."""
+    return linear_loss(params, inputs, key) + jax.random.normal(key, inputs["actions"].shape[:2]) ** 2
+
+
+def make_params():
+    kernel = 0.1 * jax.random.normal(jax.random.key(7), (WIDTH, WIDTH))
+    return {"head": {"kernel": kernel, "bias": jnp.zeros(WIDTH)}}
+
+
+def make_inputs(seed=0):
+    rng = np.random.default_rng(seed)
+    state = rng.normal(size=(BATCH, WIDTH)).astype(np.float32)
+    return {
+        "images": {"scene": rng.integers(0, 256, (BATCH, 4, 4, 3), np.uint8)},
+        "state": state,
+        "actions": np.repeat(2 * state[:, None], CHUNK, axis=1) + 0.5,
+        "action_mask": rng.random((BATCH, CHUNK)) < 0.7,
+        "weight": rng.uniform(0.2, 3, BATCH).astype(np.float32),
+    }
+
+
+def make_step(loss=linear_loss, **settings):
+    return make_train_step(loss, make_optimizer(OPTIMIZER), schedule(OPTIMIZER), StepConfig(**settings))
+
+
+@pytest.fixture(scope="module")
+def step():
+    return make_step()
+
+
+@pytest.fixture(scope="module")
+def noisy_step():
+    return make_step(noisy_loss)
+
+
+def start():
+    return init_state(make_params(), make_optimizer(OPTIMIZER))
+
+
+def run(step, state, first, last) -> TrainState:
+    for index in range(first, last):
+        state, _ = step(state, jax.device_put(make_inputs(index)))
+    return state
+
+
+def same_bits(left, right) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+
+
+def test_the_loss_is_the_weighted_mean_over_real_steps(step):
+    inputs, state = make_inputs(), start()
+    loss = np.asarray(linear_loss(state.params, inputs, None))
+    mask, weight = inputs["action_mask"], inputs["weight"]
+    expected = sum(
+        weight[i] * loss[i, h] for i in range(BATCH) for h in range(CHUNK) if mask[i, h]
+    ) / mask.sum()  # fmt: skip
+    _, metrics = step(state, inputs)
+    assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_doubled_weight_counts_as_a_sample_seen_twice():
+    inputs = make_inputs()
+    loss = linear_loss(make_params(), inputs, None)
+    mask, weight = jnp.array(inputs["action_mask"]), jnp.ones(BATCH)
+    once, _ = weighted_loss(loss, mask, weight.at[0].set(2.0))
+    twice, _ = weighted_loss(*(jnp.concatenate([x, x[:1]]) for x in (loss, mask, weight)))
+    assert float(once) == pytest.approx(float(twice), rel=1e-6)
+
+
+def test_masked_steps_have_no_gradient():
+    inputs = make_inputs()
+    wild = {**inputs, "actions": np.where(inputs["action_mask"][..., None], inputs["actions"], 1e6)}
+    step = make_step()
+    first, second = step(start(), inputs)[0], step(start(), wild)[0]
+    assert same_bits(first.params, second.params)
+
+
+def test_accumulation_equals_the_batch_in_one_piece(step):
+    inputs = make_inputs()  # masks and weights differ between the micro-batches
+    whole, whole_metrics = step(start(), inputs)
+    pieces, pieces_metrics = make_step(accumulate=4)(start(), inputs)
+    for name in ("loss", "grad_norm"):
+        assert float(whole_metrics[name]) == pytest.approx(float(pieces_metrics[name]), rel=1e-5)
+    np.testing.assert_allclose(whole.params["head"]["kernel"], pieces.params["head"]["kernel"], atol=1e-6)
+
+
+def test_accumulation_must_divide_the_batch():
+    with pytest.raises(ValueError, match="3 micro-batches do not divide batch_size 8"):
+        make_step(accumulate=3)(start(), make_inputs())
+
+
+def test_ema_follows_its_formula(step):
+    state, kernel = start(), np.asarray(make_params()["head"]["kernel"])
+    for index in range(3):
+        state, _ = step(state, make_inputs(index))
+        decay = min(0.999, (1 + index) / (10 + index))
+        kernel = decay * kernel + (1 - decay) * np.asarray(state.params["head"]["kernel"])
+    np.testing.assert_allclose(state.ema_params["head"]["kernel"], kernel, rtol=1e-5)
+
+
+def test_ema_reaches_its_decay_and_zero_turns_it_off():
+    assert float(ema_decay_at(0.999, jnp.int32(10**6))) == pytest.approx(0.999)
+    state = run(make_step(ema_decay=0.0), start(), 0, 2)
+    assert same_bits(state.params, state.ema_params)
+
+
+def test_each_step_draws_its_own_noise_and_a_seed_repeats_it(noisy_step):
+    inputs = make_inputs()
+    frozen = make_train_step(noisy_loss, optax.set_to_zero(), schedule(OPTIMIZER), StepConfig())
+    state = init_state(make_params(), optax.set_to_zero())
+    losses = []
+    for _ in range(3):
+        state, metrics = frozen(state, inputs)
+        losses.append(float(metrics["loss"]))
+    assert len(set(losses)) == 3
+    _, again = noisy_step(start(), inputs)
+    assert float(again["loss"]) == losses[0]
+
+
+def test_two_steps_then_resume_equals_no_interruption_bit_for_bit(noisy_step):
+    uninterrupted = run(noisy_step, start(), 0, 5)
+    halfway = jax.tree.map(np.array, run(noisy_step, start(), 0, 2))
+    resumed = run(noisy_step, jax.device_put(halfway), 2, 5)
+    assert int(resumed.step) == 5
+    assert same_bits(uninterrupted, resumed)
+
+
+def test_training_reduces_the_loss(step):
+    state = run(step, start(), 0, 50)
+    before, after = (float(linear_loss(p, make_inputs(99), None).mean()) for p in (make_params(), state.params))
+    assert after < 0.2 * before
+
+
+def test_metrics_name_every_group(step):
+    _, metrics = step(start(), make_inputs())
+    assert set(metrics) == {"loss", "grad_norm", "lr", "param_norm", "grad_norm/head"}
+    assert float(metrics["grad_norm"]) == pytest.approx(float(metrics["grad_norm/head"]))
+
+
+def test_a_step_transfers_nothing_by_itself(step):
+    state, inputs = jax.device_put((start(), make_inputs()))
+    with jax.transfer_guard("disallow"):
+        step(state, inputs)
+
+
+def test_evaluation_ignores_weights():
+    inputs = make_inputs()
+    total, count = make_eval_loss(linear_loss)(make_params(), inputs, jax.random.key(0))
+    loss = np.asarray(linear_loss(make_params(), inputs, None))
+    assert float(total / count) == pytest.approx(loss[inputs["action_mask"]].mean(), rel=1e-5)
+
+
+def test_a_batch_without_real_steps_gives_no_nan(step):
+    inputs = make_inputs() | {"action_mask": np.zeros((BATCH, CHUNK), bool)}
+    _, metrics = step(start(), inputs)
+    assert float(metrics["loss"]) == 0.0
+
+
+def test_non_finite_loss_stops_with_step_and_samples(step):
+    inputs = make_inputs()
+    inputs["actions"][0] = np.inf
+    inputs["action_mask"][0] = True
+    _, metrics = step(start(), inputs)
+    with pytest.raises(NonFiniteError, match=r"step 12 on samples \[4, 7\]: loss = .*expected finite.*learning rate"):
+        check_finite(metrics, 12, np.array([4, 7]))
+
+
+def test_non_finite_gradient_alone_stops_too():
+    with pytest.raises(NonFiniteError, match=r"step 3: loss = 0\.5, grad_norm = nan"):
+        check_finite({"loss": 0.5, "grad_norm": np.nan}, 3)
+    check_finite({"loss": 0.5, "grad_norm": 1.0}, 3)
+
+
+def test_schedule_warms_up_and_ends_at_its_fraction():
+    rates = [np.asarray(schedule(OPTIMIZER)(step)) for step in (0, 2, 50, 500)]
+    np.testing.assert_allclose(rates, [0.0, 0.05, 0.005, 0.005], rtol=1e-6)
+
+
+def test_no_warm_up_starts_at_the_peak():
+    rate = schedule(OptimizerConfig(steps=10, warmup_steps=0, learning_rate=0.2))
+    np.testing.assert_allclose(np.asarray(rate(0)), 0.2, rtol=1e-6)
+
+
+def test_decay_spares_biases_scales_and_embeddings():
+    leaf = jnp.ones((2, 2))
+    names = ("kernel", "w", "linear", "bias", "scale", "input_embedding", "pos_embedding")
+    mask = decay_mask({"layer": dict.fromkeys(names, leaf)})["layer"]
+    assert [name for name in names if mask[name]] == ["kernel", "w", "linear"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"warmup_steps": 10}, "expected 0 <= warmup_steps < steps = 10, got 10"),
+        ({"learning_rate": 0.0, "warmup_steps": 1}, "learning_rate and clip_norm must be positive, got 0.0"),
+    ],
+)
+def test_bad_schedules_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(steps=10, **settings)
