@@ -1,7 +1,7 @@
 """Episode directories to an RLDS data set that TFDS reads: `python -m data_pipeline.build EPISODES OUT`.
 
-The recorded JPEG bytes pass through unchanged. A data set is written beside its final place and renamed when whole; it is
-never edited afterwards.
+The recorded JPEG bytes pass through unchanged. A data set is written beside its final place and renamed when whole; it
+is never edited afterwards.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ import simplejpeg
 from data_pipeline.card import CARD_FILE, EpisodeSummary, make_card, to_markdown
 from data_pipeline.features import rlds_example, rlds_features
 from data_pipeline.mapping import DatasetError
-from data_pipeline.tensorflow_cpu import tensorflow, tensorflow_datasets
+from data_pipeline.rlds import serialize, shard_file, write_info
+from data_pipeline.tensorflow_cpu import tensorflow
 from dexhil.episode_format import METADATA_FILE, STEPS_FILE, EpisodeError
 from dexhil.recorder import OPEN_PREFIX, REPAIR_COMMAND, list_episodes, read_facts, read_header, read_steps
 
-NAME, VERSION, SPLIT = "dexhil", "1.0.0", "train"
-SHARD_BYTES = 64 << 20  # target; sets the shards, so that the result does not depend on the number of workers
+NAME = "dexhil"
+SHARD_BYTES = 256 << 20  # target; sets the shards, so that the result does not depend on the number of workers
+WORKER_BYTES = 1 << 30  # a process writes this much in the time that it takes to import TensorFlow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ def build_dataset(
     temporary.mkdir(parents=True)
     try:
         summaries, shards = _write_shards(paths, layout, temporary, workers, on_progress)
-        _write_info(temporary, layout, shards)
+        write_info(temporary, NAME, rlds_features(layout.image_shapes, layout.action_dim), shards)
         card = make_card(summaries, dataclasses.asdict(layout), source)
         (temporary / CARD_FILE).write_text(json.dumps(card, indent=1))
         (temporary / "card.md").write_text(to_markdown(card))
@@ -119,8 +121,8 @@ def _common_layout(paths: Sequence[Path]) -> Layout:
             got, wanted = getattr(layout, field.name), getattr(common, field.name)
             if got != wanted:
                 raise DatasetError(
-                    f"episode {path.name} has {field.name} {got!r}, {paths[0].name} has {wanted!r}; one data set holds one "
-                    f"robot with one set of cameras: keep such episodes in separate folders"
+                    f"episode {path.name} has {field.name} {got!r}, {paths[0].name} has {wanted!r}; one data set holds "
+                    f"one robot with one set of cameras: keep such episodes in separate folders"
                 )
     return common
 
@@ -143,11 +145,12 @@ def _write_shards(
 ) -> tuple[list[EpisodeSummary], list[tuple[int, int]]]:
     """Writes every shard; returns the episodes' summaries in order and (episodes, bytes) of each shard."""
     shards = _split_into_shards(paths)
-    files = [directory / f"{NAME}-{SPLIT}.tfrecord-{i:05d}-of-{len(shards):05d}" for i in range(len(shards))]
+    files = [shard_file(directory, NAME, i, len(shards)) for i in range(len(shards))]
     jobs = [(shard, layout, file) for shard, file in zip(shards, files, strict=True)]
     results: list[list[EpisodeSummary]] = []
     on_progress(0, len(paths))
-    for result in _run(jobs, min(workers, len(shards))):
+    size = sum((path / STEPS_FILE).stat().st_size for path in paths)
+    for result in _run(jobs, min(workers, len(shards), size // WORKER_BYTES)):
         results.append(result)
         on_progress(sum(map(len, results)), len(paths))
     summaries = [summary for result in results for summary in result]
@@ -171,34 +174,9 @@ def _write_shard(job: tuple[list[Path], Layout, Path]) -> list[EpisodeSummary]:
         for path in paths:
             metadata, _ = read_facts(path)
             steps = list(read_steps(path))
-            writer.write(features.serialize_example(rlds_example(steps, metadata)))
+            writer.write(serialize(features, rlds_example(steps, metadata)))
             summaries.append(EpisodeSummary.of(steps, metadata))
     return summaries
-
-
-def _write_info(directory: Path, layout: Layout, shards: Sequence[tuple[int, int]]) -> None:
-    """Writes features.json and dataset_info.json, which make the directory a TFDS data set."""
-    tfds = tensorflow_datasets()
-    identity = tfds.core.dataset_info.DatasetIdentity(
-        name=NAME, version=tfds.core.Version(VERSION), data_dir=str(directory), module_name=__name__
-    )
-    info = tfds.core.DatasetInfo(
-        builder=identity,
-        description="Episodes of an arm with a dexterous hand: demonstrations, autonomous runs and interventions.",
-        features=rlds_features(layout.image_shapes, layout.action_dim),
-    )
-    info.set_file_format("tfrecord")
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=directory, dataset_name=NAME, split=SPLIT, filetype_suffix="tfrecord"
-    )
-    split = tfds.core.SplitInfo(
-        name=SPLIT,
-        shard_lengths=[count for count, _ in shards],
-        num_bytes=sum(size for _, size in shards),
-        filename_template=template,
-    )
-    info.set_splits(tfds.core.splits.SplitDict([split]))
-    info.write_to_directory(directory)
 
 
 def main(argv: list[str] | None = None) -> int:

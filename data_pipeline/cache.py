@@ -1,7 +1,7 @@
 """The step cache: an RLDS data set as one flat file of encoded frames and NumPy columns, one row per step.
 
-A frame is read with one `pread` at a known offset, so that memory does not grow with the data set. The cache is made once
-per data set and mapping, in one pass over its files, and is whole or absent.
+A frame is read with one `pread` at a known offset, so that memory does not grow with the data set. The cache is made
+once per data set and mapping, in one pass over its files, and is whole or absent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from data_pipeline.rlds import EpisodeReader, RldsDataset, is_image, is_text, op
 
 _VERSION = 1
 _UNKNOWN = {
-    "episode_id": "", "task": "", "success": -1, "source": "offline", "round": 0, "policy": "", "operator": "", "seed": -1,
+    "episode_id": "", "task": "", "success": -1, "source": "offline", "round": 0, "policy": "", "operator": "",
+    "seed": -1,
 }  # fmt: skip
 METADATA = (*_UNKNOWN, "robot")
 

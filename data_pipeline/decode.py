@@ -42,7 +42,7 @@ class FrameStore:
         return tuple(size for size in shapes.pop() if size is not None)
 
     def decode(self, records: np.ndarray) -> dict[str, np.ndarray]:
-        """Camera -> uint8 [B, h, w, 3] of index records [B]. Raises DatasetError naming the frame that does not decode."""
+        """Camera -> uint8 [B, h, w, 3] of index records [B]. Raises DatasetError naming a frame that fails."""
         images = {camera: aligned_empty((len(records), *shape)) for camera, shape in self._shapes.items()}
         for i, (dataset, row) in enumerate(zip(records["dataset"].tolist(), records["row"].tolist(), strict=True)):
             frames = self._caches[dataset].frames[row].tolist()

@@ -38,8 +38,8 @@ def select_episodes(
 ) -> list[tuple[int, int]]:
     """(data set, episode) pairs of a split that pass the filter, in order; of each task only the first `per_task`.
 
-    An episode's split depends on its id and the seed alone, so that adding data moves none; with a fraction above 0 the
-    episode of the lowest hash is held out in any case. Raises DatasetError where nothing is left.
+    An episode's split depends on its id and the seed alone; only with a fraction above 0 the first data set's episode of
+    the lowest hash is held out in any case. So adding data sets moves none. Raises DatasetError where nothing is left.
     """
     check_known(split, SPLITS, "split", "the loader's splits")
     if not 0.0 <= heldout_fraction < 1.0:
@@ -51,8 +51,11 @@ def select_episodes(
     pairs = [(d, e) for d, e in pairs if all(caches[d].episodes[e][name] in keep[name] for name in keep)]
     pairs = _first_of_each_task(caches, pairs, per_task)
     hashes = {(d, e): _unit_hash(caches[d].episodes[e]["episode_id"], split_seed) for d, e in pairs}
-    threshold = max(heldout_fraction, min(hashes.values(), default=0.0)) if heldout_fraction else -1.0
-    chosen = [p for p in pairs if split == "all" or (hashes[p] <= threshold) == (split == "heldout")]
+    first_set = [p for p in pairs if p[0] == pairs[0][0]]
+    forced = [min(first_set, key=hashes.__getitem__)] if first_set and heldout_fraction else []
+    chosen = [
+        p for p in pairs if split == "all" or (hashes[p] < heldout_fraction or p in forced) == (split == "heldout")
+    ]
     if not chosen:
         count = sum(len(cache.episodes) for cache in caches)
         raise DatasetError(

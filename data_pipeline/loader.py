@@ -30,7 +30,7 @@ class Loader:
     hosts. chunk: H, actions per sample. image_size: side in px of the images in a batch; None keeps the stored size.
     split: "train", "heldout" or "all"; an episode is held out by the hash of its id and `split_seed`, whatever else the
     data sets hold. episode_filter: {"success": (1,), "task": ("plush",)}: keeps episodes whose metadata is listed.
-    episodes_per_task: keeps the first so many of each task that pass the filter, before splitting; to draw learning curves.
+    episodes_per_task: keeps the first so many of each task that pass the filter, before splitting (learning curves).
     robot, action_dim: what the caller expects; anything else is refused. cache_dir: where the step caches live.
     """
 
@@ -57,8 +57,8 @@ class Loader:
     ) -> None:
         if batch_size < 1 or batch_size % num_hosts or not 0 <= host < num_hosts:
             raise DatasetError(
-                f"batch_size {batch_size} of host {host} of {num_hosts}: expected a batch size that the number of hosts "
-                f"divides and a host below it"
+                f"batch_size {batch_size} of host {host} of {num_hosts}: expected a host below the number of hosts, "
+                f"and a batch size which that number divides"
             )
         if chunk < 1:
             raise DatasetError(f"chunk: expected at least one action, got {chunk}")
@@ -143,7 +143,7 @@ class Loader:
         return {self._caches[d].instructions[i] for d, i in np.unique(self.index[["dataset", "instruction"]])}
 
     def numbers(self, step: int) -> dict[str, np.ndarray]:
-        """A batch as flat arrays: images under "image/<camera>", index rows under "rows" in place of instructions."""
+        """A batch as flat arrays: images under "image/<camera>", no instructions, which follow from "rows"."""
         rows = sample_indices(
             self.seed,
             step,
@@ -165,11 +165,13 @@ class Loader:
         }
 
     def to_batch(self, numbers: dict[str, np.ndarray]) -> Batch:
+        """The batch that the arrays of `numbers` stand for."""
         records = self.index[numbers["rows"]]
-        images = {camera: numbers.pop(f"image/{camera}") for camera in self.cameras}
+        images = {camera: numbers[f"image/{camera}"] for camera in self.cameras}
         pairs = zip(records["dataset"].tolist(), records["instruction"].tolist(), strict=True)
         texts = np.array([self._caches[dataset].instructions[i] for dataset, i in pairs], object)
-        return {"images": images, "instruction": texts, **numbers}
+        rest = {name: values for name, values in numbers.items() if not name.startswith("image/")}
+        return {"images": images, "instruction": texts, **rest}
 
     def _gather(self, column: str, rows: np.ndarray | None = None) -> np.ndarray:
         records = self.index if rows is None else self.index[rows]
@@ -181,7 +183,7 @@ class Loader:
 
 
 class BatchIterator(Iterator[Batch]):
-    """Batches of a loader, prepared ahead. `step`, the number of the next batch, is the whole state. Close it when done."""
+    """Batches of a loader, prepared ahead. `step`, the number of the next batch, is the whole state."""
 
     def __init__(self, loader: Loader, start_step: int, workers: int, prefetch: int) -> None:
         self._loader = loader

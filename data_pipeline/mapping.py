@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from collections.abc import Mapping as Dict
 
 CATEGORIES = ("offline", "autonomous", "intervention", "pre_intervention")
-"""Who produced a step's action: an offline demonstration, the policy, a person who took over, and, where a data set says
-so, the policy shortly before a takeover (ours does not)."""
+"""Who produced a step's action: an offline demonstration, the policy, a person who took over, and, where a data set
+says so, the policy shortly before a takeover (ours does not)."""
 
 WILDCARD = "*"
 
@@ -91,8 +91,8 @@ DEXHIL = Mapping(
     },
 )
 
-# BridgeData V2 (Walke et al. 2023) as converted for the octo debug set: the last step carries a real action, and the end
-# flags are never set. Its `val` split repeats `train`: hold out episodes instead.
+# BridgeData V2 (Walke et al. 2023) as converted for the octo debug set: the last step carries a real action, and the
+# end flags are never set. Its `val` split repeats `train`: hold out episodes instead.
 BRIDGE = Mapping(
     name="bridge",
     cameras={f"image_{i}": f"observation/image_{i}" for i in range(3)},  # image_3 is blank
@@ -103,8 +103,8 @@ BRIDGE = Mapping(
     end_flag=None,
 )
 
-# austin_sirius_dataset_converted_externally_to_rlds (Liu et al. 2023). `action_mode` marks interventions; `intv_label` is
-# the same with the 15 steps before a takeover marked -10.
+# austin_sirius_dataset_converted_externally_to_rlds (Liu et al. 2023). `action_mode` marks interventions; `intv_label`
+# is the same with the 15 steps before a takeover marked -10.
 SIRIUS = Mapping(
     name="sirius",
     cameras={"scene": "observation/image", "wrist": "observation/wrist_image"},

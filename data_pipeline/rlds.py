@@ -1,11 +1,13 @@
-"""Reads RLDS data sets: TFDS metadata for the schema, TFRecord examples parsed directly (100 times faster than decoding
-an episode through a TFDS graph, and the images stay encoded)."""
+"""RLDS data sets on disk: TFDS metadata for the schema, TFRecord examples parsed directly.
+
+That is 100 times faster than decoding an episode through a TFDS graph, and the images stay encoded.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,39 @@ def is_text(feature: Any) -> bool:
 def is_image(feature: Any) -> bool:
     """Whether a TFDS feature is an encoded image."""
     return isinstance(feature, tensorflow_datasets().features.Image)
+
+
+def shard_file(directory: Path, name: str, number: int, count: int) -> Path:
+    """The TFRecord file of one shard of the `train` split, as TFDS names it."""
+    return directory / f"{name}-train.tfrecord-{number:05d}-of-{count:05d}"
+
+
+def serialize(features: Any, example: Any) -> bytes:
+    """An episode as a serialised tf.train.Example; the same bytes for the same content, on every run."""
+    serializer = tensorflow_datasets().core.example_serializer.ExampleSerializer(features.get_serialized_info())
+    return serializer.get_tf_example(features.encode_example(example)).SerializeToString(deterministic=True)
+
+
+def write_info(directory: Path, name: str, features: Any, shards: Sequence[tuple[int, int]]) -> None:
+    """Writes features.json and dataset_info.json, which make a directory of shards a TFDS data set.
+
+    shards: (episodes, bytes) of each file of the `train` split.
+    """
+    tfds = tensorflow_datasets()
+    version = tfds.core.Version("1.0.0")
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=name, version=version, data_dir=str(directory), module_name=__name__
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=features, description="Robot episodes in RLDS form.")
+    info.set_file_format("tfrecord")
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=directory, dataset_name=name, split="train", filetype_suffix="tfrecord"
+    )
+    split = tfds.core.SplitInfo(
+        name="train",
+        shard_lengths=[count for count, _ in shards],
+        num_bytes=sum(size for _, size in shards),
+        filename_template=template,
+    )
+    info.set_splits(tfds.core.splits.SplitDict([split]))
+    info.write_to_directory(directory)

@@ -12,7 +12,7 @@ import argparse
 import ast
 import difflib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -35,24 +35,31 @@ def command_parser(description: str, *, config: str | None = None) -> argparse.A
     """Parser with the options that every command has, --config and --workdir. config: the default file."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", default=config, required=config is None, help="a get_config() file")
-    parser.add_argument("--workdir", type=Path, help="where the run writes (default: runs/ and the config's name)")
+    parser.add_argument("--workdir", type=Path, help="where the run writes")
     parser.epilog = (
         "Override any value of the config with --config.KEY=VALUE; --config.preset is default, quick or debug."
     )
     return parser
 
 
+def default_workdir(options: argparse.Namespace) -> Path:
+    """runs/ and the config's name."""
+    return Path("runs") / Path(options.config).stem
+
+
 def load_config(
-    argv: Sequence[str], parser: argparse.ArgumentParser | None = None
+    argv: Sequence[str],
+    parser: argparse.ArgumentParser | None = None,
+    workdir: Callable[[argparse.Namespace], Path] = default_workdir,
 ) -> tuple[Config, argparse.Namespace]:
-    """The locked config and the command's other options.
+    """The locked config and the command's other options; `workdir(options)` where --workdir was not given.
 
     Raises ConfigError on a missing file, an unknown preset or key, and a value that does not fit its key's type.
     """
     overrides, rest = _split_overrides(argv)
     options = (parser or command_parser("")).parse_args(rest)
     if options.workdir is None:
-        options.workdir = Path("runs") / Path(options.config).stem
+        options.workdir = workdir(options)
     config = read_config_file(Path(options.config), overrides.pop("preset", "default"))
     for key, text in overrides.items():
         override(config, key, text)

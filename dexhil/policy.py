@@ -36,7 +36,7 @@ class Policy:
     def __init__(self, params: Params, meta: CheckpointMeta, *, checkpoint_id: str = "", num_steps: int = 10) -> None:
         self.meta = meta
         self.checkpoint_id = checkpoint_id
-        self._params = jax.device_put(params)
+        self._params = jax.device_put(params, jax.local_devices()[0])
         self._tokenizer = Tokenizer(meta.tokenizer)
         self._num_steps = num_steps
         self._actions(fake_batch(meta.model, 1), seed=0)  # compiles, so that the first real step is not late

@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -334,8 +335,21 @@ def _salvaged_metadata(directory: Path, verified: Verified) -> EpisodeMetadata:
     draft = (verified.header or {}).get("draft")
     name = directory.name.removeprefix(OPEN_PREFIX)
     metadata = EpisodeMetadata(**draft) if draft else dataclasses.replace(_UNKNOWN, episode_id=f"salvaged-{name}")
-    episode_id = _free_id(directory.parent, metadata.episode_id)
-    return dataclasses.replace(metadata, episode_id=episode_id, success=-1, max_takeover_jump=float("nan"))
+    return dataclasses.replace(
+        metadata,
+        episode_id=_free_id(directory.parent, metadata.episode_id),
+        success=-1,
+        takeovers=_count_takeovers(directory / STEPS_FILE),
+        max_takeover_jump=float("nan"),
+    )
+
+
+def _count_takeovers(file: Path) -> int:
+    """Times that control passed to a person after the first step."""
+    records = read_records(file)
+    next(records)
+    flags = [unpack_step(payload).is_intervention for payload in records]
+    return sum(now and not before for before, now in itertools.pairwise(flags))
 
 
 def _free_id(root: Path, episode_id: str) -> str:

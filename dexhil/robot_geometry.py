@@ -1,8 +1,8 @@
 """Where the joints of the robots are, as data and as NumPy forward kinematics. Simulation and retargeting read it here.
 
 Sources: Franka Research 3 data sheet (modified Denavit-Hartenberg parameters); DexHand021 (arXiv 2511.03481) and the
-vendor's published joint frames. Frames: `base` stands on the table, +x forward, +z up; `palm` sits on the flange, +z to the
-finger tips, +x out of the palm, +y to the thumb's side; `ee` is palm-aligned, where thumb and fingers meet in a pinch.
+vendor's published joint frames. Frames: `base` stands on the table, +x forward, +z up; `palm` sits on the flange, +z to
+the finger tips, +x out of the palm, +y to the thumb's side; `ee` is palm-aligned, where thumb and fingers pinch.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def _finger(name: str, y: float, z: float, spread_sign: float) -> tuple[HandJoin
     if spread_sign == 0.0:
         base = (HandJoint(f"{name}_mcp", "palm", (0.007, y, z + _MCP_M), (0.5, -0.5, -0.5, -0.5)),)
     else:
-        turn, mcp_turn = ((_S, 0.0, -_S, 0.0), mcp_turn) if spread_sign > 0 else ((0.0, _S, 0.0, _S), (_S, _S, 0.0, 0.0))
+        turn, mcp_turn = (
+            ((_S, 0.0, -_S, 0.0), mcp_turn) if spread_sign > 0 else ((0.0, _S, 0.0, _S), (_S, _S, 0.0, 0.0))
+        )
         base = (
             HandJoint(f"{name}_spread", "palm", (0.007, y, z), turn),
             HandJoint(f"{name}_mcp", f"{name}_spread", (_MCP_M, 0.0, 0.0), mcp_turn),
@@ -95,7 +97,7 @@ def ee_position(q_arm: np.ndarray) -> np.ndarray:
 
 
 def dexhand_joint_frames(q_hand: np.ndarray) -> dict[str, np.ndarray]:
-    """T_palm_joint [4, 4] of every hand joint at the actuated joints `q_hand` [12] rad; the tip is TIP_IN_DIP_M in "…_dip"."""
+    """T_palm_joint [4, 4] of every hand joint, by name, at the actuated joints `q_hand` [12] rad."""
     full = FR3_DEXHAND021.coupling @ np.asarray(q_hand, np.float64)
     frames = {"palm": np.eye(4)}
     for joint, angle in zip(DEXHAND_JOINTS, full, strict=True):

@@ -17,7 +17,9 @@ class UnsafeCommandError(ValueError):
 def check_command(action: np.ndarray, spec: RobotSpec) -> None:
     """Raises UnsafeCommandError unless `action` holds `spec.action_dim` finite numbers."""
     if np.shape(action) != (spec.action_dim,):
-        raise UnsafeCommandError(f"action: expected [{spec.action_dim}] joints of {spec.name}, got {list(np.shape(action))}")
+        raise UnsafeCommandError(
+            f"action: expected [{spec.action_dim}] joints of {spec.name}, got {list(np.shape(action))}"
+        )
     if not np.isfinite(action).all():
         index = int(np.argmin(np.isfinite(action)))
         value, joint = action[index], spec.joint_names[index]

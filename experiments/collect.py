@@ -24,6 +24,7 @@ from dexhil.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.schema import EpisodeMetadata, Step
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
+from experiments.rigs import make_rig
 
 OPERATOR = "scripted"
 
@@ -74,7 +75,9 @@ def collect(config: ConfigDict, root: Path, per_task: int) -> dict[str, dict[int
             for future in finished:
                 task, seed, success = future.result()
                 done[task][seed] = success
-            bar.update(_successes(done, per_task), failed=sum(not ok for seeds in done.values() for ok in seeds.values()))
+            bar.update(
+                _successes(done, per_task), failed=sum(not ok for seeds in done.values() for ok in seeds.values())
+            )
         pool.shutdown(cancel_futures=True)
     raise KeyboardInterrupt
 
@@ -100,25 +103,13 @@ def _missing(
     return sorted(wanted, key=lambda item: item[1])
 
 
-_rigs: dict[str, SimRig] = {}  # of this worker process: compiling a scene takes longer than an episode's reset
-
-
-def make_rig(rig: dict[str, Any]) -> SimRig:
-    """The simulated rig of a config's `rig` section."""
-    return SimRig(
-        rig["tasks"],
-        difficulty=rig["difficulty"],
-        image_size=rig["image_size"],
-        cameras=rig["cameras"],
-        control_hz=rig["control_hz"],
-        fidelity=rig["fidelity"],
-    )
+_rigs: list[SimRig] = []  # of this worker process: compiling a scene takes longer than an episode's reset
 
 
 def _record(rig_config: dict[str, Any], root: Path, task: str, seed: int) -> tuple[str, int, bool]:
-    rig = _rigs.setdefault("rig", None) or make_rig(rig_config)
-    _rigs["rig"] = rig
-    return task, seed, record_demonstration(rig, root, task, seed)
+    if not _rigs:
+        _rigs.append(make_rig(rig_config))
+    return task, seed, record_demonstration(_rigs[0], root, task, seed)
 
 
 def record_demonstration(rig: SimRig, root: Path, task: str, seed: int) -> bool:

@@ -21,7 +21,19 @@ from tensorboard.summary import Writer
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import get_mapping
 from dexhil.augment import AugmentConfig
-from dexhil.commands import Run, command_parser, load_config, progress, read_metrics, run_command, stop_requested
+from dexhil.commands import (
+    Run,
+    code_version,
+    command_parser,
+    load_config,
+    progress,
+    read_metrics,
+    run_command,
+    stop_requested,
+)
+from dexhil.evaluation.intervals import score
+from dexhil.evaluation.report import write_report
+from dexhil.evaluation.trials import outcomes
 from dexhil.inputs import model_inputs
 from dexhil.models.config import VLAConfig, get_model_config
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
@@ -45,7 +57,9 @@ Inputs = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def main(argv: Sequence[str]) -> None:
-    config, options = load_config(argv, command_parser("Trains a policy on RLDS data.", config="experiments/configs/sim.py"))
+    config, options = load_config(
+        argv, command_parser("Trains a policy on RLDS data.", config="experiments/configs/sim.py")
+    )
     run = Run(options.workdir, "train", config)
     with Checkpoints(run.workdir) as checkpoints:
         resuming = bool(checkpoints.steps())
@@ -63,12 +77,15 @@ def main(argv: Sequence[str]) -> None:
         heldout_loss = make_heldout_loss(config, meta, inputs)
         if not resuming:
             run.log(0, {"heldout_loss": heldout_loss(state.ema_params)})
-        state = train(config, run, meta, data.iterate(int(state.step)), inputs, state, train_step, heldout_loss, checkpoints)
-    results = summary(config, run)
+        state = train(
+            config, run, meta, data.iterate(int(state.step)), inputs, state, train_step, heldout_loss, checkpoints
+        )
+    results, trials, media = summary(config, run), [], run.workdir / "eval"
     if "rig" in config and config.eval.trials:
-        results["score"] = evaluate(config, run.workdir, run.workdir / "eval")
-    run.report(results, lineage=meta.lineage)
-    print(f"report: {run.workdir / 'report.json'}")
+        trials = evaluate(config, run.workdir, media)
+        results["score"] = score(outcomes(trials))
+    report = run.report(results, lineage=meta.lineage)
+    print(f"report: {write_report(run.workdir, report, trials, media if trials else None)}")
 
 
 def make_loader(config: ConfigDict, split: str) -> Loader:
@@ -102,7 +119,7 @@ def make_meta(config: ConfigDict, run: Run, data: Loader) -> CheckpointMeta:
         normalization=normalization(config, data),
         tokenizer=tokenizer,
         config=run.config,
-        lineage={"data": data.card(), "parent": None, "code_version": run.code_version},
+        lineage={"data": data.card(), "parent": None, "code_version": code_version()},
     )
 
 

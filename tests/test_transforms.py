@@ -109,6 +109,14 @@ def test_masked_entries_do_not_count():
     assert fit_normalization(np.zeros((2, 1)), chunks, mask).actions.high[0] == pytest.approx(1 + MIN_RANGE / 2)
 
 
+def test_large_data_is_thinned_evenly(monkeypatch):
+    states = np.linspace(0, 1, 10_000)[:, None]
+    chunks, mask = states[:, None].repeat(2, axis=1), np.ones((10_000, 2), bool)
+    whole = fit_normalization(states, chunks, mask)
+    monkeypatch.setattr("dexhil.transforms.MAX_ENTRIES", 500)
+    np.testing.assert_allclose(fit_normalization(states, chunks, mask).actions.high, whole.actions.high, atol=0.01)
+
+
 def test_actions_round_trip_through_model_space(normalization, rng):
     actions, state = rng.normal(size=(6, 4, 5)).astype(np.float32), rng.normal(size=(6, 5)).astype(np.float32)
     inside = normalization.normalize_actions(actions, state)

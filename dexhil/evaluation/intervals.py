@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Outcomes = Mapping[str, Sequence[bool]]  # task -> one outcome per trial, in the order of the seeds
+Outcomes = Mapping[str, Sequence[bool] | np.ndarray]  # task -> one outcome per trial, in the order of the seeds
 
 
 class Interval(NamedTuple):
@@ -40,7 +40,7 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray) -> float:
     """Exact two-sided p-value that two policies succeed equally often, from paired outcomes [N].
 
     Only the pairs that disagree count; under the null each is a fair coin. Raises ValueError on unequal lengths.
@@ -84,7 +84,7 @@ def _task_score(values: Sequence[bool]) -> dict[str, Any]:
     return {"successes": successes, "trials": trials, "rate": successes / trials, "interval": interval}
 
 
-def _paired(first: Sequence[bool], second: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+def _paired(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(first, bool), np.asarray(second, bool)
     if len(a) != len(b) or len(a) == 0:
         raise ValueError(f"paired outcomes: expected equally many trials of the same seeds, got {len(a)} and {len(b)}")

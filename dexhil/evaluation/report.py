@@ -37,7 +37,7 @@ def write_report(
         Section("Config", [key_values(report["config"])], folded=True),
     ]
     page = Page(
-        title=f"{workdir.name}: {report['command']}",
+        title=f"{report['command']}: {workdir.name}",
         subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
         facts=[*score_facts(score), *training_facts(report["results"])],
         sections=sections,
@@ -83,11 +83,11 @@ def media_sections(workdir: Path, trials: Sequence[Trial], media: Path) -> list[
         sheet = contact_sheet(
             [read_picture(picture_path(media, trial)) for trial in shown],
             [trial.success for trial in shown],
-            [str(trial.seed) for trial in shown],
+            [str(number) for number in range(1, len(shown) + 1)],
             columns=5 if len(shown) <= 25 else 10,
         )
         path = write_picture(workdir / f"contact_sheet_{task}.jpg", sheet)
-        caption = "The last moment of each trial with its seed; green: success, red: failure."
+        caption = "The last moment of each trial, in the order of the seeds; green: success, red: failure."
         clips = [_clip(trial, media) for trial in shown if video_path(media, trial).is_file()]
         films: list[Block] = [Clips(clips)] if clips else []
         sections.append(Section(f"Trials: {task}", [*films, Image(path.read_bytes(), caption, "image/jpeg")]))
@@ -153,7 +153,7 @@ def _task_fact(task: str, entry: Mapping[str, Any]) -> Fact:
     return Fact(
         task,
         _percent(entry["rate"]),
-        f"{entry['successes']} of {entry['trials']}, 95 % {_percent(low)} to {_percent(high)}",
+        f"{entry['successes']} of {entry['trials']} (95 %: {100 * low:.0f} to {100 * high:.0f})",
     )
 
 

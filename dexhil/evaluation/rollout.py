@@ -76,8 +76,10 @@ def run_trial(
     """Runs `policy` on `task` from the start that `seed` gives: of every chunk `execute_steps` actions, then a new one.
 
     max_seconds: time limit, by default the task's own. The trial ends at the first success. All that is random hangs on
-    `seed`, so that two policies meet the same start. Raises ValueError on a chunk shorter than `execute_steps`.
+    `seed`, so that two policies meet the same start. Raises ValueError unless a chunk holds `execute_steps`.
     """
+    if execute_steps < 1:
+        raise ValueError(f"execute_steps: expected at least 1, got {execute_steps}")
     rig.reset(task=task, seed=seed)
     steps = round((rig.horizon_s if max_seconds is None else max_seconds) * rig.control_hz)
     every = _frame_interval(filming, rig.control_hz, steps)
@@ -87,10 +89,9 @@ def run_trial(
     while step < steps and not rig.success():
         if filming and step % every == 0 and not filming.only_last:
             frames.append(rig.render(filming.camera, filming.width, filming.height))
-        if len(actions) == 0:
+        if step % execute_steps == 0:
             actions = _plan(policy, rig.observe(), execute_steps, _plan_seed(seed, step))
-        rig.apply(actions[0])
-        actions = actions[1:]
+        rig.apply(actions[step % execute_steps])
         step += 1
     rig.stop()
     if filming:

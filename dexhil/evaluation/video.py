@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,25 +16,31 @@ FAILURE_COLOUR = (201, 58, 58)
 
 
 def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> Path:
-    """Writes uint8 [H, W, 3] frames as an mp4 (H.264, yuv420p). Raises ValueError without frames or on uneven sizes."""
+    """Writes uint8 [H, W, 3] frames as an mp4 (H.264, yuv420p). Raises ValueError without frames or on uneven
+    sizes, OSError where ffmpeg fails."""
     if not frames:
         raise ValueError(f"{path}: a video needs at least one frame")
     height, width = frames[0].shape[:2]
     if height % 2 or width % 2 or any(frame.shape != frames[0].shape for frame in frames):
         raise ValueError(f"{path}: expected frames of one even size, got {sorted({frame.shape for frame in frames})}")
-    writer = imageio_ffmpeg.write_frames(
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "26", "-preset", "veryfast", "-movflags", "+faststart"]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-y",
+        "-loglevel",
+        "error",
+        *source,
+        *target,
+        "-threads",
+        "1",
         str(path),
-        (width, height),
-        fps=fps,
-        codec="libx264",
-        pix_fmt_out="yuv420p",
-        macro_block_size=2,
-        output_params=["-preset", "veryfast", "-movflags", "+faststart", "-threads", "1"],
-    )
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+    ]
+    # A session of its own: Ctrl-C stops this program, which then still finishes the file.
+    data = b"".join(frame.tobytes() for frame in frames)
+    done = subprocess.run(command, input=data, capture_output=True, start_new_session=True)
+    if done.returncode:
+        raise OSError(f"{path}: ffmpeg could not write the video: {done.stderr.decode().strip()}")
     return path
 
 
@@ -58,8 +65,9 @@ def contact_sheet(
 ) -> np.ndarray:
     """One picture of many, uint8 [H, width, 3]: each labelled and framed in green (success) or red (failure)."""
     columns = min(columns, len(pictures))
-    cell = width // columns
-    border, gap = max(3, cell // 60), max(4, cell // 40)
+    gap = max(4, width // columns // 40)
+    cell = (width + gap) // columns
+    border = max(3, cell // 60)
     inner = cell - 2 * border - gap
     height = round(inner * pictures[0].shape[0] / pictures[0].shape[1])
     rows = -(-len(pictures) // columns)

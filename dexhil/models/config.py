@@ -169,7 +169,7 @@ TINY = VLAConfig(
 EMBEDDED = VLAConfig(
     image_size=64,
     cameras=("scene", "wrist"),
-    vision=VisionConfig(width=64, depth=2, num_heads=4, mlp_dim=128, patch=2, stem=((4, 32),)),
+    vision=VisionConfig(width=64, depth=2, num_heads=4, mlp_dim=128, patch=2, stem=((4, 32), (2, 64))),
     attention=AttentionConfig(depth=2, num_heads=4, num_kv_heads=1, head_dim=32),
     lm=GemmaConfig(width=64, mlp_dim=128),
     expert=GemmaConfig(width=64, mlp_dim=128),

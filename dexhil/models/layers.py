@@ -1,18 +1,19 @@
 """Building blocks on pure trees: Gemma's and SigLIP's layers as functions.
 
-Axes: B batch, M flow samples of one observation, T query tokens, S key tokens, N query heads, K key-value heads,
-G = N / K, h head size, D width, F MLP width. Norms, rotations and softmax are computed in float32, whatever the dtype.
+Axes: B batch (*B: any leading axes), M flow samples of one observation, T query tokens, U rows of a condition, S key
+tokens, N query heads, K key-value heads, G = N / K, R = T * G rows, h head size, C channels, D width.
+Norms, rotations and softmax are computed in float32, whatever the dtype.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from dexhil.models.params import Params
 
@@ -59,14 +60,20 @@ def gated_residual(
     return x + update if gate is None else x + update * gate
 
 
-def rope(x: Float[Array, "*B T N h"], positions: Int[Array, "*B T"]) -> Float[Array, "*B T N h"]:
-    """Rotates the halves of each head by position / 10000^(2i/h)."""
-    half = x.shape[-1] // 2
+def rotation(positions: Int[Array, "*B T"], head_dim: int) -> tuple[Array, Array]:
+    """Cosine [*B T 1 1 h/2] and signed sine [*B T 1 2 h/2] of position / 10000^(2i/h), once for all layers."""
+    half = head_dim // 2
     frequency = 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
+    angle = positions[..., None, None, None].astype(jnp.float32) * frequency
+    sine = jnp.sin(angle)
+    return jnp.cos(angle), jnp.concatenate([-sine, sine], axis=-2)
+
+
+def rope(x: Float[Array, "*B T N h"], turn: tuple[Array, Array]) -> Float[Array, "*B T N h"]:
+    """Rotates the two halves of each head by `rotation`'s angles. Reversing the halves keeps it one fused loop."""
+    cosine, sine = turn
+    halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)
+    return (halves * cosine + halves[..., ::-1, :] * sine).reshape(x.shape).astype(x.dtype)
 
 
 def project(x: Float[Array, "*B T D"], w: Float[Array, "N D h"]) -> Float[Array, "*B T N h"]:
@@ -80,28 +87,36 @@ def merge_heads(x: Float[Array, "*B T N h"], w: Float[Array, "N h D"]) -> Float[
     return x.reshape(*x.shape[:-2], -1) @ w.astype(x.dtype).reshape(-1, w.shape[-1])
 
 
-Source = tuple[Array, Array, Array]  # keys, values, mask: [B S K h], [B S K h], [B 1 #T S], or all with M after B
+# Keys and values [B S K h], or [B M S K h]; mask bool, broadcastable to [B M T S].
+Source = tuple[Array, Array, Array]
 
 
 def attend(q: Float[Array, "B M T N h"], sources: Sequence[Source]) -> Float[Array, "B M T N h"]:
     """Softmax attention over the union of `sources`; keys without the M axis are shared by all flow samples.
 
-    Heads and tokens are rows of plain batched matrix products: [B K M TG h] x [B K M S h].
+    Heads and tokens are rows of plain batched matrix products, [B K M R h] x [B K M S h]; the sum of weights is divided
+    out at the end, where it is smallest.
     """
     batch, samples, tokens, heads, size = q.shape
     groups = sources[0][0].shape[-2]
     rows = (q * size**-0.5).reshape(batch, samples, tokens, groups, -1, size).transpose(0, 3, 1, 2, 4, 5)
     rows = rows.reshape(batch, groups, samples, -1, size)
     logits = [_logits(rows, keys, mask, heads // groups) for keys, _, mask in sources]
-    probs = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1).astype(q.dtype)
-    stops = np.cumsum([keys.shape[-3] for keys, _, _ in sources])[:-1]
-    parts = zip(jnp.split(probs, stops, axis=-1), sources, strict=True)
-    out = sum(_matmul_shared(part, _heads_first(values)) for part, (_, values, _) in parts)
+    top = functools.reduce(jnp.maximum, [part.max(axis=-1, keepdims=True) for part in logits])
+    weights = [jnp.exp(part - jax.lax.stop_gradient(top)) for part in logits]
+    total = _add(part.sum(axis=-1, keepdims=True) for part in weights)
+    values = [_heads_first(values) for _, values, _ in sources]
+    out = _add(_matmul_shared(w.astype(q.dtype), v) for w, v in zip(weights, values, strict=True))
+    out = (out / total).astype(q.dtype)
     out = out.reshape(batch, groups, samples, tokens, -1, size).transpose(0, 2, 3, 1, 4, 5)
     return out.reshape(batch, samples, tokens, heads, size)
 
 
-def _logits(rows: Array, keys: Array, mask: Bool[Array, "B M T S"], repeats: int) -> Float[Array, "B K M R S"]:
+def _add(parts: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, parts)
+
+
+def _logits(rows: Array, keys: Array, mask: Array, repeats: int) -> Float[Array, "B K M R S"]:
     logits = _matmul_shared(rows, _heads_first(keys).swapaxes(-1, -2)).astype(jnp.float32)
     mask = mask if mask.shape[2] == 1 else jnp.repeat(mask, repeats, axis=2)
     return jnp.where(mask[:, None], logits, _MASKED)
@@ -125,15 +140,15 @@ def geglu(params: Params, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     return (jax.nn.gelu(x @ gating[0], approximate=True) * (x @ gating[1])) @ params["linear"].astype(x.dtype)
 
 
-def time_embedding(t: Float[Array, "*B"], width: int) -> Float[Array, "*B width"]:
+def time_embedding(t: Float[Array, "*B U"], width: int) -> Float[Array, "*B U {width}"]:
     """Sine and cosine of t in [0, 1] at periods from 0.004 to 4."""
     period = 4e-3 * 1e3 ** jnp.linspace(0.0, 1.0, width // 2)
     angle = t[..., None].astype(jnp.float32) * (2 * math.pi / period)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def fold_patches(image: Float[Array, "B Y X C"], factor: int) -> Float[Array, "B Y/f X/f f*f*C"]:
-    """Non-overlapping factor x factor neighbourhoods as channels, row first."""
+def fold_patches(image: Float[Array, "B Y X C"], factor: int) -> Float[Array, "B Yf Xf F"]:
+    """Non-overlapping factor x factor neighbourhoods as channels, row first: F = factor * factor * C."""
     b, y, x, c = image.shape
     split = image.reshape(b, y // factor, factor, x // factor, factor, c)
     return split.transpose(0, 1, 3, 2, 4, 5).reshape(b, y // factor, x // factor, factor * factor * c)

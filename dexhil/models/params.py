@@ -21,7 +21,7 @@ Params = dict[str, Any]
 
 
 class VLA(nnx.Module):
-    """Holds every parameter of a policy; the computation is in `vla.py`, on the pure tree that `init_params` returns."""
+    """Holds every parameter of a policy; `vla.py` computes, on the pure tree that `init_params` returns."""
 
     def __init__(self, config: VLAConfig, rngs: nnx.Rngs) -> None:
         expert = config.expert.width

@@ -1,4 +1,4 @@
-"""Text of the policy: SentencePiece, the prompt, and the small tokenizer that a project trains from its instructions."""
+"""Text of the policy: SentencePiece, the prompt, and the small tokenizer trained from a project's instructions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import functools
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 
-_SPECIALS = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}  # as in Gemma
+_PAD, _END, _BEGIN, _UNKNOWN = 0, 1, 2, 3  # as in Gemma
 _REPEATS = 20  # with every word on its own: a handful of instructions alone would end up as characters
 
 
@@ -38,8 +39,7 @@ class Tokenizer:
 
         Raises TypeError where `text` is no str, ValueError where it does not fit.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"instruction: expected a str, got {type(text).__name__} {text!r}; decode bytes first")
+        _require_str(text)
         ids = self._ids(text)
         if len(ids) > max_tokens:
             raise ValueError(
@@ -49,17 +49,18 @@ class Tokenizer:
         padded[: len(ids)] = ids
         return padded, np.arange(max_tokens) < len(ids)
 
-    def encode_batch(self, texts: Sequence[str], max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """`encode` of each text, stacked: [B, max_tokens] twice."""
-        ids, masks = zip(*(self.encode(text, max_tokens) for text in texts), strict=True)
-        return np.stack(ids), np.stack(masks)
-
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text, without padding and beginning."""
-        return self._processor.DecodeIds([int(i) for i in ids if i != _SPECIALS["pad_id"]])
+        return self._processor.DecodeIds([int(i) for i in ids if i != _PAD])
 
     def _encode_ids(self, text: str) -> list[int]:
         return [self._processor.bos_id(), *self._processor.EncodeAsIds(text)]
+
+
+def _require_str(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"instruction: expected a str, got {type(text).__name__} {text!r}; decode bytes first")
+    return text
 
 
 def _read(path: Path) -> bytes:
@@ -73,11 +74,7 @@ def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes
 
     Deterministic: the order of `instructions` does not matter. Raises TypeError on a non-str, ValueError on no text.
     """
-    texts = list(instructions)
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"instruction: expected a str, got {type(text).__name__} {text!r}; decode bytes first")
-    texts = sorted({text.strip() for text in texts if text.strip()})
+    texts = sorted({_require_str(text).strip() for text in instructions} - {""})
     if not texts:
         raise ValueError("train_tokenizer: no instruction with text; expected at least one")
     words = sorted({word for text in [*texts, prompt("", np.linspace(-1, 1, 64))] for word in text.split()})
@@ -95,7 +92,10 @@ def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes
         user_defined_symbols=["\n"],
         num_threads=1,
         minloglevel=2,
-        **_SPECIALS,
+        pad_id=_PAD,
+        eos_id=_END,
+        bos_id=_BEGIN,
+        unk_id=_UNKNOWN,
     )
     return model.getvalue()
 
@@ -105,10 +105,7 @@ def prompt(instruction: str, state: np.ndarray | None = None) -> str:
 
     state: [Q] normalised, for configs with state_input "text"; then the prompt is spelled as in pi0.5.
     """
-    if not isinstance(instruction, str):
-        kind = type(instruction).__name__
-        raise TypeError(f"instruction: expected a str, got {kind} {instruction!r}; decode bytes first")
-    text = " ".join(instruction.replace("_", " ").split())
+    text = " ".join(_require_str(instruction).replace("_", " ").split())
     return f"{text}\n" if state is None else f"Task: {text}, State: {state_text(state)};\nAction: "
 
 

@@ -1,8 +1,8 @@
 """The policy: a vision-language prefix, an action expert that attends to its layers, and flow matching.
 
-Two passes everywhere: `encode_prefix` runs once per observation and leaves keys and values, `denoise` runs against them.
-All functions are pure; `params` is the tree of `init_params`. Flow convention (DexHiL eq. 11): x_t = (1 - t) x_0 + t a,
-so t = 1 is data, and the velocity is a - x_0.
+Two passes everywhere: `encode_prefix` runs once per observation and leaves keys and values, `denoise` runs against
+them. All functions are pure; `params` is the tree of `init_params`. Flow convention (DexHiL eq. 11):
+x_t = (1 - t) x_0 + t a, so t = 1 is data, and the velocity is a - x_0.
 
 Axes: B batch, M flow samples of one observation, V cameras, P tokens of an image, S prefix tokens, T suffix tokens,
 L layers, N query heads, K key-value heads, h head size, D width, E expert width, H chunk, A action, Q state.
@@ -30,6 +30,7 @@ from dexhil.models.layers import (
     project,
     rms_norm,
     rope,
+    rotation,
     time_embedding,
 )
 from dexhil.models.params import Params, init_params
@@ -53,10 +54,10 @@ def encode_prefix(
 ) -> tuple[KV, Bool[Array, "B S"]]:
     """Keys and values of every layer of the language model, and which prefix tokens are real."""
     x, mask = _embed_prefix(params["PaliGemma"], config, images, tokens, token_mask)
-    positions = jnp.cumsum(mask, axis=1) - 1
+    turn = rotation(jnp.cumsum(mask, axis=1) - 1, config.attention.head_dim)
 
-    def layer(x: Array, weights: Params) -> tuple[Array, KV]:
-        return _prefix_layer(weights, x, mask, positions)
+    def layer(x: Array, weights: Params) -> tuple[Array, tuple[Array, Array]]:
+        return _prefix_layer(weights, x, mask, turn)
 
     _, kv = _scan_layers(layer, x, _stream(params, ""), config)
     return kv, mask
@@ -89,10 +90,10 @@ def _check_cameras(config: VLAConfig, images: Mapping[str, Array]) -> None:
 
 
 def _prefix_layer(
-    layer: Params, x: Float[Array, "B S D"], mask: Bool[Array, "B S"], positions: Int[Array, "B S"]
+    layer: Params, x: Float[Array, "B S D"], mask: Bool[Array, "B S"], turn: tuple[Array, Array]
 ) -> tuple[Float[Array, "B S D"], tuple[Array, Array]]:
     y, _ = rms_norm(layer["pre_attention_norm"], x)
-    q, k, v = _qkv(layer["attn"], y, positions)
+    q, k, v = _qkv(layer["attn"], y, turn)
     y = attend(q[:, None], [(k, v, mask[:, None, None])])[:, 0]
     x = x + merge_heads(y, layer["attn"]["attn_vec_einsum"]["w"])
     y, _ = rms_norm(layer["pre_ffw_norm"], x)
@@ -108,7 +109,7 @@ def denoise(
     kv: KV,
     prefix_mask: Bool[Array, "B S"],
     x_t: Float[Array, "B H A"],
-    t: Float[Array, "B"] | Float[Array, "B H"],
+    t: Float[Array, " B"] | Float[Array, "B H"],
     state: Float[Array, "B Q"],
 ) -> Float[Array, "B H A"]:
     """Velocity a - x_0 at x_t. t in [0, 1] per sample, or per action; A and Q may be real or padded widths."""
@@ -128,11 +129,11 @@ def _denoise(
 ) -> Float[Array, "B M H A"]:
     x, cond = _embed_suffix(params, config, x_t, t, state)
     own_mask = suffix_mask(config)[None, None]
-    positions = prefix_mask.sum(axis=1)[:, None, None] + jnp.arange(x.shape[2])
+    turn = rotation(prefix_mask.sum(axis=1)[:, None, None] + jnp.arange(x.shape[2]), config.attention.head_dim)
 
-    def layer(x: Array, weights_kv: tuple[Params, KV]) -> tuple[Array, None]:
+    def layer(x: Array, weights_kv: tuple[Params, tuple[Array, Array]]) -> tuple[Array, None]:
         weights, (k, v) = weights_kv
-        return _suffix_layer(weights, x, (k, v, prefix_mask[:, None, None]), own_mask, positions, cond), None
+        return _suffix_layer(weights, x, (k, v, prefix_mask[:, None, None]), own_mask, turn, cond), None
 
     x, _ = _scan_layers(layer, x, (_stream(params, "_1"), kv), config)
     x, _ = rms_norm(params["PaliGemma"]["llm"]["final_norm_1"], x, cond)
@@ -145,8 +146,9 @@ def _embed_suffix(
     """Tokens of the expert and, for pi0.5, the time as a condition; the state token is data, hence at time 1."""
     batch, samples, chunk = x_t.shape[:3]
     x = dense(params["action_in_proj"], x_t.astype(config.dtype))
-    times = t if config.variant == "pi0" or config.state_input != "token" else jnp.insert(t, 0, 1.0, axis=-1)
-    time = time_embedding(times, config.expert.width).astype(config.dtype)
+    if config.variant == "pi05" and config.state_input == "token":
+        t = jnp.concatenate([jnp.ones_like(t[..., :1]), t], axis=-1)
+    time = time_embedding(t, config.expert.width).astype(config.dtype)
     cond = None
     if config.variant == "pi05":
         cond = jax.nn.swish(dense(params["time_mlp_out"], jax.nn.swish(dense(params["time_mlp_in"], time))))
@@ -173,11 +175,11 @@ def _suffix_layer(
     x: Float[Array, "B M T E"],
     prefix: tuple[Array, Array, Array],
     own_mask: Bool[Array, "1 1 T T"],
-    positions: Int[Array, "B 1 T"],
+    turn: tuple[Array, Array],
     cond: Float[Array, "B M U E"] | None,
 ) -> Float[Array, "B M T E"]:
     y, gate = rms_norm(layer["pre_attention_norm"], x, cond)
-    q, k, v = _qkv(layer["attn"], y, positions)
+    q, k, v = _qkv(layer["attn"], y, turn)
     y = attend(q, [prefix, (k, v, own_mask)])
     y = merge_heads(y, layer["attn"]["attn_vec_einsum"]["w"])
     x = gated_residual(x, y, gate)
@@ -201,10 +203,10 @@ def _scan_layers(layer: Any, x: Array, stacked: Any, config: VLAConfig) -> tuple
     return jax.lax.scan(layer, x, stacked, unroll=unroll(config.attention.depth))
 
 
-def _qkv(attn: Params, x: Float[Array, "*B T D"], positions: Int[Array, "*#B T"]) -> tuple[Array, Array, Array]:
+def _qkv(attn: Params, x: Float[Array, "*B T D"], turn: tuple[Array, Array]) -> tuple[Array, Array, Array]:
     q = project(x, attn["q_einsum"]["w"])
     k, v = (project(x, w) for w in attn["kv_einsum"]["w"])
-    return rope(q, positions), rope(k, positions), v
+    return rope(q, turn), rope(k, turn), v
 
 
 def _pad(x: Float[Array, "*B A"], width: int) -> Float[Array, "*B W"]:

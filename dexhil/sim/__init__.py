@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from dexhil.sim.gl import choose_backend
+from dexhil.sim.gl import NoRenderingError, choose_backend
 
 choose_backend()  # MuJoCo reads its choice of OpenGL when it is first imported
+try:
+    import mujoco as _  # noqa: F401
+except ModuleNotFoundError:
+    raise
+except (ImportError, AttributeError, OSError, RuntimeError) as error:
+    raise NoRenderingError(error) from error

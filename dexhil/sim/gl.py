@@ -8,7 +8,8 @@ import sys
 
 NO_GL_HELP = (
     "rendering needs headless OpenGL: expected EGL or OSMesa. Install one, on Debian or Ubuntu with"
-    " `apt-get install libegl1 libgl1-mesa-dri` or `apt-get install libosmesa6`, and set MUJOCO_GL=egl or MUJOCO_GL=osmesa"
+    " `apt-get install libegl1 libgl1-mesa-dri` or `apt-get install libosmesa6`; MUJOCO_GL=egl or"
+    " MUJOCO_GL=osmesa must be set, or dexhil.sim imported, before mujoco is"
 )
 
 

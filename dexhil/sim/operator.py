@@ -1,7 +1,7 @@
-"""The scripted operator: sees the object's state, forms an intent in human terms, and only then executes it on the robot.
+"""The scripted operator: sees the object's state, forms an intent in human terms, and only then executes it.
 
-`ScriptedOperator.intent` is what a person would show with arm and hand; `execute` turns it into joint targets with inverse
-kinematics and a grasp synergy. A teleoperation chain can take the same intent instead.
+`ScriptedOperator.intent` is what a person would show with arm and hand; `execute` turns it into joint targets with
+inverse kinematics and a grasp synergy. A teleoperation chain can take the same intent instead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STRATEGIES: dict[str, type[Strategy]] = {"plush": PlushStrategy, "tissue": Tissu
 _GAIN_PER_S = 6.0  # how fast a goal that is near is approached
 _ACCELERATION_S = 0.12  # time to full speed
 _TURN_SPEED = 1.8  # rad/s
-_FIRST_FINGER_JOINT = SPEC.joint_names.index("index_mcp") - ARM_DOF  # after the thumb's and the spread
+_THUMB_BENDING = [SPEC.joint_names.index(name) - ARM_DOF for name in ("thumb_mcp", "thumb_dip")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,11 @@ def grasp_to_hand(grasp: Grasp) -> np.ndarray:
     """The grasp synergy: actuated hand joints float32 [12] rad within the limits, order of the robot spec."""
     thumb, fingers, support = grasp.thumb_closure, grasp.finger_closure, grasp.support_closure
     thumb_joints = [1.57 * grasp.thumb_opposition, 0.25 + 0.75 * thumb, 0.25 + 0.65 * thumb]
-    digits = [angle for closure in (fingers, fingers, support, support) for angle in (0.5 + 0.8 * closure, 0.3 + 0.8 * closure)]
+    digits = [
+        angle
+        for closure in (fingers, fingers, support, support)
+        for angle in (0.5 + 0.8 * closure, 0.3 + 0.8 * closure)
+    ]
     joints = np.array([*thumb_joints, 0.3 * grasp.spread, *digits], np.float32)
     return np.clip(joints, SPEC.lower[ARM_DOF:], SPEC.upper[ARM_DOF:])
 
@@ -127,7 +131,7 @@ class ScriptedOperator:
         seen = dataclasses.replace(state, grasp_point=state.grasp_point + self.style.perception_m)
         grasp = Grasp(*self._target[5:])
         behind = grasp_to_hand(grasp) - self._rig.joints[ARM_DOF:]
-        resistance = float(behind[_FIRST_FINGER_JOINT:].mean())
+        resistance = float(behind[_THUMB_BENDING].mean())
         return Moment(self._rig.time, position, tilt, yaw + self.style.perception_yaw, grasp, resistance, seen)
 
     def _measured_hand(self) -> tuple[np.ndarray, float, float]:
@@ -135,7 +139,7 @@ class ScriptedOperator:
         return (pose[:3], *hand_angles(pose[3:]))
 
     def _move_towards(self, goal: Goal) -> None:
-        """One control period of smooth motion: speed, then acceleration, is bounded in each of position, turn and grasp."""
+        """One control period of smooth motion: speed and acceleration are bounded in position, turn and grasp."""
         period = 1.0 / self._rig.control_hz
         wanted = np.array([*goal.position, goal.tilt, goal.yaw, *goal.grasp.vector()]) - self._target
         pace = self.style.speed * self._hesitation()
@@ -146,7 +150,9 @@ class ScriptedOperator:
             self._velocity[part] += change
         self._target += self._velocity * period
         self._target[5:] = np.clip(self._target[5:], 0.0, 1.0)
-        self._tremor += -self._tremor * period / 0.3 + self._rng.normal(0.0, self.style.tremor_m, 3) * np.sqrt(2 * period / 0.3)
+        self._tremor += -self._tremor * period / 0.3 + self._rng.normal(0.0, self.style.tremor_m, 3) * np.sqrt(
+            2 * period / 0.3
+        )
 
     def _hesitation(self) -> float:
         since = self._rig.time - self.style.hesitates_at

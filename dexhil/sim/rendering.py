@@ -19,7 +19,7 @@ class CameraRenderer:
         self._cameras = tuple(model.camera(i).name for i in range(model.ncam))
 
     def render(self, data: mujoco.MjData, camera: str, width: int, height: int) -> np.ndarray:
-        """uint8 [height, width, 3]. Raises ValueError for an unknown camera, NoRenderingError where OpenGL is missing."""
+        """uint8 [height, width, 3]. Raises ValueError for an unknown camera, NoRenderingError without OpenGL."""
         if camera not in self._cameras:
             raise ValueError(f"camera {camera!r} is not in the scene; expected one of {list(self._cameras)}")
         renderer = self._renderers.get((width, height)) or self._new(width, height)

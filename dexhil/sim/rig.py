@@ -36,7 +36,7 @@ class _Scene:
 class SimRig:
     """Arm, hand, table and one task's objects in MuJoCo; `reset` chooses the task and the seed.
 
-    Stepping is synchronous: `apply` advances time by 1 / control_hz. Nothing of the object's state is in an observation.
+    Stepping is synchronous: `apply` advances time by 1 / control_hz. No object state is in an observation.
     """
 
     spec: RobotSpec = SPEC
@@ -51,7 +51,7 @@ class SimRig:
         control_hz: float = 20.0,
         fidelity: str = "fast",
     ) -> None:
-        """Raises ValueError for an unknown task or fidelity, and for a difficulty, rate or size that is out of range."""
+        """Raises ValueError for an unknown task or fidelity and for a difficulty, rate or size out of range."""
         check_difficulty(difficulty)
         check_fidelity(fidelity)
         unknown = [task for task in tasks if task not in task_names()]
@@ -81,7 +81,6 @@ class SimRig:
 
     def observe(self) -> Observation:
         """See `Rig`."""
-        scene = self._current()
         return Observation(
             images={camera: self.render(camera, self.image_size, self.image_size) for camera in self.cameras},
             q_arm=self.joints[:ARM_DOF],
@@ -212,6 +211,10 @@ def _compile(name: str, fidelity: str) -> _Scene:
     task, scene_spec = make_task(name), build_scene()
     task.build(scene_spec, fidelity)
     model = scene_spec.compile()
-    joints = (SPEC.joint_names[:ARM_DOF], SPEC.full_hand_joint_names, [drive_joint(SPEC, i) for i in range(SPEC.hand_dof)])
+    joints = (
+        SPEC.joint_names[:ARM_DOF],
+        SPEC.full_hand_joint_names,
+        [drive_joint(SPEC, i) for i in range(SPEC.hand_dof)],
+    )
     arm, full_hand, hand = (np.array([model.joint(joint).qposadr[0] for joint in names]) for names in joints)
     return _Scene(task, model, mujoco.MjData(model), CameraRenderer(model), arm, full_hand, hand)

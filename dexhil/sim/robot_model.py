@@ -1,7 +1,7 @@
 """The scene without its task, built from primitives: floor, table, lights, cameras, arm and hand.
 
-Kinematics come from `dexhil.robot_geometry`, joint order and coupling from `dexhil.robot`; this file adds bodies to look at,
-to touch with, and motors. No meshes: two 64 px cameras render in a few milliseconds on one core.
+Kinematics come from `dexhil.robot_geometry`, joint order and coupling from `dexhil.robot`; this file adds bodies to
+look at and to touch with, and motors. No meshes: two 64 px cameras render in a few milliseconds on one core.
 """
 
 from __future__ import annotations
@@ -10,14 +10,22 @@ import mujoco
 import numpy as np
 
 from dexhil.robot import FR3_DEXHAND021, RobotSpec
-from dexhil.robot_geometry import DEXHAND_JOINTS, FR3_DH, FR3_FLANGE_M, HAND_MOUNT_YAW, PALM_TO_EE_M, TIP_IN_DIP_M, HandJoint
+from dexhil.robot_geometry import (
+    DEXHAND_JOINTS,
+    FR3_DH,
+    FR3_FLANGE_M,
+    HAND_MOUNT_YAW,
+    PALM_TO_EE_M,
+    TIP_IN_DIP_M,
+    HandJoint,
+)
 from dexhil.schema import ARM_DOF
 
 SPEC = FR3_DEXHAND021
 EE_SITE = "ee"
 TIMESTEP_S = 0.002
 
-# Collision bits (contype, conaffinity). Objects only receive; the thumb meets the other fingers and nothing else in the hand.
+# Collision bits (contype, conaffinity). Objects only receive; inside the hand only the thumb meets the other fingers.
 _NO_CONTACT = (0, 0)
 _TABLE_CONTACT = (1, 1)
 _ARM_CONTACT = (1, 0)
@@ -34,16 +42,30 @@ _ARM_FORCE_NM = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)
 _ARM_KP = (4000.0, 4000.0, 4000.0, 4000.0, 1500.0, 1500.0, 1500.0)
 _HAND_KP, _HAND_FORCE_NM = 2.0, 0.8
 
-# What the arm looks like: per link (kind, from, to, radius m, colour) in the link's own frame; kg; whether it may touch things.
-_Part = tuple[str, tuple[float, float, float], tuple[float, float, float], float, tuple[float, float, float, float]]
+# What the arm looks like: per link its mass (kg), whether it may touch things, and parts (kind, from, to, radius in m,
+# colour) in the link's own frame.
+_Rgba = tuple[float, float, float, float]
+_Part = tuple[str, tuple[float, float, float], tuple[float, float, float], float, _Rgba]
 _ARM_LINKS: tuple[tuple[float, bool, tuple[_Part, ...]], ...] = (
-    (3.5, False, (("capsule", (0, 0, -0.19), (0, 0, -0.02), 0.062, _WHITE), ("cylinder", (0, -0.06, 0), (0, 0.06, 0), 0.06, _GREY))),
+    (3.5, False, (
+        ("capsule", (0, 0, -0.19), (0, 0, -0.02), 0.062, _WHITE),
+        ("cylinder", (0, -0.06, 0), (0, 0.06, 0), 0.060, _GREY),
+    )),
     (3.5, False, (("capsule", (0, -0.02, 0), (0, -0.16, 0), 0.060, _WHITE),)),
-    (3.0, False, (("capsule", (0, 0, -0.14), (0.03, 0, -0.03), 0.058, _WHITE), ("cylinder", (0.0825, -0.055, 0), (0.0825, 0.055, 0), 0.056, _GREY))),
+    (3.0, False, (
+        ("capsule", (0, 0, -0.14), (0.03, 0, -0.03), 0.058, _WHITE),
+        ("cylinder", (0.0825, -0.055, 0), (0.0825, 0.055, 0), 0.056, _GREY),
+    )),
     (3.0, False, (("capsule", (-0.01, 0.02, 0), (-0.0825, 0.11, 0), 0.055, _WHITE),)),
-    (3.0, True, (("capsule", (0, 0, -0.25), (0, 0.04, -0.08), 0.050, _WHITE), ("cylinder", (0, -0.05, 0), (0, 0.05, 0), 0.050, _GREY))),
+    (3.0, True, (
+        ("capsule", (0, 0, -0.25), (0, 0.04, -0.08), 0.050, _WHITE),
+        ("cylinder", (0, -0.05, 0), (0, 0.05, 0), 0.050, _GREY),
+    )),
     (1.5, True, (("capsule", (0.01, 0, 0), (0.088, 0, 0), 0.048, _WHITE),)),
-    (1.0, True, (("cylinder", (0, 0, -0.05), (0, 0, 0.07), 0.046, _WHITE), ("cylinder", (0, 0, 0.07), (0, 0, FR3_FLANGE_M), 0.040, _GREY))),
+    (1.0, True, (
+        ("cylinder", (0, 0, -0.05), (0, 0, 0.07), 0.046, _WHITE),
+        ("cylinder", (0, 0, 0.07), (0, 0, FR3_FLANGE_M), 0.040, _GREY),
+    )),
 )  # fmt: skip
 
 
@@ -63,7 +85,9 @@ def build_arm_only() -> mujoco.MjModel:
     """The seven arm joints and the `ee` site, nothing else: for inverse kinematics."""
     spec = _new_spec()
     _add_arm(spec, spec.worldbody)
-    palm = spec.body(SPEC.joint_names[ARM_DOF - 1]).add_body(name="palm", pos=(0, 0, FR3_FLANGE_M), quat=_yaw(HAND_MOUNT_YAW))
+    palm = spec.body(SPEC.joint_names[ARM_DOF - 1]).add_body(
+        name="palm", pos=(0, 0, FR3_FLANGE_M), quat=_yaw(HAND_MOUNT_YAW)
+    )
     palm.add_site(name=EE_SITE, pos=PALM_TO_EE_M)
     return spec.compile()
 
@@ -81,12 +105,15 @@ def _set_options(spec: mujoco.MjSpec) -> None:
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 10.0
     spec.visual.quality.offsamples = 0
+    spec.visual.quality.numslices = 16  # round shapes in fewer triangles: rendering costs a third
+    spec.visual.quality.numstacks = 8
     spec.visual.global_.offwidth = 1280
     spec.visual.global_.offheight = 960
     spec.visual.headlight.ambient = (0.42, 0.42, 0.42)
     spec.visual.headlight.diffuse = (0.25, 0.25, 0.25)
     spec.visual.headlight.specular = (0.05, 0.05, 0.05)
-    spec.visual.map.znear = 0.01
+    spec.stat.extent = 1.0  # so that the two distances are metres; fingers come close to the wrist camera
+    spec.visual.map.znear = 0.008
     spec.visual.map.zfar = 10.0
 
 
@@ -102,7 +129,9 @@ def _add_room(spec: mujoco.MjSpec) -> None:
     _decoration(world, box, pos=(0.40, 0, -0.22), size=(0.52, 0.52, 0.18), rgba=(0.43, 0.33, 0.26, 1))
     _decoration(world, plane, pos=(0, 0, -0.75), size=(4, 4, 0.1), rgba=(0.62, 0.65, 0.68, 1))
     _decoration(world, box, pos=(-1.2, 0, 0.6), size=(0.02, 4.0, 1.4), rgba=(0.80, 0.83, 0.86, 1))
-    sky = spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT)
+    sky = spec.add_texture(
+        name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
+    )
     sky.rgb1, sky.rgb2, sky.width, sky.height = (0.80, 0.83, 0.86), (0.55, 0.58, 0.62), 32, 192
     world.add_light(pos=(0.9, -0.6, 1.6), dir=(-0.4, 0.45, -1), diffuse=(0.50, 0.50, 0.48), castshadow=False)
     world.add_light(pos=(0.2, 0.9, 1.6), dir=(0.2, -0.6, -1), diffuse=(0.25, 0.25, 0.28), castshadow=False)
@@ -125,7 +154,9 @@ def _add_arm(spec: mujoco.MjSpec, base: mujoco.MjsBody) -> None:
         turn = (np.cos(alpha / 2), np.sin(alpha / 2), 0, 0)
         link = link.add_body(name=SPEC.joint_names[index], pos=position, quat=turn, gravcomp=1)
         limits = (float(SPEC.lower[index]), float(SPEC.upper[index]))
-        link.add_joint(name=SPEC.joint_names[index], axis=(0, 0, 1), range=limits, limited=True, armature=0.1, damping=1.0)
+        link.add_joint(
+            name=SPEC.joint_names[index], axis=(0, 0, 1), range=limits, limited=True, armature=0.1, damping=1.0
+        )
         for part in parts:
             _add_part(link, part, mass / len(parts), _ARM_CONTACT if touches else _NO_CONTACT)
 
@@ -134,7 +165,13 @@ def _add_part(body: mujoco.MjsBody, part: _Part, mass: float, contact: tuple[int
     kind, start, end, radius, rgba = part
     shape = mujoco.mjtGeom.mjGEOM_CAPSULE if kind == "capsule" else mujoco.mjtGeom.mjGEOM_CYLINDER
     body.add_geom(
-        type=shape, fromto=(*start, *end), size=(radius, 0, 0), rgba=rgba, mass=mass, contype=contact[0], conaffinity=contact[1]
+        type=shape,
+        fromto=(*start, *end),
+        size=(radius, 0, 0),
+        rgba=rgba,
+        mass=mass,
+        contype=contact[0],
+        conaffinity=contact[1],
     )
 
 
@@ -143,13 +180,37 @@ def _add_hand(spec: mujoco.MjSpec, link7: mujoco.MjsBody) -> None:
     palm.add_site(name=EE_SITE, pos=PALM_TO_EE_M, size=(0.004, 0, 0), group=4)
     contype, conaffinity = _PALM_CONTACT
     box, capsule = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CAPSULE
-    palm.add_geom(type=box, pos=(-0.002, 0, 0.105), size=(0.016, 0.046, 0.065), rgba=_DARK, mass=0.5, contype=contype, conaffinity=conaffinity)
-    palm.add_geom(type=capsule, fromto=(0, 0, 0.01, 0, 0, 0.05), size=(0.034, 0, 0), rgba=_GREY, mass=0.1, contype=contype, conaffinity=conaffinity)
-    palm.add_geom(type=capsule, fromto=(0.01, 0.012, 0.07, 0.03, 0.022, 0.108), size=(0.014, 0, 0), rgba=_DARK, mass=0.05, contype=contype, conaffinity=conaffinity)
+    palm.add_geom(
+        type=box,
+        pos=(-0.002, 0, 0.105),
+        size=(0.016, 0.046, 0.065),
+        rgba=_DARK,
+        mass=0.5,
+        contype=contype,
+        conaffinity=conaffinity,
+    )
+    palm.add_geom(
+        type=capsule,
+        fromto=(0, 0, 0.01, 0, 0, 0.05),
+        size=(0.034, 0, 0),
+        rgba=_GREY,
+        mass=0.1,
+        contype=contype,
+        conaffinity=conaffinity,
+    )
+    palm.add_geom(
+        type=capsule,
+        fromto=(0.01, 0.012, 0.07, 0.03, 0.022, 0.108),
+        size=(0.014, 0, 0),
+        rgba=_DARK,
+        mass=0.05,
+        contype=contype,
+        conaffinity=conaffinity,
+    )
     bodies = {"palm": palm}
     for joint in DEXHAND_JOINTS:
         bodies[joint.name] = _add_phalanx(bodies[joint.parent], joint)
-    eye, target = np.array([0.085, -0.075, 0.03]), np.array([0.055, 0.005, 0.20])
+    eye, target = np.array([0.085, -0.075, 0.03]), np.array([0.078, 0.003, 0.20])
     palm.add_camera(name="wrist", pos=eye, quat=_look_at(eye, target, up=(1.0, 0.0, 0.0)), fovy=75)
 
 
@@ -162,14 +223,32 @@ def _add_phalanx(parent: mujoco.MjsBody, joint: HandJoint) -> mujoco.MjsBody:
     touch = {"contype": contype, "conaffinity": conaffinity, "condim": 4, "friction": (1.5, 0.01, 0.0001)}
     capsule = mujoco.mjtGeom.mjGEOM_CAPSULE
     if segment == "dip":
-        body.add_geom(name=f"{finger}_pad", type=capsule, fromto=(0, 0, 0, 0.027, -0.002, 0), size=(0.0095, 0, 0), rgba=_PAD, mass=0.012, **touch)
+        body.add_geom(
+            name=f"{finger}_pad",
+            type=capsule,
+            fromto=(0, 0, 0, 0.027, -0.002, 0),
+            size=(0.0095, 0, 0),
+            rgba=_PAD,
+            mass=0.012,
+            **touch,
+        )
         body.add_site(name=f"{finger}_tip", pos=TIP_IN_DIP_M, size=(0.003, 0, 0), group=4)
     elif segment in ("mcp", "pip"):
         length = 0.043 if segment == "mcp" else 0.025
-        body.add_geom(type=capsule, fromto=(0, 0, 0, length, 0, 0), size=(0.0092, 0, 0), rgba=_GREY, mass=0.015, **touch)
+        body.add_geom(
+            type=capsule, fromto=(0, 0, 0, length, 0, 0), size=(0.0092, 0, 0), rgba=_GREY, mass=0.015, **touch
+        )
     else:
         length = 0.0083 if segment == "rotation" else 0.017
-        body.add_geom(type=capsule, fromto=(0, 0, 0, length, 0, 0), size=(0.011, 0, 0), rgba=_DARK, mass=0.012, contype=0, conaffinity=0)
+        body.add_geom(
+            type=capsule,
+            fromto=(0, 0, 0, length, 0, 0),
+            size=(0.011, 0, 0),
+            rgba=_DARK,
+            mass=0.012,
+            contype=0,
+            conaffinity=0,
+        )
     return body
 
 
@@ -178,8 +257,16 @@ def _add_coupling(spec: mujoco.MjSpec, robot: RobotSpec) -> None:
     for full_name, row in zip(robot.full_hand_joint_names, robot.coupling, strict=True):
         driver = drive_joint(robot, int(np.argmax(row)))
         if full_name != driver:
-            equality = spec.add_equality(type=mujoco.mjtEq.mjEQ_JOINT, name1=full_name, name2=driver, objtype=mujoco.mjtObj.mjOBJ_JOINT)
-            equality.data[:5] = (0, float(row.max() / robot.coupling[robot.full_hand_joint_names.index(driver)].max()), 0, 0, 0)
+            equality = spec.add_equality(
+                type=mujoco.mjtEq.mjEQ_JOINT, name1=full_name, name2=driver, objtype=mujoco.mjtObj.mjOBJ_JOINT
+            )
+            equality.data[:5] = (
+                0,
+                float(row.max() / robot.coupling[robot.full_hand_joint_names.index(driver)].max()),
+                0,
+                0,
+                0,
+            )
             equality.solref = (0.01, 1.0)
 
 

@@ -113,8 +113,20 @@ def _accumulate(value_and_grad: Callable, params: Params, inputs: dict[str, Any]
     return jax.lax.scan(add, zero, (parts, jax.random.split(key, pieces)))[0]
 
 
+def parameter_group(path: tuple[Any, ...]) -> str:
+    """Which part of the VLA a leaf belongs to, by its path: "vision", "language" or "expert"."""
+    names = [key.key for key in path]
+    if names[:2] == ["PaliGemma", "img"]:
+        return "vision"
+    in_language = names[0] == "PaliGemma" and not any(name.endswith("_1") for name in names)
+    return "language" if in_language else "expert"
+
+
 def _group_norms(gradient: Params) -> dict[str, jax.Array]:
-    return {f"grad_norm/{name}": optax.tree.norm(group) for name, group in gradient.items()}
+    groups: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        groups.setdefault(parameter_group(path), []).append(leaf)
+    return {f"grad_norm/{name}": optax.tree.norm(leaves) for name, leaves in groups.items()}
 
 
 def make_train_step(
@@ -122,7 +134,8 @@ def make_train_step(
 ) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step: (state, inputs on the device) -> (state, metrics). The given state is donated: do not reuse it.
 
-    inputs: as from `model_inputs`, with actions. metrics: scalars loss, grad_norm, lr, param_norm, grad_norm/<group>.
+    inputs: as from `model_inputs`, with actions. metrics: scalars loss, grad_norm, lr, param_norm and
+    grad_norm/<group>, see `parameter_group`.
     """
 
     def train_step(state: TrainState, inputs: dict[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:

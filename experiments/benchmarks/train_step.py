@@ -93,7 +93,7 @@ def time_inference(meta: CheckpointMeta, repeats: int) -> dict[str, float]:
         q_hand=np.zeros(meta.model.state_dim - ARM_DOF, np.float32),
         pose_base_ee=np.array([0.5, 0, 0.3, 1, 0, 0, 0], np.float32),
         timestamp=0.0,
-        language_instruction="Pull out a napkin",
+        language_instruction=fake_batch(meta.model, 1)["instruction"][0],
     )
     wall, cpu = milliseconds(lambda: policy.infer(observation), repeats)
     return {"median_ms": float(np.median(wall)), "p99_ms": float(np.quantile(wall, 0.99)), "cpu_ms": cpu}

@@ -20,8 +20,8 @@ def test_wilson_bounds_are_where_the_score_test_just_rejects():
     def z_of(rate: float) -> float:
         return (13 / 20 - rate) / np.sqrt(rate * (1 - rate) / 20)
 
-    low = optimize.brentq(lambda p: z_of(p) - 1.959963984540054, 1e-6, 13 / 20)
-    high = optimize.brentq(lambda p: z_of(p) + 1.959963984540054, 13 / 20, 1 - 1e-6)
+    low = optimize.root_scalar(lambda p: z_of(p) - 1.959963984540054, bracket=(1e-6, 13 / 20)).root
+    high = optimize.root_scalar(lambda p: z_of(p) + 1.959963984540054, bracket=(13 / 20, 1 - 1e-6)).root
     np.testing.assert_allclose(wilson(13, 20), (low, high), atol=1e-9)
 
 

@@ -35,7 +35,7 @@ def test_plans_are_made_from_fresh_observations_every_execute_steps():
     rig, policy = FakeRig(), UpPolicy()
     run_trial(rig, policy, "plush", 5, execute_steps=8)
     assert [time for time, _ in policy.asked] == pytest.approx([0.0, 0.4, 0.8, 1.2, 1.6])
-    assert rig.calls.count("observe") == 4
+    assert rig.calls.count("observe") == 5
 
 
 def test_seeds_differ_between_plans_and_trials_and_repeat_for_another_policy():
@@ -58,5 +58,7 @@ def test_filming_takes_whole_steps_and_the_last_moment():
 
 
 def test_executing_more_than_the_chunk_holds_is_refused():
+    with pytest.raises(ValueError, match=r"execute_steps: expected at least 1, got 0"):
+        run_trial(FakeRig(), UpPolicy(), "plush", 4, execute_steps=0)
     with pytest.raises(ValueError, match=r"execute_steps: 8 is more than the policy's chunk of 4 actions; set it to"):
         run_trial(FakeRig(), UpPolicy(chunk=4), "plush", 4)

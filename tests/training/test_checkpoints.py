@@ -16,7 +16,6 @@ import pytest
 from dexhil.models.config import TINY
 from dexhil.training.checkpoints import (
     CheckpointError,
-    CheckpointMeta,
     Checkpoints,
     check_compatible,
     find_step,
@@ -26,7 +25,6 @@ from dexhil.training.checkpoints import (
 )
 from dexhil.training.optimizer import OptimizerConfig, make_optimizer
 from dexhil.training.step import TrainState, init_state
-from dexhil.transforms import Normalization, NormStats
 
 OPTIMIZER = make_optimizer(OptimizerConfig(steps=10, warmup_steps=1))
 
@@ -36,20 +34,6 @@ def make_state(step: int, width: int = 3) -> TrainState:
     state = init_state(params, OPTIMIZER)
     ema = jax.tree.map(lambda x: 2 * x, params)
     return dataclasses.replace(state, step=jnp.int32(step), ema_params=ema)
-
-
-@pytest.fixture(scope="module")
-def meta() -> CheckpointMeta:
-    stats = NormStats(np.zeros(19, np.float32), np.linspace(0.1, 1, 19, dtype=np.float32))
-    return CheckpointMeta(
-        robot="fr3_dexhand021",
-        control_hz=20.0,
-        model=TINY,
-        normalization=Normalization(stats, stats, (0, 1, 2)),
-        tokenizer=bytes(range(256)),
-        config={"learning_rate": 1e-3},
-        lineage={"datasets": ["demo"], "parent": ""},
-    )
 
 
 @pytest.fixture

@@ -47,8 +47,8 @@ class Goal:
 class Moment:
     """What the operator perceives. position [3], tilt, yaw: the hand, measured. grasp: shown now.
 
-    resistance: rad, how far the fingers stay behind that grasp, on average. state: the task's privileged state, with the
-    operator's perception error.
+    resistance: rad, how far the thumb, which opposes whatever is held, stays behind that grasp.
+    state: the task's privileged state, with the operator's perception error.
     """
 
     time_s: float

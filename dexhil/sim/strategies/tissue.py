@@ -7,9 +7,9 @@ import numpy as np
 from dexhil.sim.strategies.base import Goal, Grasp, Moment, ramp
 from dexhil.sim.tasks import TissueState
 
-TILT = 1.0
+TILT = 0.85
 ABOVE_LIP_M = 0.052  # of the pinch point before closing: open finger tips hang 4 cm lower
-CLOSE_ABOVE_LIP_M = 0.018
+CLOSE_ABOVE_LIP_M = 0.020
 CLEARANCE_M = 0.08
 PULL_M = 0.15
 PINCH_OFFSET_M = 0.006  # closing finger tips meet this far behind the pinch point, seen along the fingers
@@ -33,15 +33,15 @@ class TissueStrategy:
             return self._reach(moment)
         if self.phase == "close":
             sunk = self._at + [0, 0, CLOSE_ABOVE_LIP_M - ABOVE_LIP_M]
-            return Goal(sunk, TILT, self._yaw, PINCHED, speed=0.05, grasp_speed=0.9)
-        return Goal(self._at + [0, 0, PULL_M], TILT, self._yaw, PINCHED, speed=0.10)
+            return Goal(sunk, TILT, self._yaw, PINCHED, speed=0.05, grasp_speed=0.8)
+        return Goal(self._at + [0, 0, PULL_M], TILT, self._yaw, PINCHED, speed=0.08)
 
     def _reach(self, moment: Moment) -> Goal:
         """Height follows the distance that is left, so that the hand comes down on the sheet from above."""
         away = _distance(moment)
         target = _pinch_point(moment.state, moment.state.normal_yaw)
         rise = CLEARANCE_M * ramp(away, 0.010, 0.05)
-        return Goal(target + [0, 0, rise], TILT, moment.state.normal_yaw, OPEN, speed=0.16)
+        return Goal(target + [0, 0, rise], TILT, moment.state.normal_yaw, OPEN, speed=0.14)
 
     def _advance(self, moment: Moment) -> None:
         target = _pinch_point(moment.state, moment.state.normal_yaw)

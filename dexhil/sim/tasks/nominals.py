@@ -5,14 +5,16 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
+Rows = dict[str, np.ndarray]  # model field -> row indices
+
 
 class Nominals:
     """Compiled values of chosen rows of model arrays; `restore` writes them back, so that no reset sees the one before.
 
-    rows: model field -> row indices. Make it before anything is changed.
+    Make it before anything is changed.
     """
 
-    def __init__(self, model: mujoco.MjModel, rows: dict[str, np.ndarray]) -> None:
+    def __init__(self, model: mujoco.MjModel, rows: Rows) -> None:
         self.model = model
         self._scratch = mujoco.MjData(model)
         self._saved = {field: (index, getattr(model, field)[index].copy()) for field, index in rows.items()}

@@ -1,0 +1,172 @@
+"""Loader benchmark: cost of a training sample against plain JPEG decoding, speed, memory, first batch, state.
+
+    python experiments/benchmarks/loader.py --out loader.json [--episodes 60 600] [--quick]
+
+Protocol: episodes of 200 steps, two 224 px JPEG cameras of about 21 kB, chunks of 16, batches of 64. The unit of cost
+is the CPU time of decoding two such JPEGs with simplejpeg on one thread, measured before and after each run. Each case
+runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+
+from dexhil.recorder import EpisodeWriter
+from dexhil.schema import EpisodeMetadata, Observation, Step
+
+BATCH, CHUNK, SIZE, HZ = 64, 16, 224, 20.0
+CAMERAS = ("scene", "wrist")
+ROBOT, ACTION_DIM = "fr3_dexhand021", 19
+
+
+def synthetic_image(rng: np.random.Generator) -> np.ndarray:
+    """uint8 [224, 224, 3]: smooth shades with camera-like noise, about 21 kB as a JPEG of quality 95."""
+    coarse = rng.uniform(0, 255, (8, 8, 3))
+    smooth = np.kron(coarse, np.ones((SIZE // 8, SIZE // 8, 1)))
+    return np.clip(smooth + rng.normal(0, 2.2, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def record_episodes(root: Path, episodes: int, steps: int) -> None:
+    """Records synthetic episodes; a pool of images keeps that quick."""
+    rng = np.random.default_rng(0)
+    pool = [synthetic_image(rng) for _ in range(32)]
+    for number in range(episodes):
+        facts = EpisodeMetadata(
+            f"episode-{number:05d}", "plush", 1, "offline", 0, "", "synthetic", ROBOT, number, 0, 0.0
+        )
+        writer = EpisodeWriter(root, control_hz=HZ)
+        for t in range(steps):
+            images = {camera: pool[rng.integers(len(pool))] for camera in CAMERAS}
+            q = rng.normal(size=ACTION_DIM).astype(np.float32)
+            seen = Observation(images, q[:7], q[7:], q[:7], t / HZ, "Grab that yellow plushie")
+            writer.append(Step(seen, q, np.full_like(q, np.nan), False))
+        writer.finish(facts)
+
+
+def decode_unit(jpegs: list[bytes], seconds: float = 2.0) -> float:
+    """CPU seconds of decoding two JPEGs."""
+    buffer = np.empty((SIZE, SIZE, 3), np.uint8)
+    start, count = time.process_time(), 0
+    while time.process_time() - start < seconds:
+        for data in jpegs:
+            simplejpeg.decode_jpeg(data, buffer=buffer)
+        count += len(jpegs)
+    return 2 * (time.process_time() - start) / count
+
+
+def peak_gb() -> float:
+    """Peak resident memory of this process, GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def measure(dataset: Path, cache: Path, batches: int, workers: int) -> dict[str, Any]:
+    """One case, in this process: the loader over a data set whose cache may or may not exist."""
+    cached = any(cache.glob("*/cache.json"))
+    from data_pipeline.loader import Loader
+    from data_pipeline.mapping import DEXHIL
+    from data_pipeline.tensorflow_cpu import tensorflow, tensorflow_datasets
+
+    tensorflow(), tensorflow_datasets()
+    imported_gb, start = peak_gb(), time.perf_counter()
+    loader = Loader([dataset], DEXHIL, batch_size=BATCH, chunk=CHUNK, cache_dir=cache)
+    iterator = loader.iterate(0, workers=workers)
+    next(iterator)
+    first_batch = time.perf_counter() - start
+    frames = np.fromfile(next(cache.glob("*/frames.bin")), np.uint8, count=1 << 22).tobytes()
+    jpegs = [b"\xff\xd8" + part for part in frames.split(b"\xff\xd8")[1:-1]]
+    for _ in range(8):
+        next(iterator)  # fills the prefetch buffer
+    before = decode_unit(jpegs)
+    cpu, wall = time.process_time(), time.perf_counter()
+    for _ in range(batches):
+        next(iterator)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    state = len(pickle.dumps(iterator.step))
+    iterator.close()
+    unit = (before + decode_unit(jpegs)) / 2
+    return {
+        "cache_existed": cached,
+        "jpeg_bytes": round(float(np.mean([len(data) for data in jpegs]))),
+        "decode_ms_per_image": 1e3 * unit / 2,
+        "unit_cost": cpu / (batches * BATCH) / unit,
+        "samples_per_second": batches * BATCH / wall,
+        "first_batch_s": first_batch,
+        "peak_gb": peak_gb(),
+        "peak_gb_after_imports": imported_gb,
+        "state_bytes": state,
+        "samples": loader.num_samples,
+    }
+
+
+def run_case(dataset: Path, cache: Path, batches: int, workers: int) -> dict[str, Any]:
+    """`measure` in a fresh process."""
+    arguments = [str(dataset), str(cache), str(batches), str(workers)]
+    done = subprocess.run([sys.executable, __file__, "--case", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the case {arguments} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Runs every case and writes the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--episodes", type=int, nargs="+", default=[60, 600])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batches", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="4 episodes of 40 steps, 5 batches")
+    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.case:
+        dataset, cache, batches, workers = args.case
+        print(json.dumps(measure(Path(dataset), Path(cache), int(batches), int(workers))))
+        return
+    if args.quick:
+        args.episodes, args.steps, args.batches, args.repeats = [4], 40, 5, 1
+    results = {str(count): benchmark(count, args) for count in args.episodes}
+    report = {"benchmark": "loader", "machine": machine(), "results": results}
+    print(json.dumps(report, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1))
+
+
+def benchmark(episodes: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Records, builds and measures one size: once without the cache, then `repeats` times with it."""
+    from data_pipeline.build import build_dataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        times = [time.perf_counter()]
+        record_episodes(root / "episodes", episodes, args.steps)
+        times.append(time.perf_counter())
+        build_dataset(root / "episodes", root / "rlds", workers=args.workers)
+        times.append(time.perf_counter())
+        print(f"{episodes} episodes: recorded in {times[1] - times[0]:.0f} s, built in {times[2] - times[1]:.0f} s")
+        cold = run_case(root / "rlds", root / "cache", args.batches, args.workers)
+        warm = [run_case(root / "rlds", root / "cache", args.batches, args.workers) for _ in range(args.repeats)]
+        return {"record_s": times[1] - times[0], "build_s": times[2] - times[1], "without_cache": cold, "cached": warm}
+
+
+def machine() -> dict[str, Any]:
+    """Where this was measured."""
+    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""How often the scripted operator succeeds, over seeded trials of every task.
+
+    python experiments/benchmarks/operator.py --out FILE.json [--trials 100] [--difficulty 0.5] [--workers 2]
+
+Writes per task {"successes", "trials", "rate", "interval" (95 %, Wilson), "seconds" (median and 90 % of the successes),
+"first_try" (rate of successes without a second attempt), "failures" {category: count}}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import json
+import multiprocessing
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dexhil.evaluation.intervals import wilson
+from dexhil.sim.operator import ScriptedOperator
+from dexhil.sim.rig import SimRig
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One trial. seconds: simulated. failure: category, "" on success. attempts: how often the hand began to close."""
+
+    seconds: float
+    failure: str
+    attempts: int
+
+
+@functools.cache
+def make_rig(difficulty: float) -> SimRig:
+    return SimRig(difficulty=difficulty, cameras=())
+
+
+def run_trial(task: str, difficulty: float, seed: int) -> Outcome:
+    """Runs the operator until success or the task's horizon."""
+    rig = make_rig(difficulty)
+    rig.reset(task=task, seed=seed)
+    operator, attempts, phase = ScriptedOperator(rig, seed=seed), 0, ""
+    while rig.time < rig.horizon_s and not rig.success():
+        rig.apply(operator.act())
+        attempts += operator.strategy.phase == "close" != phase
+        phase = operator.strategy.phase
+    return Outcome(rig.time, rig.failure(), attempts)
+
+
+def summarise(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """The figures of one task."""
+    won = [outcome for outcome in outcomes if not outcome.failure]
+    median, late = np.percentile([outcome.seconds for outcome in won], [50, 90]) if won else (np.nan, np.nan)
+    return {
+        "successes": len(won),
+        "trials": len(outcomes),
+        "rate": len(won) / len(outcomes),
+        "interval": list(wilson(len(won), len(outcomes))),
+        "first_try": sum(outcome.attempts == 1 for outcome in won) / len(outcomes),
+        "seconds": {"median": float(median), "p90": float(late)},
+        "failures": dict(collections.Counter(outcome.failure for outcome in outcomes if outcome.failure)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Success of the scripted operator over seeded trials.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--difficulty", type=float, default=0.5)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    tasks, context = make_rig(options.difficulty).tasks, multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.workers, context) as pool:
+        trials = {
+            task: [pool.submit(run_trial, task, options.difficulty, seed) for seed in range(options.trials)]
+            for task in tasks
+        }
+        scores = {task: summarise([trial.result() for trial in futures]) for task, futures in trials.items()}
+    result = {"benchmark": "operator", "difficulty": options.difficulty, "tasks": scores}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Speed of the simulated rig on one core: scripted episodes with two cameras rendered per control step.
+
+    python experiments/benchmarks/simulation.py --out FILE.json [--episodes 5] [--image-size 64] [--fidelity fast]
+
+Writes "inverse_kinematics_ms" and per task {"x_real_time", "episode_cpu_s" (a 6 s episode), "ms" per control step:
+{"physics", "cameras", "operator"}}. All are CPU times of this process: a busy machine distorts them less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dexhil.sim.ik import ArmIk
+from dexhil.sim.operator import ScriptedOperator
+from dexhil.sim.rig import SimRig
+from dexhil.sim.robot_model import SPEC
+
+EPISODE_S = 6.0
+PARTS = ("operator", "physics", "cameras")
+
+
+def time_task(rig: SimRig, task: str, episodes: int) -> dict[str, object]:
+    """CPU time per control step of `episodes` whole episodes of EPISODE_S."""
+    rig.reset(task=task, seed=0)  # compiles the scene, opens the renderers
+    spent = dict.fromkeys(PARTS, 0.0)
+    steps = round(EPISODE_S * rig.control_hz)
+    for seed in range(episodes):
+        rig.reset(task=task, seed=seed)
+        operator = ScriptedOperator(rig, seed=seed)
+        for _ in range(steps):
+            began = time.process_time()
+            action = operator.act()
+            decided = time.process_time()
+            rig.apply(action)
+            stepped = time.process_time()
+            rig.observe()
+            times = (decided - began, stepped - decided, time.process_time() - stepped)
+            spent = {part: spent[part] + seconds for part, seconds in zip(PARTS, times, strict=True)}
+    per_step = {part: 1e3 * seconds / (episodes * steps) for part, seconds in spent.items()}
+    episode_cpu_s = sum(spent.values()) / episodes
+    return {"x_real_time": EPISODE_S / episode_cpu_s, "episode_cpu_s": episode_cpu_s, "ms": per_step}
+
+
+def time_inverse_kinematics(solves: int = 500) -> float:
+    """Mean CPU ms of a solve along a smooth path, each seeded with the last."""
+    ik, q_arm = ArmIk(), SPEC.home[:7].astype(np.float64)
+    start = ik.forward(q_arm)
+    began = time.process_time()
+    for step in range(solves):
+        angle = 2 * np.pi * step / 100
+        target = start + np.array([0.05 * (1 - np.cos(angle)), 0.10 * np.sin(angle), 0, 0, 0, 0, 0])
+        q_arm = ik.solve(target, q_arm).q_arm
+    return 1e3 * (time.process_time() - began) / solves
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed of the simulated rig on one core.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--episodes", type=int, default=5)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--fidelity", default="fast")
+    options = parser.parse_args()
+    rig = SimRig(image_size=options.image_size, fidelity=options.fidelity)
+    result = {
+        "benchmark": "simulation",
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "image_size": options.image_size,
+        "cameras": list(rig.cameras),
+        "fidelity": options.fidelity,
+        "inverse_kinematics_ms": time_inverse_kinematics(),
+        "tasks": {task: time_task(rig, task, options.episodes) for task in rig.tasks},
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

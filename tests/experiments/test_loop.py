@@ -1,0 +1,162 @@
+"""The whole loop in miniature through its commands: collect, build, train, score; and what a kill -9 leaves of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dexhil.commands import ConfigError, read_metrics
+from dexhil.recorder import list_episodes, read_facts
+from dexhil.training.checkpoints import CHECKPOINTS, CheckpointError
+from experiments import collect, eval, train
+
+TASKS = ("plush", "tissue")
+
+
+def collect_arguments(out: Path) -> list[str]:
+    return ["--config=experiments/configs/sim.py", "--config.preset=debug", "--episodes=4", f"--out={out}"]
+
+
+def train_arguments(data: Path, workdir: Path, *more: str) -> list[str]:
+    return [
+        "--config=experiments/configs/sim.py",
+        "--config.preset=debug",
+        f"--config.data.paths={data / 'rlds'}",
+        f"--config.data.cache_dir={data / 'cache'}",
+        f"--workdir={workdir}",
+        *more,
+    ]
+
+
+def report_of(workdir: Path) -> dict:
+    return json.loads((workdir / "report.json").read_text())
+
+
+def start(script: str, arguments: list[str]) -> subprocess.Popen:
+    """The command in a process group of its own, so that a kill reaches its workers too."""
+    return subprocess.Popen([sys.executable, script, *arguments], start_new_session=True)
+
+
+def kill_when(process: subprocess.Popen, condition) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, f"the command ended with {process.returncode} before it could be killed"
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two demonstrations per task, recorded by a command that was killed after its first episode and called again."""
+    out = tmp_path_factory.mktemp("data")
+    episodes = out / "episodes"
+    process = start("experiments/collect.py", collect_arguments(out))
+    kill_when(process, lambda: episodes.is_dir() and list_episodes(episodes))
+    finished = {path.name: (path / "steps.bin").stat().st_mtime_ns for path in list_episodes(episodes)}
+    collect.main(collect_arguments(out))
+    for name, written in finished.items():
+        assert (episodes / name / "steps.bin").stat().st_mtime_ns == written, f"{name} was recorded again"
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    train.main(train_arguments(data, workdir))
+    return workdir
+
+
+def test_a_killed_collection_goes_on_and_loses_no_episode(data: Path) -> None:
+    facts = [read_facts(path)[0] for path in list_episodes(data / "episodes")]
+    for task in TASKS:
+        assert sum(fact.success == 1 for fact in facts if fact.task == task) == 2
+    assert report_of(data)["results"]["tasks"]["plush"]["successes"] == 2
+
+
+def test_the_report_of_training_holds_every_contracted_key(trained: Path) -> None:
+    report = report_of(trained)
+    assert set(report) >= {"command", "config", "code_version", "seconds", "lineage", "results"}
+    keys = {"steps", "samples_per_second", "final_loss", "heldout_loss_untrained", "heldout_loss", "score"}
+    assert set(report["results"]) >= keys
+    for task in TASKS:
+        entry = report["results"]["score"]["tasks"][task]
+        assert entry["trials"] == 1
+        assert entry["interval"][0] <= entry["rate"] <= entry["interval"][1]
+    assert "<video" in (trained / "report.html").read_text()
+
+
+def test_a_killed_training_goes_on_along_the_same_loss_curve(data: Path, trained: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "killed"
+    arguments = train_arguments(data, workdir, "--config.eval.trials=0")
+    kill_when(start("experiments/train.py", arguments), lambda: (workdir / CHECKPOINTS / "2").is_dir())
+    train.main(arguments)
+    killed, whole = ([(line["step"], line.get("loss")) for line in read_metrics(path)] for path in (workdir, trained))
+    assert killed == whole
+    assert report_of(workdir)["results"]["heldout_loss"] == report_of(trained)["results"]["heldout_loss"]
+
+
+def test_eval_scores_a_checkpoint_and_reuses_finished_trials(trained: Path, tmp_path: Path) -> None:
+    arguments = [f"--checkpoint={trained}", "--config.preset=debug", f"--workdir={tmp_path}"]
+    eval.main([*arguments, "--trials=1"])
+    first = (tmp_path / "trials.jsonl").read_text()
+    eval.main([*arguments, "--trials=1"])
+    assert (tmp_path / "trials.jsonl").read_text() == first
+    results = report_of(tmp_path)["results"]
+    assert set(results["tasks"]) == set(TASKS)
+    assert results["tasks"] == report_of(trained)["results"]["score"]["tasks"]
+
+
+def test_training_refuses_data_of_another_action_width(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"actions have 19 numbers, the config expects 7"):
+        train.main(train_arguments(data, tmp_path, "--config.data.action_dim=7"))
+
+
+def test_training_refuses_data_of_another_robot(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"robot 'fr3_dexhand021', expected 'fr3_leap'"):
+        train.main(train_arguments(data, tmp_path, "--config.data.robot=fr3_leap"))
+
+
+def test_training_names_a_missing_data_set(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no data set at .*nowhere.*build it first"):
+        train.main(train_arguments(data / "nowhere", tmp_path))
+
+
+def test_an_unknown_config_key_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config.train.learning_rte.*nearest: --config.train.learning_rate"):
+        train.main([f"--workdir={tmp_path}", "--config.train.learning_rte=1e-4"])
+
+
+def test_eval_names_a_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"expected the workdir of a training run"):
+        eval.main([f"--checkpoint={tmp_path / 'nothing'}"])
+
+
+def test_eval_refuses_a_rig_without_the_policy_s_cameras(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"needs cameras \['wrist'\].*add them"):
+        eval.main([f"--checkpoint={trained}", "--config.rig.cameras=scene", f"--workdir={tmp_path}"])
+
+
+def test_eval_names_the_nearest_task(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'plsh'.*did you mean 'plush'"):
+        eval.main(
+            [
+                f"--checkpoint={trained}",
+                "--config.preset=debug",
+                "--config.rig.tasks=plsh",
+                "--config.eval.workers=0",
+                f"--workdir={tmp_path}",
+            ]
+        )
+
+
+def test_collect_refuses_a_number_that_the_tasks_do_not_share(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--episodes 5: expected a multiple of the 2 tasks"):
+        collect.main(["--episodes=5", f"--out={tmp_path}"])

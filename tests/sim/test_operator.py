@@ -1,0 +1,130 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dexhil.sim.ik import ArmIk
+from dexhil.sim.operator import (
+    Intent,
+    ScriptedOperator,
+    draw_style,
+    execute,
+    grasp_to_hand,
+    hand_angles,
+    hand_quaternion,
+)
+from dexhil.sim.rig import SimRig
+from dexhil.sim.robot_model import SPEC
+from dexhil.sim.strategies.base import Grasp, Moment, fold_yaw, ramp
+from dexhil.sim.strategies.plush import PlushStrategy
+from dexhil.sim.tasks import PlushState
+
+TOY = PlushState(np.array([0.5, 0.05, 0.034]), 0.3, 1.0, 0.116, 0.084, 0.068, 0.0, False)
+
+
+@pytest.fixture(scope="module")
+def rig() -> SimRig:
+    return SimRig(cameras=())
+
+
+def moment(**changes: object) -> Moment:
+    start = Moment(0.0, np.array([0.42, 0.0, 0.28]), 0.6, 0.0, Grasp(), 0.0, TOY)
+    return dataclasses.replace(start, **changes)
+
+
+@pytest.mark.parametrize("task", ["plush", "tissue"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_operator_succeeds_at_the_default_difficulty(rig, task, seed):
+    rig.reset(task=task, seed=seed)
+    operator = ScriptedOperator(rig, seed=seed)
+    while rig.time < rig.horizon_s and not rig.success():
+        rig.apply(operator.act())
+    assert rig.success(), rig.failure()
+    assert rig.failure() == ""
+    assert rig.time < 8.0
+
+
+def test_commands_are_smooth_and_need_no_limiting(rig):
+    rig.reset(task="plush", seed=1)
+    operator, last = ScriptedOperator(rig, seed=1), rig.command
+    for _ in range(60):
+        action = operator.act()
+        np.testing.assert_allclose(rig.apply(action), action, atol=1e-6)
+        assert np.abs(action - last)[:7].max() < 0.12
+        last = action
+
+
+def test_execution_depends_on_the_intent_alone(rig):
+    rig.reset(task="plush", seed=2)
+    operator = ScriptedOperator(rig, seed=2)
+    command = rig.command
+    action = operator.act()
+    np.testing.assert_array_equal(action, execute(operator.intent, ArmIk(), command))
+
+
+def test_executed_intent_brings_the_hand_there():
+    ik, command = ArmIk(), SPEC.home
+    intent = Intent(np.array([0.5, 0.1, 0.1, *hand_quaternion(0.8, 0.5)]), Grasp(1.0, 0.5, 0.5, 0.5))
+    for _ in range(10):
+        command = execute(intent, ik, command)
+    np.testing.assert_allclose(ik.forward(command[:7])[:3], intent.pose_base_ee[:3], atol=1e-3)
+    np.testing.assert_array_equal(command[7:], grasp_to_hand(intent.grasp))
+
+
+def test_grasps_stay_within_limits_and_closing_bends():
+    rng = np.random.default_rng(0)
+    for vector in rng.uniform(0, 1, (20, 5)):
+        hand = grasp_to_hand(Grasp(*vector))
+        assert (hand >= SPEC.lower[7:]).all()
+        assert (hand <= SPEC.upper[7:]).all()
+        np.testing.assert_array_equal(Grasp(*vector).vector(), vector)
+    opened, closed = grasp_to_hand(Grasp(1.0)), grasp_to_hand(Grasp(1.0, 1.0, 1.0, 1.0))
+    bending = [i for i, name in enumerate(SPEC.joint_names[7:]) if name not in ("thumb_rotation", "spread")]
+    assert (closed[bending] > opened[bending]).all()
+
+
+@pytest.mark.parametrize(("tilt", "yaw"), [(0.1, -1.5), (0.6, 0.0), (1.0, 1.2), (1.5, 2.5)])
+def test_hand_angles_are_the_way_back(tilt, yaw):
+    np.testing.assert_allclose(hand_angles(hand_quaternion(tilt, yaw)), (tilt, yaw), atol=1e-9)
+
+
+def test_styles_differ_by_seed_and_repeat():
+    one, same, other = (draw_style(np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert one.speed == same.speed
+    assert one.speed != other.speed
+
+
+def test_folding_forgets_the_sign_of_a_direction():
+    for yaw in np.linspace(-6, 6, 25):
+        assert -np.pi / 2 <= fold_yaw(yaw) < np.pi / 2
+        assert np.sin(2 * fold_yaw(yaw)) == pytest.approx(np.sin(2 * yaw), abs=1e-9)
+
+
+def test_ramp_is_flat_outside_and_monotonic_inside():
+    values = [ramp(x, 1.0, 2.0) for x in np.linspace(0, 3, 31)]
+    assert values[0] == 0.0
+    assert values[-1] == 1.0
+    assert (np.diff(values) >= 0).all()
+
+
+def test_the_hand_stays_high_until_it_is_above_the_toy():
+    far = PlushStrategy().step(moment())
+    near = PlushStrategy().step(moment(position=np.array([0.5, 0.05, 0.28]), yaw=fold_yaw(0.3 + np.pi / 2)))
+    assert far.position[2] > near.position[2] + 0.05
+    np.testing.assert_allclose(far.position[:2], TOY.grasp_point[:2])
+
+
+def test_an_empty_hand_and_a_slip_lead_back_to_reaching():
+    strategy = PlushStrategy()
+    yaw = float(np.clip(fold_yaw(TOY.yaw + np.pi / 2), -1.1, 1.1))
+    at_toy = moment(position=np.array([0.5, 0.05, 0.055]), yaw=yaw)
+    closed = dataclasses.replace(at_toy, grasp=Grasp(1.0, 1.0, 1.0, 1.0))
+    strategy.step(at_toy)
+    assert strategy.phase == "close"
+    strategy.step(closed)
+    assert strategy.phase == "reach"
+    strategy.step(at_toy)
+    strategy.step(dataclasses.replace(closed, resistance=0.6))
+    assert strategy.phase == "lift"
+    strategy.step(dataclasses.replace(closed, position=np.array([0.5, 0.05, 0.2])))
+    assert strategy.phase == "reach"

@@ -1,0 +1,308 @@
+"""The recorder keeps what it was told, whole or not at all, through real faults: kill -9, damage, a full disk."""
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dexhil.episode_format import METADATA_FILE, STEPS_FILE, EpisodeError
+from dexhil.recorder import (
+    EpisodeWriter,
+    RecordingError,
+    list_episodes,
+    read_episode,
+    read_header,
+    read_steps,
+    repair,
+)
+from dexhil.schema import EpisodeMetadata, Observation, SchemaError, Step
+
+HZ = 20.0
+
+
+def make_metadata(episode_id: str = "ep", **changes) -> EpisodeMetadata:
+    facts = EpisodeMetadata(episode_id, "plush", 1, "offline", 0, "", "tester", "fr3_dexhand021", 3, 1, 0.25)
+    return dataclasses.replace(facts, **changes)
+
+
+def make_step(t: int, hand: int = 12, size: int = 32) -> Step:
+    rng = np.random.default_rng(t)
+    q = rng.normal(size=7 + hand).astype(np.float32)
+    image = np.full((size, size, 3), (t * 5) % 255, np.uint8)
+    seen = Observation({"scene": image, "wrist": image[::-1]}, q[:7], q[7:], q[:7], t / HZ, "Pull out a napkin")
+    return Step(seen, q, np.full_like(q, np.nan), is_intervention=t >= 5, reward=float(t), discount=0.5)
+
+
+def record(root: Path, steps: int = 8, episode_id: str = "ep") -> Path:
+    writer = EpisodeWriter(root, control_hz=HZ)
+    for t in range(steps):
+        writer.append(make_step(t))
+    return writer.finish(make_metadata(episode_id))
+
+
+def test_an_episode_is_read_as_it_was_recorded(tmp_path):
+    path = record(tmp_path)
+    episode = read_episode(path)
+    assert episode.metadata == make_metadata()
+    assert read_header(path)["control_hz"] == HZ
+    for t, step in enumerate(episode.steps):
+        told = make_step(t)
+        np.testing.assert_array_equal(step.action, told.action)
+        np.testing.assert_array_equal(step.policy_action, told.policy_action)
+        for name in ("q_arm", "q_hand", "pose_base_ee"):
+            np.testing.assert_array_equal(getattr(step.observation, name), getattr(told.observation, name))
+        assert step.observation.timestamp == told.observation.timestamp
+        assert (step.is_intervention, step.reward, step.discount) == (told.is_intervention, told.reward, 0.5)
+        assert step.observation.language_instruction == "Pull out a napkin"
+        for camera, image in told.observation.images.items():
+            assert np.abs(step.observation.images[camera].astype(int) - image).max() <= 2
+        step.validate()
+
+
+def test_an_episode_is_invisible_until_it_is_finished(tmp_path):
+    writer = EpisodeWriter(tmp_path, control_hz=HZ)
+    writer.append(make_step(0))
+    assert list_episodes(tmp_path) == []
+    assert writer.finish(make_metadata("a")) == tmp_path / "a"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with pytest.raises(EpisodeError, match="has ended"):
+        writer.append(make_step(1))
+
+
+def test_an_abandoned_episode_leaves_nothing(tmp_path):
+    writer = EpisodeWriter(tmp_path, control_hz=HZ)
+    writer.append(make_step(0))
+    writer.abandon()
+    writer.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_id_loses_nothing(tmp_path):
+    record(tmp_path)
+    writer = EpisodeWriter(tmp_path, control_hz=HZ)
+    writer.append(make_step(0))
+    with pytest.raises(EpisodeError, match="'ep' exists already"):
+        writer.finish(make_metadata("ep"))
+    assert len(read_episode(writer.finish(make_metadata("ep2"))).steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action": np.full(19, np.nan, np.float32)}, r"action: non-finite value nan at index \[0\]"),
+        ({"action": np.zeros(18, np.float32)}, r"action: expected shape \[19\], got \[18\]"),
+        ({"observation": dataclasses.replace(make_step(1).observation, timestamp=0.0)}, "expected after 0.0 s"),
+        ({"observation": dataclasses.replace(make_step(1).observation, language_instruction=3)}, "expected a str"),
+        ({"observation": make_step(1, size=16).observation}, "the episode began with"),
+    ],
+)
+def test_a_bad_step_is_refused_and_not_stored(tmp_path, change, message):
+    writer = EpisodeWriter(tmp_path, control_hz=HZ)
+    writer.append(make_step(0))
+    with pytest.raises(SchemaError, match=message):
+        writer.append(dataclasses.replace(make_step(1), **change))
+    writer.append(make_step(2))
+    assert len(read_episode(writer.finish(make_metadata())).steps) == 2
+
+
+@pytest.mark.parametrize("bad", ["", ".hidden", "a/b"])
+def test_an_episode_id_is_a_folder_name(tmp_path, bad):
+    writer = EpisodeWriter(tmp_path, control_hz=HZ)
+    writer.append(make_step(0))
+    with pytest.raises(EpisodeError, match="plain folder name"):
+        writer.finish(make_metadata(bad))
+
+
+def test_an_empty_episode_is_refused(tmp_path):
+    with pytest.raises(EpisodeError, match="has no steps"):
+        EpisodeWriter(tmp_path, control_hz=HZ).finish(make_metadata())
+
+
+def test_a_missing_root_is_named(tmp_path):
+    with pytest.raises(EpisodeError, match=r"no directory of episodes at .*nowhere"):
+        list_episodes(tmp_path / "nowhere")
+
+
+RECORD_FOREVER = """
+    import sys, time
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from test_recorder import EpisodeWriter, HZ, make_metadata, make_step, record
+    root = Path({root!r})
+    record(root, episode_id="whole")
+    writer = EpisodeWriter(root, control_hz=HZ, draft=make_metadata("draft"))
+    for t in range(10**6):
+        writer.append(make_step(t))
+        print(t + 1, flush=True)
+        time.sleep(0.01)
+"""
+
+
+def test_kill_9_loses_no_finished_step(tmp_path):
+    script = textwrap.dedent(RECORD_FOREVER.format(tests=str(Path(__file__).parent), root=str(tmp_path)))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = [int(process.stdout.readline()) for _ in range(6)][-1]
+        assert repair(tmp_path).still_recording != []  # a live recorder is left alone
+        process.send_signal(signal.SIGKILL)
+        told = max([told, *map(int, process.stdout.read().split())])
+    assert [path.name for path in list_episodes(tmp_path)] == ["whole"]
+    report = repair(tmp_path)
+    assert report.salvaged["draft"] >= told
+    salvaged = read_episode(tmp_path / "draft")
+    assert salvaged.metadata.success == -1
+    assert salvaged.metadata.task == "plush"
+    np.testing.assert_array_equal(salvaged.steps[told - 1].action, make_step(told - 1).action)
+    assert len(read_episode(tmp_path / "whole").steps) == 8
+    assert repair(tmp_path).lines() == ["nothing to repair"]
+
+
+def leave_open(root: Path, steps: int = 8) -> Path:
+    """An episode as a dead process leaves it; returns its steps file."""
+    with EpisodeWriter(root, control_hz=HZ, draft=make_metadata("draft", takeovers=0)) as writer:
+        for t in range(steps):
+            writer.append(make_step(t))
+    return writer.directory / STEPS_FILE
+
+
+@pytest.mark.parametrize("cut", [1, 100, 700])
+def test_a_truncated_open_episode_keeps_its_verified_prefix(tmp_path, cut):
+    file = leave_open(tmp_path)
+    os.truncate(file, file.stat().st_size - cut)
+    assert repair(tmp_path).salvaged == {"draft": 7}
+    episode = read_episode(tmp_path / "draft")
+    assert [step.observation.timestamp for step in episode.steps] == [t / HZ for t in range(7)]
+    assert episode.metadata.takeovers == 1
+
+
+def test_a_flipped_byte_in_an_open_episode_ends_its_prefix(tmp_path):
+    file = leave_open(tmp_path)
+    flip(file, file.stat().st_size // 2)
+    steps = repair(tmp_path).salvaged["draft"]
+    assert 1 <= steps < 8
+    assert len(read_episode(tmp_path / "draft").steps) == steps
+
+
+def flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 0x40
+    file.write_bytes(bytes(content))
+
+
+def test_damage_to_a_finished_episode_is_reported_and_left(tmp_path):
+    path = record(tmp_path)
+    flip(path / STEPS_FILE, 2000)
+    with pytest.raises(EpisodeError, match=r"ep/steps.bin: record .*(damaged|truncated)"):
+        read_episode(path)
+    report = repair(tmp_path)
+    assert list(report.damaged) == ["ep"]
+    assert "DAMAGED finished episode ep" in report.lines()[0]
+
+
+def test_steps_missing_at_a_record_boundary_are_noticed(tmp_path):
+    path = record(tmp_path)
+    facts = json.loads((path / METADATA_FILE).read_text())
+    (path / METADATA_FILE).write_text(json.dumps(facts | {"num_steps": 9}))
+    with pytest.raises(EpisodeError, match=r"8 steps in steps\.bin, 9 were recorded"):
+        list(read_steps(path))
+
+
+def test_damaged_metadata_is_named(tmp_path):
+    path = record(tmp_path)
+    (path / METADATA_FILE).write_text("{")
+    with pytest.raises(EpisodeError, match=r"episode.json is damaged"):
+        read_episode(path)
+
+
+def test_a_process_that_died_before_the_rename_keeps_its_metadata(tmp_path):
+    path = record(tmp_path)
+    path.rename(tmp_path / ".open-1-x")
+    assert repair(tmp_path).salvaged == {"ep": 8}
+    assert read_episode(path).metadata == make_metadata()
+
+
+def test_open_episodes_without_steps_or_header_do_not_stop_a_repair(tmp_path):
+    EpisodeWriter(tmp_path, control_hz=HZ).__exit__()
+    (tmp_path / ".open-2-x").mkdir()
+    (tmp_path / ".open-3-x").mkdir()
+    (tmp_path / ".open-3-x" / STEPS_FILE).write_bytes(b"not an episode")
+    report = repair(tmp_path)
+    assert len(report.empty) == 1
+    assert sorted(report.unreadable) == [".open-2-x", ".open-3-x"]
+
+
+def test_a_salvaged_episode_never_replaces_a_finished_one(tmp_path):
+    record(tmp_path, episode_id="draft")
+    leave_open(tmp_path, steps=3)
+    assert repair(tmp_path).salvaged == {"draft-salvaged1": 3}
+    assert len(read_episode(tmp_path / "draft").steps) == 8
+
+
+@pytest.fixture
+def file_size_limit():
+    """A way to make writes fail as on a full disk, which needs no rights: files may not grow past a limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, file_size_limit):
+    record(tmp_path, episode_id="earlier")
+    writer = EpisodeWriter(tmp_path, control_hz=HZ, draft=make_metadata("draft"))
+    for t in range(3):
+        writer.append(make_step(t))
+    file_size_limit((writer.directory / STEPS_FILE).stat().st_size + 500)  # the next step fits in part only
+    with pytest.raises(RecordingError, match=r"disk is full .*3 steps of the open episode are saved in .*repair"):
+        writer.append(make_step(3))
+    file_size_limit(resource.RLIM_INFINITY)
+    assert len(read_episode(tmp_path / "earlier").steps) == 8
+    with pytest.raises(RecordingError, match="3 steps"):
+        writer.append(make_step(4))  # a gap must not appear in the middle of an episode
+    writer.__exit__()
+    assert repair(tmp_path).salvaged == {"draft": 3}
+
+
+def test_a_disk_that_is_full_at_the_end_is_an_error_that_can_be_retried(tmp_path, file_size_limit):
+    writer = EpisodeWriter(tmp_path, control_hz=HZ)
+    writer.append(make_step(0))
+    file_size_limit(20)
+    with pytest.raises(RecordingError, match=r"disk is full .*1 steps of the open episode are saved"):
+        writer.finish(make_metadata())
+    file_size_limit(resource.RLIM_INFINITY)
+    assert len(read_episode(writer.finish(make_metadata())).steps) == 1
+
+
+def test_two_processes_share_a_root(tmp_path):
+    script = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[1])
+        from test_recorder import record
+        for number in range(5):
+            record(Path(sys.argv[2]), 3, f"{sys.argv[3]}-{number}")
+    """)
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
+    processes = [subprocess.Popen([*command, name]) for name in ("a", "b")]
+    assert [process.wait() for process in processes] == [0, 0]
+    episodes = list_episodes(tmp_path)
+    assert len(episodes) == 10
+    assert all(len(read_episode(path).steps) == 3 for path in episodes)
+    assert not list(tmp_path.glob(".open-*"))
+
+
+def test_the_repair_command_says_what_it_did(tmp_path, capsys):
+    from data_pipeline.repair import main
+
+    leave_open(tmp_path, steps=2)
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "salvaged draft: 2 steps, success not known\n"
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "no directory of episodes" in capsys.readouterr().err
