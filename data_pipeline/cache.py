@@ -19,7 +19,7 @@ import numpy as np
 from data_pipeline.mapping import CATEGORIES, DatasetError, Mapping, check_known, resolve_cameras
 from data_pipeline.rlds import EpisodeReader, RldsDataset, is_image, is_text, open_rlds, read_examples
 
-_VERSION = 1
+_VERSION = 2
 _UNKNOWN = {
     "episode_id": "", "task": "", "success": -1, "source": "offline", "round": 0, "policy": "", "operator": "",
     "seed": -1,
@@ -61,6 +61,8 @@ def open_cache(dataset: Path, mapping: Mapping, cache_dir: Path) -> StepCache:
     if not directory.is_dir():
         _create(open_rlds(dataset), mapping, directory)
     facts = json.loads((directory / "cache.json").read_text())
+    if (directory / "frames.bin").stat().st_size != facts["frames_bytes"]:
+        raise DatasetError(f"the step cache {directory} is damaged; delete that directory, it is made again")
     columns = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
     return StepCache(
         directory=directory,
@@ -88,11 +90,14 @@ def _create(dataset: RldsDataset, mapping: Mapping, directory: Path) -> None:
     try:
         with (temporary / "frames.bin").open("wb", buffering=1 << 20) as frames:
             facts, columns = _convert(dataset, mapping, frames)
+            facts["frames_bytes"] = frames.tell()
         for name, column in columns.items():
             np.save(temporary / f"{name}.npy", column)
         (temporary / "cache.json").write_text(json.dumps(facts))
-        if not directory.is_dir():  # else another process made it meanwhile
-            temporary.rename(directory)
+        temporary.rename(directory)
+    except OSError:
+        if not directory.is_dir():  # else another process made the same cache meanwhile
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

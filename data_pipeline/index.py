@@ -38,8 +38,8 @@ def select_episodes(
 ) -> list[tuple[int, int]]:
     """(data set, episode) pairs of a split that pass the filter, in order; of each task only the first `per_task`.
 
-    An episode's split depends on its id and the seed alone; only with a fraction above 0 the first data set's episode of
-    the lowest hash is held out in any case. So adding data sets moves none. Raises DatasetError where nothing is left.
+    An episode's split depends on its id and the seed alone; only the first data set's episode of the lowest hash is
+    held out in any case (fraction above 0). So adding data sets moves none. Raises DatasetError where nothing is left.
     """
     check_known(split, SPLITS, "split", "the loader's splits")
     if not 0.0 <= heldout_fraction < 1.0:

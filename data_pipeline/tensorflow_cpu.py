@@ -11,6 +11,7 @@ from types import ModuleType
 def tensorflow() -> ModuleType:
     """The tensorflow module with every GPU hidden from it. The first call takes seconds."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no mathematics here, and one log line less
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")

@@ -2,8 +2,8 @@
 
     python experiments/eval.py --config experiments/configs/sim.py --checkpoint runs/sim [--trials 20]
 
-Writes report.json (success rates with 95 % intervals) and report.html (videos, contact sheets, every trial). Trials that
-an earlier, interrupted call finished are kept.
+Writes report.json (success rates with 95 % intervals) and report.html (videos, contact sheets, every trial). Trials
+that an earlier, interrupted call finished are kept.
 """
 
 from __future__ import annotations

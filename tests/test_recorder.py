@@ -270,6 +270,16 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, file_size_li
     assert repair(tmp_path).salvaged == {"draft": 3}
 
 
+def test_an_episode_that_met_a_full_disk_can_be_finished_with_what_it_has(tmp_path, file_size_limit):
+    writer = EpisodeWriter(tmp_path, control_hz=HZ)
+    writer.append(make_step(0))
+    file_size_limit((writer.directory / STEPS_FILE).stat().st_size + 500)
+    with pytest.raises(RecordingError, match="1 steps"):
+        writer.append(make_step(1))
+    file_size_limit(resource.RLIM_INFINITY)
+    assert len(read_episode(writer.finish(make_metadata())).steps) == 1
+
+
 def test_a_disk_that_is_full_at_the_end_is_an_error_that_can_be_retried(tmp_path, file_size_limit):
     writer = EpisodeWriter(tmp_path, control_hz=HZ)
     writer.append(make_step(0))

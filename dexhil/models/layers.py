@@ -35,27 +35,29 @@ def layer_norm(params: Params, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
 
 def rms_norm(
     params: Params, x: Float[Array, "*B T D"], cond: Float[Array, "*B U D"] | None = None
-) -> tuple[Float[Array, "*B T D"], Float[Array, "*B T D"] | None]:
+) -> tuple[Float[Array, "*B T D"], Float[Array, "*B V D"] | None]:
     """Gemma's norm, multiplied by (1 + w); with `cond`, pi0.5's adaptive one. Returns the result and the residual gate.
 
-    cond: one row per leading token; the last row holds for all the tokens that remain.
+    cond: one row for all tokens, one per token, or two: the first token's and that of all others.
     """
     wide = x.astype(jnp.float32)
     normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)
     if cond is None:
         return (normed * (1 + params["scale"])).astype(x.dtype), None
-    modulation = _spread(dense(params["Dense_0"], cond), x.shape[-2])
-    scale, shift, gate = jnp.split(modulation, 3, axis=-1)
+    modulation = jnp.split(dense(params["Dense_0"], cond), 3, axis=-1)
+    scale, shift, gate = (_spread(part, x.shape[-2]) for part in modulation)
     return (normed * (1 + scale.astype(jnp.float32)) + shift).astype(x.dtype), gate
 
 
-def _spread(rows: Float[Array, "*B U D"], tokens: int) -> Float[Array, "*B T D"]:
-    last = jnp.broadcast_to(rows[..., -1:, :], (*rows.shape[:-2], tokens - rows.shape[-2] + 1, rows.shape[-1]))
-    return jnp.concatenate([rows[..., :-1, :], last], axis=-2)
+def _spread(rows: Float[Array, "*B U D"], tokens: int) -> Float[Array, "*B V D"]:
+    """Rows that broadcast over the tokens; two rows are the first token's and everyone else's."""
+    if rows.shape[-2] in (1, tokens):
+        return rows
+    return jnp.where(jnp.arange(tokens)[:, None] == 0, rows[..., :1, :], rows[..., 1:, :])
 
 
 def gated_residual(
-    x: Float[Array, "*B T D"], update: Float[Array, "*B T D"], gate: Float[Array, "*B T D"] | None
+    x: Float[Array, "*B T D"], update: Float[Array, "*B T D"], gate: Float[Array, "*B V D"] | None
 ) -> Float[Array, "*B T D"]:
     return x + update if gate is None else x + update * gate
 

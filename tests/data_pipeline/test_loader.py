@@ -307,6 +307,9 @@ def test_the_cache_is_made_once_and_follows_the_data(dataset, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in second.directory.iterdir()} == made
     copied = open_cache(shutil.copytree(dataset, tmp_path / "copy"), DEXHIL, tmp_path / "cache")
     assert copied.content_sha256 == first.content_sha256
+    (copied.directory / "frames.bin").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"step cache .* is damaged; delete that directory"):
+        open_cache(tmp_path / "copy", DEXHIL, tmp_path / "cache")
     changed = open_cache(dataset, dataclasses.replace(DEXHIL, state=("observation/q_arm",)), tmp_path / "cache")
     assert changed.directory != first.directory
     assert changed.state.shape == (47, 7)

@@ -113,6 +113,7 @@ def test_sirius_labels_become_categories(sirius, tmp_path):
 
 
 def test_an_unknown_label_is_named(sirius, tmp_path):
+    assert SIRIUS.labels is not None
     labels = dataclasses.replace(SIRIUS.labels, categories={-1: "offline", 0: "autonomous"})
     with pytest.raises(DatasetError, match=r"episode 1 step 2: 'intv_label' is -10.0, expected one of \[-1.0, 0.0\]"):
         Loader([sirius], dataclasses.replace(SIRIUS, labels=labels), batch_size=1, chunk=1, cache_dir=tmp_path)

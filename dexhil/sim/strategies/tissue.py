@@ -1,4 +1,4 @@
-"""Tissue: straddle the sheet with half-open fingers just above the pack, close while sinking the last bit, pull straight up."""
+"""Tissue: half-open fingers straddle the sheet above the pack, close while they sink the last bit, and pull up."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class TissueStrategy:
         if self.phase == "reach":
             return self._reach(moment)
         if self.phase == "close":
-            sunk = self._at + [0, 0, CLOSE_ABOVE_LIP_M - ABOVE_LIP_M]
+            sunk = _raised(self._at, CLOSE_ABOVE_LIP_M - ABOVE_LIP_M)
             return Goal(sunk, TILT, self._yaw, PINCHED, speed=0.05, grasp_speed=0.8)
-        return Goal(self._at + [0, 0, PULL_M], TILT, self._yaw, PINCHED, speed=0.08)
+        return Goal(_raised(self._at, PULL_M), TILT, self._yaw, PINCHED, speed=0.08)
 
     def _reach(self, moment: Moment) -> Goal:
         """Height follows the distance that is left, so that the hand comes down on the sheet from above."""
         away = _distance(moment)
         target = _pinch_point(moment.state, moment.state.normal_yaw)
         rise = CLEARANCE_M * ramp(away, 0.010, 0.05)
-        return Goal(target + [0, 0, rise], TILT, moment.state.normal_yaw, OPEN, speed=0.14)
+        return Goal(_raised(target, rise), TILT, moment.state.normal_yaw, OPEN, speed=0.14)
 
     def _advance(self, moment: Moment) -> None:
         target = _pinch_point(moment.state, moment.state.normal_yaw)
@@ -66,6 +66,10 @@ def _pinch_point(state: TissueState, yaw: float) -> np.ndarray:
     """Where the hand goes before closing, [3] m."""
     along = np.array([np.cos(yaw), np.sin(yaw)])
     return np.array([*(state.grasp_point[:2] + PINCH_OFFSET_M * along), state.lip[2] + ABOVE_LIP_M])
+
+
+def _raised(point: np.ndarray, height: float) -> np.ndarray:
+    return point + np.array([0.0, 0.0, height])
 
 
 def _distance(moment: Moment) -> float:

@@ -1,9 +1,10 @@
 """Tasks of the simulated rig: the objects on the table, how a reset varies them, and what counts as success.
 
-Frames: everything a task places or reports is in the robot's base frame, whose origin stands on the table plane (z = 0), +x forward.
+Frames: what a task places or reports is in the robot's base frame, whose origin stands on the table plane, +x forward.
 
-Collision bits, shared with the robot model: tables, packs and arms have contype 1, conaffinity 1; hand geoms have contype 3,
-conaffinity 1. Objects only receive (contype 0): conaffinity 1 touches everything, conaffinity 2 (a sheet) touches hands only.
+Collision bits, shared with the robot model: whatever acts on objects (table, pack, arm, hand) has WORLD_BIT in its
+contype, and a hand's geoms have HAND_BIT too. Objects only receive (contype 0): conaffinity WORLD_BIT meets everything,
+HAND_BIT hands only.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ HAND_BIT = 2
 class PlushState:
     """Where the toy is, for the scripted operator only.
 
-    grasp_point: [3] m, the middle of the belly. yaw: rad, direction of the head seen from above.
-    size: 1 is the nominal toy. length, width, height: m of the belly. lifted: m above where it rested. in_hand: a hand touches it.
+    grasp_point: [3] m, the middle of the belly. yaw: rad, direction of the head seen from above. size: 1 is the nominal
+    toy. length, width, height: m of the belly. lifted: m above where it rested. in_hand: a hand touches it.
     """
 
     grasp_point: np.ndarray
@@ -43,8 +44,8 @@ class TissueState:
     """Where the tissue is, for the scripted operator only.
 
     grasp_point: [3] m, the middle of what sticks out. tip: [3] m, its upper edge. lip: [3] m, the slot it comes out of.
-    normal_yaw: rad, direction of the sheet's normal in the table plane, in (-pi/2, pi/2]. curl: rad, tip against upright.
-    visible: m that stick out. pulled: m of slide since reset. length: m of the whole sheet. in_hand: a hand touches it.
+    normal_yaw: rad, direction of the sheet's normal in the table plane. curl: rad, tip against upright. visible: m that
+    stick out. pulled: m of slide since reset. width, length: m of the whole sheet. in_hand: a hand touches it.
     """
 
     grasp_point: np.ndarray
@@ -76,9 +77,9 @@ class Task(Protocol):
     def randomise(
         self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator, difficulty: float
     ) -> None:
-        """Draws an initial state after mj_resetData, writing object qpos and model parameters, and forgets the last episode.
+        """Draws an initial state, after mj_resetData: writes object qpos and model parameters, forgets the last one.
 
-        Every parameter is written from its nominal value, so that the outcome depends on `rng` and `difficulty` (0 to 1) only.
+        Parameters start from their nominal values, so that the outcome depends on `rng` and `difficulty` (0 to 1) only.
         """
         ...
 

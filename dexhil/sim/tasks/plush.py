@@ -13,12 +13,16 @@ from dexhil.sim.tasks.plush_toys import BELLY_RADII, FRICTION, REST_Z, FlexToy, 
 
 LIFT_M = 0.10
 HOLD_S = 1.0
-CENTRE = np.array([0.50, 0.0])
+CENTRE = np.array([0.53, 0.0])
 
 
 @dataclasses.dataclass(frozen=True)
 class PlushDraw:
-    """What one reset draws. position: [2] m. yaw: rad. shove: [2] m along the table at shove_time s. The rest are factors."""
+    """What one reset draws.
+
+    position: [2] m. yaw: rad. size, mass, tint: factors. friction: coefficient. shove: [2] m along the table, at
+    shove_time s.
+    """
 
     position: np.ndarray
     yaw: float
@@ -104,8 +108,9 @@ class PlushTask:
         self._lifted = float(self._toy.pose(data)[0][2] - self._rest)
         self._highest = max(self._highest, self._lifted)
         up = in_hand and self._lifted > LIFT_M and not any_fixed(model, others)
-        self._held_since = (time_s if self._held_since is None else self._held_since) if up else None
-        self._succeeded |= up and time_s - self._held_since >= HOLD_S - 1e-6
+        since = time_s if self._held_since is None else self._held_since
+        self._held_since = since if up else None
+        self._succeeded |= up and time_s - since >= HOLD_S - 1e-6
 
     def success(self) -> bool:
         """See `Task`."""

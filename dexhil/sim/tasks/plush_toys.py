@@ -1,4 +1,4 @@
-"""The two models of the plush bear: a ragdoll of soft-contact ellipsoids (fast) and one trilinear flex body of the same shape.
+"""The two models of the plush bear: a ragdoll of soft-contact ellipsoids (fast) and a trilinear flex body of its shape.
 
 Toy frame: x to the head, y to the bear's left, z up from its back, origin in the middle of the belly.
 """
@@ -20,7 +20,7 @@ PREFIX = "plush_"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A soft ellipsoid. centre: m in the toy's frame (x to the head, z up). radii: m. joint: m, where it hangs on its parent."""
+    """A soft ellipsoid, in the toy's frame. centre, radii: m. joint: m, where it hangs on its parent if it can move."""
 
     name: str
     parent: str
@@ -82,7 +82,7 @@ class Toy(Protocol):
         ...
 
     def reset(self, nominals: Nominals, *, size: float, mass: float, friction: float, tint: np.ndarray) -> float:
-        """Writes factors of size and mass, the friction coefficient and colour factors [3]; returns the size it took."""
+        """Writes factors of size and mass, the friction coefficient, colour factors [3]; returns the size it took."""
         ...
 
     def place(self, data: mujoco.MjData, position: np.ndarray, yaw: float) -> None:
@@ -156,7 +156,7 @@ class Ragdoll:
 
 
 class FlexToy:
-    """One soft body: tetrahedra in the bear's shape that follow a trilinear lattice. Size and colour stay as compiled."""
+    """One soft body: tetrahedra in the bear's shape on a trilinear lattice. Size and colour stay as compiled."""
 
     def __init__(self) -> None:
         self.geoms, self.flexes = np.zeros(0, int), np.zeros(0, int)
@@ -225,7 +225,7 @@ def _add_ellipsoid(body: mujoco.MjsBody, part: Part, centre: np.ndarray) -> None
 
 
 def _bear_mesh() -> tuple[np.ndarray, np.ndarray]:
-    """Points [n, 3] m and tetrahedra [t, 4] that fill the solid parts: cubes of CELL_M, their corners drawn to the surface."""
+    """Points [n, 3] m, tetrahedra [t, 4] that fill the solid parts: cubes of CELL_M, corners pulled to the surface."""
     reach = np.array([0.13, 0.1, 0.04])
     grid = np.stack(np.meshgrid(*(np.arange(-r, r, CELL_M) for r in reach), indexing="ij"), axis=-1).reshape(-1, 3)
     cells = grid[_outside(grid + CELL_M / 2) < 0]

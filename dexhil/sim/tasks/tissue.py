@@ -26,13 +26,17 @@ from dexhil.sim.tasks.tissue_sheets import (
 LIP_Z = 0.07
 PACK_HALF = (0.036, 0.055, 0.09)  # m; the pack reaches below the table top so that it can be raised
 SLOT_HALF = (0.006, 0.042)
-CENTRE = np.array([0.50, 0.0])
+CENTRE = np.array([0.53, 0.0])
 PACK_COLOUR = (0.10, 0.32, 0.75, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class TissueDraw:
-    """What one reset draws. position: [2] m. yaw: rad. height: m, the lip above nominal. curl: rad in all. retention: N."""
+    """What one reset draws.
+
+    position: [2] m. yaw: rad. height: m, the lip above nominal. visible, width: m. retention: N. curl: rad in all.
+    tint: factors.
+    """
 
     position: np.ndarray
     yaw: float

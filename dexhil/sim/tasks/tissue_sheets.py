@@ -1,8 +1,8 @@
 """The two models of the tissue's sheet: a ribbon of hinged boxes (fast) and a flex cloth.
 
-Both hang on a carrier: a body inside the pack that slides up against friction, `SLIDE`. What is below the pack's lip is held straight
-by locks, which stand in for the walls of the slot and open as the sheet comes out. Sheet frame: x normal, y width, z up, origin at the
-sheet's lower edge. `out` is the length above the lip, m.
+Both hang on a carrier: a body inside the pack that slides up against friction, `SLIDE`. What is below the pack's lip is
+held straight by locks, which stand in for the walls of the slot and open as the sheet comes out. Sheet frame: x normal,
+y width, z up, origin at the sheet's lower edge. `out` is the length above the lip, m.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ PAPER = PREFIX + "paper"
 FRICTION = (1.2, 0.01, 0.0005)
 GUIDES = ("x", "y", "yaw", "pitch")
 COLUMNS = 4
+CLOTH_TIMESTEP_S = 0.0025
 CLOTH_RADIUS, CLOTH_FRICTION, CLOTH_SOLREF, CLOTH_YOUNG = 0.002, 2.0, 0.01, 4e4
 
 
@@ -59,19 +60,7 @@ class Sheet(Protocol):
 
 
 class Carrier:
-    """The sheet's lower end: slides up against friction; its other joints are locked until the sheet has left the pack."""
-
-    def build(self, spec: mujoco.MjSpec, body: mujoco.MjsBody) -> None:
-        """Adds the joints to `body`."""
-        slide, hinge = mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE
-        up = body.add_joint(name=SLIDE, type=slide, axis=(0, 0, 1), armature=2e-3, frictionloss=RETENTION_N)
-        up.damping[0], up.range, up.limited = 0.2, (0.0, 10.0), 1
-        axes = {"x": (1, 0, 0), "y": (0, 1, 0), "yaw": (0, 0, 1), "pitch": (0, 1, 0)}
-        for name in GUIDES:
-            kind, armature, damping = (slide, 1e-3, 0.05) if name in "xy" else (hinge, 2e-6, 4e-5)
-            joint = body.add_joint(name=PREFIX + name, type=kind, axis=axes[name], armature=armature)
-            joint.damping[0] = damping
-            add_lock(spec, f"guide_{name}", PREFIX + name)
+    """The sheet's lower end: slides up against friction; its other joints are locked until it has left the pack."""
 
     def bind(self, model: mujoco.MjModel) -> Rows:
         """See `Sheet`."""
@@ -105,7 +94,7 @@ class Ribbon:
     def build(self, spec: mujoco.MjSpec, pack: mujoco.MjsBody, at: tuple[float, float, float]) -> None:
         """See `Sheet`."""
         body = pack.add_body(name=f"{PREFIX}0", pos=at)
-        Carrier().build(spec, body)
+        add_carrier(spec, body)
         self._add_box(body, 0)
         for i in range(1, ROWS):
             body = body.add_body(name=f"{PREFIX}{i}", pos=(0, 0, STEP))
@@ -157,18 +146,18 @@ class Ribbon:
 
 
 class Cloth:
-    """A flex membrane, its lower edge pinned to the carrier. Width and curl stay as compiled: a cloth finds its own shape."""
+    """A flex membrane, its lower edge pinned to the carrier. Width and curl stay as compiled."""
 
     def __init__(self) -> None:
         self.geoms, self.flexes = np.zeros(0, int), np.zeros(0, int)
 
     def build(self, spec: mujoco.MjSpec, pack: mujoco.MjsBody, at: tuple[float, float, float]) -> None:
         """See `Sheet`; also sets the integrator that flex elasticity needs."""
-        spec.option.integrator, spec.option.timestep = mujoco.mjtIntegrator.mjINT_DISCRETE, 0.0025
+        spec.option.integrator, spec.option.timestep = mujoco.mjtIntegrator.mjINT_DISCRETE, CLOTH_TIMESTEP_S
         part = mujoco.MjSpec.from_string(_cloth_xml())
         spec.attach(part, frame=pack.add_frame(pos=at), prefix=PREFIX)
         spec.flex(PREFIX + "sheet").material = PAPER
-        Carrier().build(spec, spec.body(PREFIX + "carrier"))
+        add_carrier(spec, spec.body(PREFIX + "carrier"))
         for body in spec.bodies:
             if body.name.startswith(PREFIX + "sheet_"):
                 body.joints[0].name = body.name
@@ -201,6 +190,19 @@ class Cloth:
         row = float(np.clip(distance / STEP, 0, ROWS - 1e-6))
         low, high = (data.flexvert_xpos[self._rows[int(row) + i]].mean(axis=0) for i in (0, 1))
         return low + (row - int(row)) * (high - low)
+
+
+def add_carrier(spec: mujoco.MjSpec, body: mujoco.MjsBody) -> None:
+    """Adds a carrier's joints to `body`."""
+    slide, hinge = mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE
+    up = body.add_joint(name=SLIDE, type=slide, axis=(0, 0, 1), armature=2e-3, frictionloss=RETENTION_N)
+    up.damping[0], up.range, up.limited = 0.2, (0.0, 10.0), 1
+    axes = {"x": (1, 0, 0), "y": (0, 1, 0), "yaw": (0, 0, 1), "pitch": (0, 1, 0)}
+    for name in GUIDES:
+        kind, armature, damping = (slide, 1e-3, 0.05) if name in "xy" else (hinge, 2e-6, 4e-5)
+        joint = body.add_joint(name=PREFIX + name, type=kind, axis=axes[name], armature=armature)
+        joint.damping[0] = damping
+        add_lock(spec, f"guide_{name}", PREFIX + name)
 
 
 def add_lock(spec: mujoco.MjSpec, name: str, joint: str) -> None:
