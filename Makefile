@@ -64,7 +64,7 @@ demo: setup
 	@$(BIN)/python experiments/demo.py --workdir runs/demo
 
 test: setup
-	@$(BIN)/python -m pytest -n $(WORKERS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: setup
 	@$(BIN)/ruff format --check .
