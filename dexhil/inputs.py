@@ -29,7 +29,7 @@ def _check_finite(name: str, values: np.ndarray) -> None:
         )
 
 
-def _check_batch(batch: Mapping[str, Any], config: VLAConfig) -> None:
+def _check_batch(batch: Mapping[str, Any], normalization: Normalization, config: VLAConfig) -> None:
     for text in batch["instruction"]:
         if not isinstance(text, str):
             raise TypeError(f"instruction: expected a str, got {type(text).__name__} {text!r}; decode bytes first")
@@ -38,7 +38,7 @@ def _check_batch(batch: Mapping[str, Any], config: VLAConfig) -> None:
         raise ValueError(
             f"cameras: the model needs {list(config.cameras)}, got {sorted(batch['images'])}; add {missing}"
         )
-    for name, width in (("state", config.state_dim), ("actions", config.action_dim)):
+    for name, width in normalization.recorded_dims.items():
         if name not in batch:
             continue
         if batch[name].shape[-1] != width:
@@ -58,8 +58,8 @@ def model_inputs(
     int32 [B, T], token_mask bool [B, T], and where given actions, action_mask and weight.
     Raises ValueError on a missing camera, another width, NaN; TypeError on an instruction that is no str.
     """
-    _check_batch(batch, config)
-    state = normalization.state.normalize(batch["state"], clip=STATE_CLIP)
+    _check_batch(batch, normalization, config)
+    state = normalization.normalize_state(batch["state"], clip=STATE_CLIP)
     in_text = config.state_input == "text"
     texts = [prompt(text, row if in_text else None) for text, row in zip(batch["instruction"], state, strict=True)]
     tokens, token_mask = _tokens(texts, tokenizer, config.max_tokens)
@@ -76,14 +76,20 @@ def model_inputs(
     return inputs
 
 
-def fake_batch(config: VLAConfig, batch_size: int, seed: int = 0) -> dict[str, Any]:
-    """A random batch with the shapes and types of a loader's: for warm-up, benchmarks and tests."""
+def fake_batch(
+    config: VLAConfig, batch_size: int, seed: int = 0, normalization: Normalization | None = None
+) -> dict[str, Any]:
+    """A random batch with the shapes and types of a loader's: for warm-up, benchmarks and tests.
+
+    Widths are those that `normalization` was made from; without it, the model's.
+    """
     rng = np.random.default_rng(seed)
     size = config.image_size
+    widths = normalization.recorded_dims if normalization else {"state": config.state_dim, "actions": config.action_dim}
     return {
         "images": {c: rng.integers(0, 256, (batch_size, size, size, 3), np.uint8) for c in config.cameras},
-        "state": rng.uniform(-1, 1, (batch_size, config.state_dim)).astype(np.float32),
-        "actions": rng.uniform(-1, 1, (batch_size, config.chunk, config.action_dim)).astype(np.float32),
+        "state": rng.uniform(-1, 1, (batch_size, widths["state"])).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (batch_size, config.chunk, widths["actions"])).astype(np.float32),
         "action_mask": np.ones((batch_size, config.chunk), bool),
         "instruction": ["Grab that yellow plushie"] * batch_size,
         "weight": np.ones(batch_size, np.float32),

@@ -39,7 +39,8 @@ class Policy:
         self._params = jax.device_put(params, jax.local_devices()[0])
         self._tokenizer = Tokenizer(meta.tokenizer)
         self._num_steps = num_steps
-        self._actions(fake_batch(meta.model, 1), seed=0)  # compiles, so that the first real step is not late
+        # Compiles now, so that the first real step is not late.
+        self._actions(fake_batch(meta.model, 1, normalization=meta.normalization), seed=0)
 
     @classmethod
     def load(cls, directory: str | Path, step: int | None = None, *, num_steps: int = 10) -> Policy:
@@ -75,7 +76,7 @@ class Policy:
     def _batch(self, observation: Observation) -> dict[str, Any]:
         """The observation as a loader batch of one."""
         observation.validate()
-        hand = self.meta.model.state_dim - ARM_DOF
+        hand = self.meta.normalization.recorded_dims["state"] - ARM_DOF
         if len(observation.q_hand) != hand:
             raise SchemaError(
                 f"q_hand: this policy was trained on {self.meta.robot!r} with {hand} hand joints, "

@@ -82,18 +82,25 @@ DEXHAND_JOINTS: tuple[HandJoint, ...] = (
 )
 
 
-def fr3_flange(q_arm: np.ndarray) -> np.ndarray:
-    """T_base_flange [4, 4] of a Franka Research 3 at `q_arm` [7] rad."""
-    transform = np.eye(4)
-    for (a, d, alpha), angle in zip(FR3_DH, q_arm, strict=True):
-        transform = transform @ _modified_dh(a, d, alpha, float(angle))
-    return transform @ _modified_dh(0.0, FR3_FLANGE_M, 0.0, 0.0)
+def fr3_joint_frames(q_arm: np.ndarray) -> np.ndarray:
+    """T_base_joint [..., 8, 4, 4] of the seven joints of a Franka Research 3 and its flange, at `q_arm` [..., 7] rad."""
+    angles = np.moveaxis(np.asarray(q_arm, np.float64), -1, 0)
+    frames = [_modified_dh(*FR3_DH[0], angles[0])]
+    for row, angle in zip(FR3_DH[1:], angles[1:], strict=True):
+        frames.append(frames[-1] @ _modified_dh(*row, angle))
+    frames.append(frames[-1] @ _FLANGE)
+    return np.stack(frames, axis=-3)
 
 
-def ee_position(q_arm: np.ndarray) -> np.ndarray:
-    """Position [3] m of `ee` in the base frame at `q_arm` [7] rad."""
-    palm = fr3_flange(q_arm) @ _modified_dh(0.0, 0.0, 0.0, HAND_MOUNT_YAW)
-    return (palm @ np.array([*PALM_TO_EE_M, 1.0]))[:3]
+def ee_pose(q_arm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position [..., 3] m and rotation [..., 3, 3] of `ee` in the base frame at `q_arm` [..., 7] rad."""
+    return ee_of_flange(fr3_joint_frames(q_arm)[..., -1, :, :])
+
+
+def ee_of_flange(flange: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position [..., 3] m and rotation [..., 3, 3] of `ee`, given T_base_flange [..., 4, 4]."""
+    ee = flange @ _FLANGE_TO_EE
+    return ee[..., :3, 3], ee[..., :3, :3]
 
 
 def dexhand_joint_frames(q_hand: np.ndarray) -> dict[str, np.ndarray]:
@@ -113,10 +120,15 @@ def finger_tips(q_hand: np.ndarray) -> np.ndarray:
     return np.stack([(frames[f"{finger}_dip"] @ np.array([*TIP_IN_DIP_M, 1.0]))[:3] for finger in FINGERS])
 
 
-def _modified_dh(a: float, d: float, alpha: float, theta: float) -> np.ndarray:
-    """One row of the table as a transform [4, 4]: RotX(alpha) TransX(a) RotZ(theta) TransZ(d)."""
+def _modified_dh(a: float, d: float, alpha: float, theta: np.ndarray | float) -> np.ndarray:
+    """One row of the table as transforms [..., 4, 4]: RotX(alpha) TransX(a) RotZ(theta [...]) TransZ(d)."""
     ca, sa, c, s = np.cos(alpha), np.sin(alpha), np.cos(theta), np.sin(theta)
-    return np.array([[c, -s, 0, a], [s * ca, c * ca, -sa, -sa * d], [s * sa, c * sa, ca, ca * d], [0, 0, 0, 1.0]])
+    transform = np.zeros((*np.shape(theta), 4, 4))
+    transform[..., 0, 0], transform[..., 0, 1], transform[..., 0, 3] = c, -s, a
+    transform[..., 1, 0], transform[..., 1, 1], transform[..., 1, 2], transform[..., 1, 3] = s * ca, c * ca, -sa, -sa * d
+    transform[..., 2, 0], transform[..., 2, 1], transform[..., 2, 2], transform[..., 2, 3] = s * sa, c * sa, ca, ca * d
+    transform[..., 3, 3] = 1.0
+    return transform
 
 
 def _rotation(quaternion: tuple[float, float, float, float]) -> np.ndarray:
@@ -129,3 +141,8 @@ def _rotation(quaternion: tuple[float, float, float, float]) -> np.ndarray:
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
+
+
+_FLANGE = _modified_dh(0.0, FR3_FLANGE_M, 0.0, 0.0)
+_FLANGE_TO_EE = _modified_dh(0.0, 0.0, 0.0, HAND_MOUNT_YAW)
+_FLANGE_TO_EE[:3, 3] = _FLANGE_TO_EE[:3, :3] @ PALM_TO_EE_M

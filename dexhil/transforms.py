@@ -15,6 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.ee_actions import EE_DIM, ee_state, from_ee_delta, to_ee_delta
+from dexhil.schema import ARM_DOF
+
+ACTION_SPACES = ("recorded", "ee_delta")
 QUANTILES = (0.01, 0.99)
 # A joint that hardly moves in the data would have its noise blown up to the full range (and any real motion to
 # thousands); no dimension is stretched by more than 2 / MIN_RANGE.
@@ -99,37 +103,69 @@ def _shift_by_state(actions: np.ndarray, state: np.ndarray, dims: Sequence[int],
 class Normalization:
     """Everything that ties raw state and actions to the model's: frozen from the offline data, kept in the checkpoint.
 
-    state: stats [S]. actions: stats [A] of the *transformed* actions (after `to_delta`), pooled over chunk positions.
-    delta_dims: action dimensions that are relative to the state at the chunk's start.
+    action_space: "recorded", or "ee_delta": deltas of the end effector's pose and hand targets (see `ee_actions`).
+    state: stats [S'] of the state as the action space shows it. actions: stats [A'] of the *transformed* actions, pooled
+    over chunk positions. delta_dims: recorded action dimensions relative to the state at the chunk's start.
     """
 
     state: NormStats
     actions: NormStats
     delta_dims: tuple[int, ...]
+    action_space: str = "recorded"
+
+    def __post_init__(self) -> None:
+        if self.action_space not in ACTION_SPACES:
+            raise ValueError(f"action_space {self.action_space!r}: expected one of {list(ACTION_SPACES)}")
+        if self.action_space == "ee_delta" and self.delta_dims:
+            raise ValueError(f"delta_dims {self.delta_dims}: an 'ee_delta' is relative already; leave them empty")
+
+    @property
+    def recorded_dims(self) -> dict[str, int]:
+        """Widths of the recorded {"state", "actions"} that go in, by name."""
+        if self.action_space == "recorded":
+            return {"state": self.state.dim, "actions": self.actions.dim}
+        joints = ARM_DOF + self.actions.dim - EE_DIM
+        return {"state": joints, "actions": joints}
+
+    def normalize_state(self, state: np.ndarray, clip: float | None = None) -> np.ndarray:
+        """Recorded state [..., S] -> model space [..., S']."""
+        return self.state.normalize(_show_state(state, self.action_space), clip)
 
     def normalize_actions(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """Raw absolute chunk [..., H, A] and raw state [..., S] -> model space."""
-        return self.actions.normalize(to_delta(actions, state, self.delta_dims))
+        """Recorded chunk [..., H, A] and state [..., S] -> model space [..., H, A']."""
+        return self.actions.normalize(_transform(actions, state, self.action_space, self.delta_dims))
 
     def unnormalize_actions(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """Inverse of `normalize_actions`."""
-        return to_absolute(self.actions.unnormalize(actions), state, self.delta_dims)
+        """Inverse of `normalize_actions`; of an "ee_delta" up to the elbow."""
+        raw = self.actions.unnormalize(actions)
+        if self.action_space == "ee_delta":
+            return from_ee_delta(raw, state)
+        return to_absolute(raw, state, self.delta_dims)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "state": self.state.to_json(),
             "actions": self.actions.to_json(),
             "delta_dims": list(self.delta_dims),
+            "action_space": self.action_space,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Normalization:
         state, actions = NormStats.from_json(data["state"]), NormStats.from_json(data["actions"])
-        return cls(state, actions, tuple(data["delta_dims"]))
+        return cls(state, actions, tuple(data["delta_dims"]), data["action_space"])
 
     def hash(self) -> str:
         """Content hash, 16 hex digits: equal exactly where the numbers are."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _show_state(state: np.ndarray, action_space: str) -> np.ndarray:
+    return ee_state(state) if action_space == "ee_delta" else state
+
+
+def _transform(actions: np.ndarray, state: np.ndarray, action_space: str, delta_dims: Sequence[int]) -> np.ndarray:
+    return to_ee_delta(actions, state) if action_space == "ee_delta" else to_delta(actions, state, delta_dims)
 
 
 def fit_normalization(
@@ -138,6 +174,7 @@ def fit_normalization(
     mask: np.ndarray,
     *,
     delta_dims: Sequence[int] = (),
+    action_space: str = "recorded",
     min_range: float | np.ndarray = MIN_RANGE,
     state_min_range: float | np.ndarray | None = None,
 ) -> Normalization:
@@ -148,11 +185,10 @@ def fit_normalization(
     """
     every = max(1, mask.size // MAX_ENTRIES)
     states, chunks, mask = states[::every], chunks[::every], mask[::every]
-    valid = to_delta(chunks, states, delta_dims)[mask]
+    valid = _transform(chunks, states, action_space, delta_dims)[mask]
     state_floor = min_range if state_min_range is None else state_min_range
-    return Normalization(
-        NormStats.from_arrays(states, state_floor), NormStats.from_arrays(valid, min_range), tuple(delta_dims)
-    )
+    state_stats = NormStats.from_arrays(_show_state(states, action_space), state_floor)
+    return Normalization(state_stats, NormStats.from_arrays(valid, min_range), tuple(delta_dims), action_space)
 
 
 @functools.lru_cache(maxsize=64)

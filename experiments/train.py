@@ -111,12 +111,12 @@ def make_loader(config: ConfigDict, split: str) -> Loader:
 
 def make_meta(config: ConfigDict, run: Run, data: Loader) -> CheckpointMeta:
     """A new run's tokenizer, model and norm statistics, all of them made from its training data."""
-    tokenizer = train_tokenizer(data.instructions())
+    tokenizer, stats = train_tokenizer(data.instructions()), normalization(config, data)
     return CheckpointMeta(
         robot=data.robot,
         control_hz=config.data.control_hz,
-        model=model_config(config, data, Tokenizer(tokenizer)),
-        normalization=normalization(config, data),
+        model=model_config(config, stats, Tokenizer(tokenizer)),
+        normalization=stats,
         tokenizer=tokenizer,
         config=run.config,
         lineage={"data": data.card(), "parent": None, "code_version": code_version()},
@@ -126,11 +126,11 @@ def make_meta(config: ConfigDict, run: Run, data: Loader) -> CheckpointMeta:
 def load_checked_meta(config: ConfigDict, run: Run, data: Loader) -> CheckpointMeta:
     """What the run's checkpoint says. Raises CheckpointError where the config asks for another robot or model."""
     meta = load_meta(run.workdir)
-    check_compatible(meta, robot=data.robot, model=model_config(config, data, Tokenizer(meta.tokenizer)))
+    check_compatible(meta, robot=data.robot, model=model_config(config, meta.normalization, Tokenizer(meta.tokenizer)))
     return meta
 
 
-def model_config(config: ConfigDict, data: Loader, tokenizer: Tokenizer) -> VLAConfig:
+def model_config(config: ConfigDict, stats: Normalization, tokenizer: Tokenizer) -> VLAConfig:
     """The named model, at the sizes that data and tokenizer ask for."""
     return dataclasses.replace(
         get_model_config(config.model.name),
@@ -138,8 +138,8 @@ def model_config(config: ConfigDict, data: Loader, tokenizer: Tokenizer) -> VLAC
         cameras=tuple(config.data.cameras),
         vocab_size=tokenizer.vocab_size,
         max_tokens=config.model.max_tokens,
-        action_dim=data.action_dim,
-        state_dim=data.state_dim,
+        action_dim=stats.actions.dim,
+        state_dim=stats.state.dim,
         chunk=config.data.chunk,
         dtype="bfloat16" if config.train.bfloat16 else "float32",
     )
@@ -148,7 +148,8 @@ def model_config(config: ConfigDict, data: Loader, tokenizer: Tokenizer) -> VLAC
 def normalization(config: ConfigDict, data: Loader) -> Normalization:
     """Statistics of the training data, frozen from here on."""
     chunks, mask = data.chunks(np.arange(data.num_samples))
-    return fit_normalization(data.all_states(), chunks, mask, delta_dims=tuple(config.data.delta_dims))
+    space, delta_dims = config.data.action_space, tuple(config.data.delta_dims)
+    return fit_normalization(data.all_states(), chunks, mask, delta_dims=delta_dims, action_space=space)
 
 
 def make_training(config: ConfigDict, meta: CheckpointMeta) -> tuple[TrainState, Any]:

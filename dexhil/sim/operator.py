@@ -12,8 +12,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from dexhil import arm_ik
 from dexhil.schema import ARM_DOF
-from dexhil.sim.ik import ArmIk
 from dexhil.sim.rig import SimRig
 from dexhil.sim.robot_model import SPEC
 from dexhil.sim.strategies.base import Goal, Grasp, Moment, Strategy
@@ -76,9 +76,9 @@ def grasp_to_hand(grasp: Grasp) -> np.ndarray:
     return np.clip(joints, SPEC.lower[ARM_DOF:], SPEC.upper[ARM_DOF:])
 
 
-def execute(intent: Intent, ik: ArmIk, last_command: np.ndarray) -> np.ndarray:
+def execute(intent: Intent, last_command: np.ndarray) -> np.ndarray:
     """Joint targets float32 [A] rad that carry out `intent`; `last_command` [A] seeds the inverse kinematics."""
-    q_arm = ik.solve(intent.pose_base_ee, last_command[:ARM_DOF]).q_arm
+    q_arm = arm_ik.solve(intent.pose_base_ee, last_command[:ARM_DOF]).q_arm
     return np.concatenate([q_arm.astype(np.float32), grasp_to_hand(intent.grasp)])
 
 
@@ -106,7 +106,7 @@ class ScriptedOperator:
         """Raises ValueError where no strategy is known for the rig's task."""
         if rig.task not in STRATEGIES:
             raise ValueError(f"no scripted strategy for task {rig.task!r}; expected one of {sorted(STRATEGIES)}")
-        self._rig, self._ik = rig, ArmIk()
+        self._rig = rig
         self._rng = np.random.default_rng(seed)
         self.style = draw_style(self._rng)
         self.strategy = STRATEGIES[rig.task]()
@@ -123,7 +123,7 @@ class ScriptedOperator:
     def act(self) -> np.ndarray:
         """float32 [A] rad, the command for the current moment."""
         self._move_towards(self.strategy.step(self._perceive()))
-        return execute(self.intent, self._ik, self._rig.command)
+        return execute(self.intent, self._rig.command)
 
     def _perceive(self) -> Moment:
         position, tilt, yaw = self._measured_hand()

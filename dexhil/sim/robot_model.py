@@ -81,17 +81,6 @@ def build_scene() -> mujoco.MjSpec:
     return spec
 
 
-def build_arm_only() -> mujoco.MjModel:
-    """The seven arm joints and the `ee` site, nothing else: for inverse kinematics."""
-    spec = _new_spec()
-    _add_arm(spec, spec.worldbody)
-    palm = spec.body(SPEC.joint_names[ARM_DOF - 1]).add_body(
-        name="palm", pos=(0, 0, FR3_FLANGE_M), quat=_yaw(HAND_MOUNT_YAW)
-    )
-    palm.add_site(name=EE_SITE, pos=PALM_TO_EE_M)
-    return spec.compile()
-
-
 def _new_spec() -> mujoco.MjSpec:
     spec = mujoco.MjSpec()
     spec.modelname = SPEC.name

@@ -118,7 +118,9 @@ def run_case(dataset: Path, cache: Path, batches: int, workers: int) -> dict[str
     done = subprocess.run([sys.executable, __file__, "--case", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the case {arguments} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(", ".join(f"{name} {value:.4g}" for name, value in result.items()), flush=True)
+    return result
 
 
 def main() -> None:
@@ -157,7 +159,10 @@ def benchmark(episodes: int, args: argparse.Namespace) -> dict[str, Any]:
         times.append(time.perf_counter())
         build_dataset(root / "episodes", root / "rlds", workers=args.workers)
         times.append(time.perf_counter())
-        print(f"{episodes} episodes: recorded in {times[1] - times[0]:.0f} s, built in {times[2] - times[1]:.0f} s")
+        print(
+            f"{episodes} episodes: recorded in {times[1] - times[0]:.0f} s, built in {times[2] - times[1]:.0f} s",
+            flush=True,
+        )
         cold = run_case(root / "rlds", root / "cache", args.batches, args.workers)
         warm = [run_case(root / "rlds", root / "cache", args.batches, args.workers) for _ in range(args.repeats)]
         return {"record_s": times[1] - times[0], "build_s": times[2] - times[1], "without_cache": cold, "cached": warm}

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dexhil.sim.ik import ArmIk
+from dexhil import arm_ik
+
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
 from dexhil.sim.robot_model import SPEC
@@ -50,13 +51,13 @@ def time_task(rig: SimRig, task: str, episodes: int) -> dict[str, object]:
 
 def time_inverse_kinematics(solves: int = 500) -> float:
     """Mean CPU ms of a solve along a smooth path, each seeded with the last."""
-    ik, q_arm = ArmIk(), SPEC.home[:7].astype(np.float64)
-    start = ik.forward(q_arm)
+    q_arm = SPEC.home[:7].astype(np.float64)
+    start = arm_ik.forward(q_arm)
     began = time.process_time()
     for step in range(solves):
         angle = 2 * np.pi * step / 100
         target = start + np.array([0.05 * (1 - np.cos(angle)), 0.10 * np.sin(angle), 0, 0, 0, 0, 0])
-        q_arm = ik.solve(target, q_arm).q_arm
+        q_arm = arm_ik.solve(target, q_arm).q_arm
     return 1e3 * (time.process_time() - began) / solves
 
 

@@ -23,7 +23,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.data.heldout_fraction = 0.2
     config.data.cache_dir = "data/.cache"
     config.data.chunk = 4
-    config.data.delta_dims = ()  # its actions are end-effector deltas already
+    config.data.action_space = "recorded"  # its actions are end-effector deltas already
 
     config.model.max_tokens = 40
 

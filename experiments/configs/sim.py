@@ -37,7 +37,9 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.data.heldout_fraction = 0.05
     config.data.cache_dir = "data/.cache"
     config.data.chunk = 16
-    config.data.delta_dims = tuple(range(7))  # arm targets relative to the present joints; hand targets absolute
+    # "ee_delta": the arm as change of the end effector's pose; "recorded": joints, those of delta_dims relative to now
+    config.data.action_space = "ee_delta"
+    config.data.delta_dims = ()
 
     config.model = ConfigDict()
     config.model.name = "embedded"

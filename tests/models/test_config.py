@@ -21,6 +21,7 @@ from dexhil.models.vla import flow_loss, init_params, sample_actions
 
 SIGLIP_SO400M = 412_442_352  # without its pooling head
 GEMMA_2B = 2_506_172_416 + 1152 * 2048  # 256,000 rows, and PaliGemma's 1,152 more
+PALIGEMMA = 2_923_335_408
 
 
 def _shapes(config):
@@ -31,25 +32,18 @@ def _size(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def _expert(tree):
+def _expert_leaves(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [leaf for path, leaf in leaves if any("_1" in str(getattr(part, "key", "")) for part in path)]
+    return [leaf for path, leaf in leaves if any(part.key.endswith("_1") for part in path)]
 
 
 def test_the_real_size_has_the_published_parameter_counts():
-    paligemma = _shapes(dataclasses.replace(PALIGEMMA_2B_300M, variant="pi0"))["PaliGemma"]
-    head = 1152 * 2048 + 2048
-    vision = dict(paligemma["img"])
-    vision.pop("head")
-    transformer = dict(vision["Transformer"])
-    blocks = {name: part for name, part in transformer["encoderblock"].items() if not name.endswith("_1")}
-    assert _size(vision) == SIGLIP_SO400M
-    assert _size(blocks) < _size(transformer)
-    expert = sum(leaf.size for leaf in _expert(paligemma["llm"]))
+    tree = _shapes(dataclasses.replace(PALIGEMMA_2B_300M, variant="pi0"))["PaliGemma"]
+    expert = sum(leaf.size for leaf in _expert_leaves(tree["llm"]))
     assert expert == 311_464_960
-    assert _size(paligemma["llm"]) - expert == GEMMA_2B
-    assert _size(paligemma) == 2_923_335_408 + expert
-    assert _size(paligemma["img"]) - SIGLIP_SO400M == head
+    assert _size(tree["img"]) == SIGLIP_SO400M + (1152 + 1) * 2048
+    assert _size(tree["llm"]) - expert == GEMMA_2B
+    assert _size(tree) - expert == PALIGEMMA
 
 
 def test_paths_and_shapes_of_the_real_size_are_openpis():

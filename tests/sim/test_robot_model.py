@@ -2,7 +2,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from dexhil.robot_geometry import FINGERS, ee_position, finger_tips
+from dexhil.robot_geometry import FINGERS, ee_pose, finger_tips
 from dexhil.sim.robot_model import SPEC, build_scene, drive_joint
 
 
@@ -56,7 +56,7 @@ def test_equalities_are_the_coupling_matrix(model):
 def test_kinematics_agree_with_numpy(model, seed):
     joints = random_joints(seed)
     data = placed(model, joints)
-    np.testing.assert_allclose(data.site("ee").xpos, ee_position(joints[:7]), atol=1e-6)
+    np.testing.assert_allclose(data.site("ee").xpos, ee_pose(joints[:7])[0], atol=1e-6)
     palm = data.body("palm")
     tips = np.stack([data.site(f"{finger}_tip").xpos for finger in FINGERS])
     np.testing.assert_allclose((tips - palm.xpos) @ palm.xmat.reshape(3, 3), finger_tips(joints[7:]), atol=1e-5)

@@ -1,0 +1,127 @@
+"""Flow matching: its samples, its gradient, and a problem with a known answer."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dexhil.models import vla
+from dexhil.models.config import TINY
+from dexhil.models.vla import flow_loss, init_params, sample_actions
+
+flow_errors = jax.jit(vla.flow_errors, static_argnums=1)
+
+
+def _draws(config, samples, batch=2):
+    keys = jax.random.split(jax.random.key(4))
+    noise = jax.random.normal(keys[0], (batch, samples, config.chunk, config.padded_action_dim))
+    return noise, jax.random.uniform(keys[1], (batch, samples))
+
+
+@pytest.mark.parametrize("variant", ["pi0", "pi05"])
+def test_many_samples_are_single_runs_with_the_same_noise(variant, random_params, random_inputs):
+    config = dataclasses.replace(TINY, variant=variant)
+    params, inputs = random_params(config), random_inputs(config)
+    noise, t = _draws(config, 3)
+    together = flow_errors(params, config, inputs, noise, t)
+    alone = [flow_errors(params, config, inputs, noise[:, m : m + 1], t[:, m : m + 1]) for m in range(3)]
+    np.testing.assert_allclose(together, jnp.concatenate(alone, axis=1), rtol=1e-5)
+    per_token = jnp.broadcast_to(t[..., None], (*t.shape, config.chunk))
+    np.testing.assert_allclose(flow_errors(params, config, inputs, noise, per_token), together, rtol=1e-5)
+
+
+def test_loss_is_the_mean_of_its_samples_and_follows_the_key(tiny):
+    config, params, inputs = tiny
+    draw = jax.jit(lambda key: flow_loss(params, config, inputs, key, flow_samples=4))
+    loss = draw(jax.random.key(0))
+    assert loss.shape == (2, config.chunk)
+    np.testing.assert_array_equal(loss, draw(jax.random.key(0)))
+    assert not np.allclose(loss, draw(jax.random.key(1)))
+
+
+def test_padded_action_dims_do_not_count(random_params, random_inputs):
+    config = dataclasses.replace(TINY, action_width=24)
+    params, inputs = random_params(config), random_inputs(config)
+    noise, t = _draws(config, 2)
+    bias = params["action_out_proj"]["bias"].at[config.action_dim :].add(100.0)
+    other = params | {"action_out_proj": params["action_out_proj"] | {"bias": bias}}
+    expected = flow_errors(params, config, inputs, noise, t)
+    np.testing.assert_array_equal(flow_errors(other, config, inputs, noise, t), expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gradient_is_the_finite_difference(seed, random_params, random_inputs):
+    small = dataclasses.replace(TINY, chunk=4, action_dim=3)
+    params, inputs = random_params(small), random_inputs(small)
+    noise, t = _draws(small, 2)
+
+    def loss(p):
+        return flow_errors(p, small, inputs, noise, t).mean()
+
+    keys = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(params)))
+    keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
+    direction = jax.tree.map(lambda leaf, key: jax.random.normal(key, leaf.shape), params, keys)
+    step = 1e-3
+    ahead, behind = (loss(jax.tree.map(lambda p, d: p + sign * step * d, params, direction)) for sign in (1, -1))  # noqa: B023
+    slope = optax.tree.vdot(jax.grad(loss)(params), direction)
+    np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=2e-2)
+
+
+def test_every_parameter_that_acts_has_a_gradient(tiny):
+    """What none of the two passes reads: the last prefix layer after its keys and values, and the LM's final norm."""
+    config, params, inputs = tiny
+    noise, t = _draws(config, 1)
+    grads = jax.jit(jax.grad(lambda p: flow_errors(p, config, inputs, noise, t).mean()))(params)
+    silent = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
+        if not np.abs(leaf).max() > 0
+    }
+    assert silent == {"PaliGemma/llm/final_norm/scale"}
+
+
+def test_times_follow_the_configured_distribution():
+    """A velocity of zero leaves |a - x_0|^2, so only the times of x_t matter to the model; they lie in [0, 0.999]."""
+    config = dataclasses.replace(TINY, time_beta=(1.5, 1.0))
+    draws = 0.999 * (1 - jax.random.beta(jax.random.key(0), *config.time_beta, (20000,)))
+    assert float(draws.mean()) == pytest.approx(0.4, abs=0.01)
+    assert 0.0 <= float(draws.min()) <= float(draws.max()) <= 0.999
+
+
+def test_training_recovers_a_linear_map_of_the_state(random_inputs):
+    """Actions are a fixed matrix times the state: samples of the trained flow must be those actions."""
+    config = dataclasses.replace(TINY, chunk=2, action_dim=2, state_dim=2, variant="pi0")
+    matrix = jnp.array([[0.8, -0.5], [0.3, 0.9]])
+    fixed = random_inputs(config, batch=32)
+
+    def batch(key):
+        state = jax.random.normal(key, (32, 2))
+        return fixed | {"state": state, "actions": jnp.repeat((state @ matrix)[:, None], 2, axis=1)}
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, 600))
+    params = init_params(config, jax.random.key(0))
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(carry, index):
+        params, state = carry
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(1), index))
+        loss, grads = jax.value_and_grad(
+            lambda p: flow_loss(p, config, batch(keys[0]), keys[1], flow_samples=4).mean()
+        )(params)
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), loss
+
+    carry = (params, state)
+    losses = []
+    for index in range(600):
+        carry, loss = step(carry, index)
+        losses.append(float(loss))
+    held_out = batch(jax.random.key(99))
+    sampled = sample_actions(carry[0], config, held_out, jax.random.key(5), num_steps=20)
+    assert np.mean(losses[-50:]) < 0.3 * losses[0]
+    error = jnp.sqrt(jnp.square(sampled - held_out["actions"]).mean())
+    assert float(error) < 0.3 * float(jnp.std(held_out["actions"]))

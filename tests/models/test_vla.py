@@ -1,0 +1,153 @@
+"""The two passes against an independent joint pass, and what must or must not change an output."""
+
+import dataclasses
+import functools
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dexhil.models.config import TINY, AttentionConfig
+from dexhil.models.vla import denoise, encode_prefix, init_params, sample_actions
+
+_SPEC = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
+reference = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(reference)
+
+VARIANTS = [("pi0", "token"), ("pi05", "token"), ("pi0", "none"), ("pi05", "text")]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _velocity(params, config, inputs, x_t, t):
+    kv, mask = encode_prefix(params, config, inputs["images"], inputs["tokens"], inputs["token_mask"])
+    return denoise(params, config, kv, mask, x_t, t, inputs["state"])
+
+
+_joint_velocity = jax.jit(reference.joint_velocity, static_argnums=(1, 5))
+
+
+def _noisy(config, batch=2):
+    keys = jax.random.split(jax.random.key(9))
+    return jax.random.normal(keys[0], (batch, config.chunk, config.action_dim)), jax.random.uniform(keys[1], (batch,))
+
+
+def _per_token(t, config):
+    return jnp.broadcast_to(t[:, None], (len(t), config.chunk))
+
+
+@pytest.mark.parametrize(("variant", "state_input"), VARIANTS)
+def test_two_passes_are_the_joint_pass(variant, state_input, random_params, random_inputs):
+    config = dataclasses.replace(TINY, variant=variant, state_input=state_input)
+    params, inputs = random_params(config), random_inputs(config)
+    x_t, t = _noisy(config)
+    expected = _joint_velocity(params, config, inputs, x_t, _per_token(t, config))
+    np.testing.assert_allclose(_velocity(params, config, inputs, x_t, t), expected, atol=2e-5, rtol=2e-5)
+
+
+def test_grouped_heads_and_scanned_layers_are_the_joint_pass(random_params, random_inputs):
+    shared = AttentionConfig(depth=5, num_heads=4, num_kv_heads=2, head_dim=6)
+    config = dataclasses.replace(TINY, attention=shared, camera_embedding=False, remat=True)
+    params, inputs = random_params(config), random_inputs(config)
+    x_t, t = _noisy(config)
+    expected = _joint_velocity(params, config, inputs, x_t, _per_token(t, config))
+    np.testing.assert_allclose(_velocity(params, config, inputs, x_t, t), expected, atol=5e-5, rtol=5e-5)
+
+
+def test_time_may_differ_from_action_to_action(tiny):
+    config, params, inputs = tiny
+    x_t, t = _noisy(config)
+    ramp = jnp.linspace(0.0, 1.0, config.chunk) * t[:, None]
+    expected = _joint_velocity(params, config, inputs, x_t, ramp)
+    np.testing.assert_allclose(_velocity(params, config, inputs, x_t, ramp), expected, atol=2e-5, rtol=2e-5)
+    constant = _velocity(params, config, inputs, x_t, _per_token(t, config))
+    np.testing.assert_allclose(constant, _velocity(params, config, inputs, x_t, t), atol=1e-6)
+
+
+def test_a_state_token_inside_the_prefix_block_is_noticed(tiny):
+    config, params, inputs = tiny
+    x_t, t = _noisy(config)
+    moved = _joint_velocity(params, config, inputs, x_t, _per_token(t, config), 0)
+    assert np.abs(moved - _velocity(params, config, inputs, x_t, t)).max() > 1e-2
+
+
+def test_padding_tokens_change_nothing(tiny):
+    config, params, inputs = tiny
+    x_t, t = _noisy(config)
+    other = inputs | {"tokens": jnp.where(inputs["token_mask"], inputs["tokens"], 7)}
+    expected = _velocity(params, config, inputs, x_t, t)
+    np.testing.assert_array_equal(_velocity(params, config, other, x_t, t), expected)
+    shorter = dataclasses.replace(config, max_tokens=config.max_tokens - 3)
+    cut = inputs | {name: inputs[name][:, :-3] for name in ("tokens", "token_mask")}
+    np.testing.assert_allclose(_velocity(params, shorter, cut, x_t, t), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("part", ["scene", "wrist", "tokens", "state"])
+def test_every_real_input_changes_the_output(part, tiny):
+    config, params, inputs = tiny
+    x_t, t = _noisy(config)
+    if part in config.cameras:
+        changed = inputs | {"images": inputs["images"] | {part: -inputs["images"][part]}}
+    else:
+        changed = inputs | {part: (inputs[part] + 1) % config.vocab_size}
+    difference = _velocity(params, config, changed, x_t, t) - _velocity(params, config, inputs, x_t, t)
+    assert np.abs(difference).max() > 1e-3
+
+
+def test_cameras_are_told_apart_and_their_order_in_the_inputs_does_not_matter(tiny):
+    config, params, inputs = tiny
+    x_t, t = _noisy(config)
+    images = inputs["images"]
+    expected = _velocity(params, config, inputs, x_t, t)
+    reordered = inputs | {"images": dict(reversed(images.items()))}
+    np.testing.assert_array_equal(_velocity(params, config, reordered, x_t, t), expected)
+    swapped = inputs | {"images": {"scene": images["wrist"], "wrist": images["scene"]}}
+    assert np.abs(_velocity(params, config, swapped, x_t, t) - expected).max() > 1e-3
+
+
+def test_a_fresh_expert_is_gated_shut(random_inputs):
+    """Zero-initialised modulation: a fresh pi0.5 expert passes its input to the output, whatever it sees."""
+    params, inputs = init_params(TINY, jax.random.key(0)), random_inputs(TINY)
+    x_t, t = _noisy(TINY)
+    tokens = x_t @ params["action_in_proj"]["kernel"]
+    expected = reference.rms(tokens) @ params["action_out_proj"]["kernel"]
+    np.testing.assert_allclose(_velocity(params, TINY, inputs, x_t, t), expected, atol=1e-5)
+
+
+def test_padded_widths_change_nothing_but_the_weights_shapes(random_params, random_inputs):
+    config = dataclasses.replace(TINY, action_width=32, state_width=24)
+    params, inputs = random_params(config), random_inputs(config)
+    x_t, t = _noisy(config)
+    padded = jnp.pad(x_t, ((0, 0), (0, 0), (0, 13)))
+    narrow = _velocity(params, config, inputs, x_t, t)
+    assert narrow.shape == x_t.shape
+    np.testing.assert_array_equal(narrow, _velocity(params, config, inputs, padded, t)[..., : config.action_dim])
+
+
+def test_bf16_activations_stay_close_and_return_float32(tiny):
+    config, params, inputs = tiny
+    x_t, t = _noisy(config)
+    half = _velocity(params, dataclasses.replace(config, dtype="bfloat16"), inputs, x_t, t)
+    full = _velocity(params, config, inputs, x_t, t)
+    assert half.dtype == jnp.float32
+    assert np.abs(half - full).mean() < 0.05 * np.abs(full).mean()
+
+
+def test_sampling_is_euler_from_noise_to_data(tiny):
+    config, params, inputs = tiny
+    x = jax.random.normal(jax.random.key(3), (2, config.chunk, config.action_dim))
+    for t in (0.0, 0.25, 0.5, 0.75):
+        x = x + 0.25 * _velocity(params, config, inputs, x, jnp.full((2,), t))
+    sampled = sample_actions(params, config, inputs, jax.random.key(3), num_steps=4)
+    np.testing.assert_allclose(sampled, x, atol=1e-4, rtol=1e-4)
+
+
+def test_bad_images_are_named(tiny):
+    config, params, inputs = tiny
+    text = inputs["tokens"], inputs["token_mask"]
+    with pytest.raises(ValueError, match=r"camera 'wrist' is missing; expected \['scene', 'wrist'\], got \['scene'\]"):
+        encode_prefix(params, config, {"scene": inputs["images"]["scene"]}, *text)
+    with pytest.raises(ValueError, match=r"camera 'scene': expected \[B, 16, 16, 3\], got \[2, 8, 16, 3\]; resize"):
+        encode_prefix(params, config, inputs["images"] | {"scene": jnp.zeros((2, 8, 16, 3))}, *text)
