@@ -1,8 +1,8 @@
 """Actions as end-effector deltas: what a policy predicts when its action space is "ee_delta". NumPy only.
 
 Recorded data stays joint targets. A chunk becomes, for each action, how far the pose it commands lies from the present
-pose, and back through inverse kinematics. Redundant elbow postures, which differ between demonstrations, vanish from what
-has to be learnt. Letters: H chunk, A = 7 + m joint action width, m hand joints.
+pose, and back through inverse kinematics. Redundant elbow postures, which differ between demonstrations, vanish from
+what has to be learnt. Letters: H chunk, A = 7 + m joint action width, m hand joints.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def to_ee_delta(actions: np.ndarray, state: np.ndarray) -> np.ndarray:
 def from_ee_delta(deltas: np.ndarray, state: np.ndarray) -> np.ndarray:
     """Inverse of `to_ee_delta` up to the elbow: [..., H, 6 + m] and state [..., A] -> joint chunk float32 [..., H, A].
 
-    Each pose is solved from the joints of the one before it, the first from the present joints. A pose out of reach gives
-    the nearest one that the arm finds.
+    Each pose is solved from the joints of the one before it, the first from the present joints. A pose out of reach
+    gives the nearest one that the arm finds.
     """
     flat, states = deltas.reshape(-1, *deltas.shape[-2:]), state.reshape(-1, state.shape[-1])
     chunks = [_solve_chunk(chunk, now) for chunk, now in zip(flat, states, strict=True)]

@@ -25,7 +25,7 @@ class Rig(Protocol):
         ...
 
     def apply(self, action: np.ndarray) -> np.ndarray:
-        """Sends `action` [A] rad for one control period; returns the command after safety limits [A], what was executed."""
+        """Sends `action` [A] rad for one control period; returns the command after safety limits [A]."""
         ...
 
     def stop(self) -> None:

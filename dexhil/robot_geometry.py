@@ -83,7 +83,7 @@ DEXHAND_JOINTS: tuple[HandJoint, ...] = (
 
 
 def fr3_joint_frames(q_arm: np.ndarray) -> np.ndarray:
-    """T_base_joint [..., 8, 4, 4] of the seven joints of a Franka Research 3 and its flange, at `q_arm` [..., 7] rad."""
+    """T_base_joint [..., 8, 4, 4] of a Franka Research 3's seven joints and its flange, at `q_arm` [..., 7] rad."""
     angles = np.moveaxis(np.asarray(q_arm, np.float64), -1, 0)
     frames = [_modified_dh(*FR3_DH[0], angles[0])]
     for row, angle in zip(FR3_DH[1:], angles[1:], strict=True):
@@ -125,7 +125,12 @@ def _modified_dh(a: float, d: float, alpha: float, theta: np.ndarray | float) ->
     ca, sa, c, s = np.cos(alpha), np.sin(alpha), np.cos(theta), np.sin(theta)
     transform = np.zeros((*np.shape(theta), 4, 4))
     transform[..., 0, 0], transform[..., 0, 1], transform[..., 0, 3] = c, -s, a
-    transform[..., 1, 0], transform[..., 1, 1], transform[..., 1, 2], transform[..., 1, 3] = s * ca, c * ca, -sa, -sa * d
+    transform[..., 1, 0], transform[..., 1, 1], transform[..., 1, 2], transform[..., 1, 3] = (
+        s * ca,
+        c * ca,
+        -sa,
+        -sa * d,
+    )
     transform[..., 2, 0], transform[..., 2, 1], transform[..., 2, 2], transform[..., 2, 3] = s * sa, c * sa, ca, ca * d
     transform[..., 3, 3] = 1.0
     return transform

@@ -104,8 +104,8 @@ class Normalization:
     """Everything that ties raw state and actions to the model's: frozen from the offline data, kept in the checkpoint.
 
     action_space: "recorded", or "ee_delta": deltas of the end effector's pose and hand targets (see `ee_actions`).
-    state: stats [S'] of the state as the action space shows it. actions: stats [A'] of the *transformed* actions, pooled
-    over chunk positions. delta_dims: recorded action dimensions relative to the state at the chunk's start.
+    state: stats [S'] of the state as the action space shows it. actions: stats [A'] of the *transformed* actions,
+    pooled over chunk positions. delta_dims: recorded action dimensions relative to the state at the chunk's start.
     """
 
     state: NormStats

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from data_pipeline.build import build_dataset
 from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command, stop_requested
+from dexhil.config import Config
 from dexhil.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.schema import EpisodeMetadata, Step
 from dexhil.sim.operator import ScriptedOperator
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")
 
 
-def collect(config: ConfigDict, root: Path, per_task: int) -> dict[str, dict[int, bool]]:
+def collect(config: Config, root: Path, per_task: int) -> dict[str, dict[int, bool]]:
     """Records until every task has `per_task` successes; returns {task: {seed: success}}.
 
     The set of episodes does not depend on the number of workers: a failed seed is replaced by the next free one.

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from dexhil.commands import (
     ConfigError,
     Run,
@@ -26,6 +24,7 @@ from dexhil.commands import (
     stop_requested,
     to_json,
 )
+from dexhil.config import Config
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.report import write_report
 from dexhil.evaluation.rollout import Trial
@@ -55,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def evaluate(
-    config: ConfigDict, checkpoint: Path, folder: Path, *, step: int | None = None, count: int | None = None
+    config: Config, checkpoint: Path, folder: Path, *, step: int | None = None, count: int | None = None
 ) -> list[Trial]:
     """Runs the config's trials of every task with a checkpoint; pictures and videos go to `folder`.
 
@@ -71,8 +70,8 @@ def evaluate(
         execute_steps=config.eval.execute_steps,
         videos_per_task=config.eval.videos_per_task,
     )
-    count = config.eval.trials if count is None else count
-    total, successes = count * len(rig["tasks"]), 0
+    per_task: int = config.eval.trials if count is None else count
+    total, successes = per_task * len(rig["tasks"]), 0
     with progress(total, "evaluating") as bar, stop_requested("finishing the open trials") as stopping:
 
         def show(trial: Trial, done: int, _: int) -> None:
@@ -83,7 +82,7 @@ def evaluate(
         trials = run_trials(
             bench,
             rig["tasks"],
-            trials=count,
+            trials=per_task,
             first_seed=config.eval.first_seed,
             workers=config.eval.workers,
             on_trial=show,
@@ -94,7 +93,7 @@ def evaluate(
     return trials
 
 
-def check_rig(meta: CheckpointMeta, config: ConfigDict) -> None:
+def check_rig(meta: CheckpointMeta, config: Config) -> None:
     """Raises ConfigError where a checkpoint cannot act on the config's rig."""
     if meta.robot != config.rig.robot:
         raise ConfigError(f"the checkpoint was trained on robot {meta.robot!r}, rig.robot is {config.rig.robot!r}")

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from tensorboard.summary import Writer
 
 from data_pipeline.loader import Loader
@@ -31,6 +30,7 @@ from dexhil.commands import (
     run_command,
     stop_requested,
 )
+from dexhil.config import Config
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.report import write_report
 from dexhil.evaluation.trials import outcomes
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"report: {write_report(run.workdir, report, trials, media if trials else None)}")
 
 
-def make_loader(config: ConfigDict, split: str) -> Loader:
+def make_loader(config: Config, split: str) -> Loader:
     """The training or held-out part of the config's data sets."""
     data = config.data
     return Loader(
@@ -109,7 +109,7 @@ def make_loader(config: ConfigDict, split: str) -> Loader:
     )
 
 
-def make_meta(config: ConfigDict, run: Run, data: Loader) -> CheckpointMeta:
+def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
     """A new run's tokenizer, model and norm statistics, all of them made from its training data."""
     tokenizer, stats = train_tokenizer(data.instructions()), normalization(config, data)
     return CheckpointMeta(
@@ -123,14 +123,14 @@ def make_meta(config: ConfigDict, run: Run, data: Loader) -> CheckpointMeta:
     )
 
 
-def load_checked_meta(config: ConfigDict, run: Run, data: Loader) -> CheckpointMeta:
+def load_checked_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
     """What the run's checkpoint says. Raises CheckpointError where the config asks for another robot or model."""
     meta = load_meta(run.workdir)
     check_compatible(meta, robot=data.robot, model=model_config(config, meta.normalization, Tokenizer(meta.tokenizer)))
     return meta
 
 
-def model_config(config: ConfigDict, stats: Normalization, tokenizer: Tokenizer) -> VLAConfig:
+def model_config(config: Config, stats: Normalization, tokenizer: Tokenizer) -> VLAConfig:
     """The named model, at the sizes that data and tokenizer ask for."""
     return dataclasses.replace(
         get_model_config(config.model.name),
@@ -145,14 +145,14 @@ def model_config(config: ConfigDict, stats: Normalization, tokenizer: Tokenizer)
     )
 
 
-def normalization(config: ConfigDict, data: Loader) -> Normalization:
+def normalization(config: Config, data: Loader) -> Normalization:
     """Statistics of the training data, frozen from here on."""
     chunks, mask = data.chunks(np.arange(data.num_samples))
     space, delta_dims = config.data.action_space, tuple(config.data.delta_dims)
     return fit_normalization(data.all_states(), chunks, mask, delta_dims=delta_dims, action_space=space)
 
 
-def make_training(config: ConfigDict, meta: CheckpointMeta) -> tuple[TrainState, Any]:
+def make_training(config: Config, meta: CheckpointMeta) -> tuple[TrainState, Any]:
     """The state at step 0 and the jitted step."""
     settings = config.train
     options = OptimizerConfig(
@@ -173,13 +173,13 @@ def make_training(config: ConfigDict, meta: CheckpointMeta) -> tuple[TrainState,
     return state, make_train_step(make_loss(config, meta), optimizer, schedule(options), step_config)
 
 
-def make_loss(config: ConfigDict, meta: CheckpointMeta) -> Any:
+def make_loss(config: Config, meta: CheckpointMeta) -> Any:
     """The flow-matching loss (DexHiL eq. 11) as a function of parameters, inputs and random key."""
     samples = config.train.flow_samples
     return lambda params, inputs, key: flow_loss(params, meta.model, inputs, key, flow_samples=samples)
 
 
-def make_heldout_loss(config: ConfigDict, meta: CheckpointMeta, inputs: Inputs) -> Callable[[Any], float | None]:
+def make_heldout_loss(config: Config, meta: CheckpointMeta, inputs: Inputs) -> Callable[[Any], float | None]:
     """The flow loss on held-out episodes, over the same samples, noise and times at every call; None without them."""
     if not config.data.heldout_fraction:
         return lambda params: None
@@ -197,7 +197,7 @@ def make_heldout_loss(config: ConfigDict, meta: CheckpointMeta, inputs: Inputs) 
 
 
 def train(
-    config: ConfigDict,
+    config: Config,
     run: Run,
     meta: CheckpointMeta,
     batches: Any,
@@ -248,7 +248,7 @@ def log(run: Run, board: Writer, step: int, line: dict[str, Any]) -> None:
             board.add_scalar(name, value, step)
 
 
-def summary(config: ConfigDict, run: Run) -> dict[str, Any]:
+def summary(config: Config, run: Run) -> dict[str, Any]:
     """The report's figures, from the metrics of the whole run, earlier parts included."""
     lines = read_metrics(run.workdir)
     rates = [line["samples_per_second"] for line in lines if "samples_per_second" in line]

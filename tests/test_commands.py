@@ -246,10 +246,10 @@ def test_the_first_interrupt_asks_and_the_second_aborts(capsys: pytest.CaptureFi
     before = signal.getsignal(signal.SIGINT)
     with stop_requested() as asked:
         assert not asked()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert asked()
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
     assert "once more aborts" in capsys.readouterr().err
 

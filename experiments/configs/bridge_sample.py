@@ -3,12 +3,11 @@
 The same file with another path, mapping and widths trains on a user's own RLDS data.
 """
 
-from ml_collections import ConfigDict
-
+from dexhil.config import Config
 from experiments.configs import sim
 
 
-def get_config(preset: str = "default") -> ConfigDict:
+def get_config(preset: str = "default") -> Config:
     """25 episodes of 10 steps, a fifth of them held out by the hash of their ids (`val` repeats `train`)."""
     config = sim.get_config(preset)
     del config.rig, config.collect, config.eval

@@ -2,10 +2,12 @@
 
 from ml_collections import ConfigDict
 
+from dexhil.config import Config
+
 PRESETS = ("default", "quick", "debug")
 
 
-def get_config(preset: str = "default") -> ConfigDict:
+def get_config(preset: str = "default") -> Config:
     """default: the learning-curve setting. quick: minutes, easier scenes. debug: seconds, only to see that it runs."""
     config = ConfigDict()
     config.preset = preset
@@ -46,11 +48,11 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.model.max_tokens = 12
 
     config.train = ConfigDict()
-    config.train.steps = 4000
+    config.train.steps = 1500
     config.train.batch_size = 64
     config.train.flow_samples = 4
-    config.train.learning_rate = 1e-3
-    config.train.warmup_steps = 200
+    config.train.learning_rate = 1.5e-3
+    config.train.warmup_steps = 100
     config.train.weight_decay = 1e-4
     config.train.clip_norm = 1.0
     config.train.ema_decay = 0.999
@@ -59,7 +61,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.train.augment = True
     config.train.log_every = 50
     config.train.save_every = 500
-    config.train.heldout_every = 1000
+    config.train.heldout_every = 250
 
     config.eval = ConfigDict()
     config.eval.trials = 20
