@@ -226,8 +226,13 @@ def flow_loss(
     noise_key, time_key = jax.random.split(key)
     batch, chunk = inputs["actions"].shape[:2]
     noise = jax.random.normal(noise_key, (batch, flow_samples, chunk, config.padded_action_dim))
-    t = 0.999 * (1 - jax.random.beta(time_key, *config.time_beta, (batch, flow_samples)))
+    t = draw_times(config, time_key, (batch, flow_samples))
     return flow_errors(params, config, inputs, noise, t).mean(axis=1)
+
+
+def draw_times(config: VLAConfig, key: jax.Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Times in [0, 0.999], most of them near the noise: openpi's distribution with t = 1 as data."""
+    return 0.999 * (1 - jax.random.beta(key, *config.time_beta, shape))
 
 
 def flow_errors(

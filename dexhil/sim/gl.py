@@ -13,7 +13,7 @@ NO_GL_HELP = (
 )
 
 
-class NoRenderingError(RuntimeError):
+class NoRenderingError(OSError):
     """There is no OpenGL to render with; the message says which packages bring it."""
 
     def __init__(self, cause: object) -> None:

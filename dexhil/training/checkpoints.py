@@ -30,7 +30,7 @@ _CHECKSUMS = "checksums.json"
 _OTHER_STEP = "Expected the files as they were saved; use another step, or delete this one to go on from the one before"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or made for something else; the message says what to do."""
 
 

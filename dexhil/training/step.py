@@ -45,7 +45,7 @@ class StepConfig:
     augment: AugmentConfig | None = None
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(ValueError):
     """The loss or a gradient is NaN or infinite; training must not go on."""
 
 

@@ -109,7 +109,12 @@ def test_ranges_grow_with_difficulty_and_vanish_at_zero(module) -> None:
 
 def test_full_difficulty_spans_the_published_plush_ranges() -> None:
     draws = [plush_module.draw(np.random.default_rng(seed), 1.0) for seed in range(500)]
-    for field, low, high in (("yaw", -np.pi, np.pi), ("size", 0.8, 1.2), ("friction", 0.5, 1.2), ("mass", 0.5, 2.0)):
+    for field, low, high in (
+        ("yaw", -np.pi / 2, 3 * np.pi / 2),
+        ("size", 0.8, 1.2),
+        ("friction", 0.5, 1.2),
+        ("mass", 0.5, 2.0),
+    ):
         seen = np.array([getattr(values, field) for values in draws])
         assert low <= seen.min() < low + 0.05 * (high - low), field
         assert high - 0.05 * (high - low) < seen.max() <= high, field

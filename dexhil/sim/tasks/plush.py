@@ -35,12 +35,16 @@ class PlushDraw:
 
 
 def draw(rng: np.random.Generator, difficulty: float) -> PlushDraw:
-    """Draws a reset; every range grows with `difficulty`, and the same numbers are used whatever it is."""
+    """Draws a reset; every range grows with `difficulty`, and the same numbers are used whatever it is.
+
+    The toy lies across the robot's view, where the hand grasps it straight. Its turn grows with the difficulty squared:
+    near a toy that points at the robot two grasps, half a turn apart, are equally good, which is hard to imitate.
+    """
     unit = rng.uniform(-1.0, 1.0, 12)
     shove_angle, shove_m = np.pi * unit[8], 0.05 * difficulty * (unit[9] + 1) / 2
     return PlushDraw(
         position=CENTRE + difficulty * np.array([0.12, 0.20]) * unit[:2],
-        yaw=float(np.pi * difficulty * unit[2]),
+        yaw=float(np.pi / 2 + np.pi * difficulty**2 * unit[2]),
         size=1.0 + 0.2 * difficulty * unit[3],
         friction=FRICTION + difficulty * np.interp(unit[4], [-1, 0, 1], [-0.4, 0, 0.3]),
         mass=float(2.0 ** (difficulty * unit[5])),
