@@ -8,11 +8,11 @@ Norms, rotations and softmax are computed in float32, whatever the dtype.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dexhil.models.params import Params
@@ -144,8 +144,8 @@ def geglu(params: Params, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
 
 def time_embedding(t: Float[Array, "*B U"], width: int) -> Float[Array, "*B U {width}"]:
     """Sine and cosine of t in [0, 1] at periods from 0.004 to 4."""
-    period = 4e-3 * 1e3 ** jnp.linspace(0.0, 1.0, width // 2)
-    angle = t[..., None].astype(jnp.float32) * (2 * math.pi / period)
+    frequency = 2 * np.pi / np.geomspace(4e-3, 4.0, width // 2)  # float64: the angles reach 1570 rad
+    angle = t[..., None].astype(jnp.float32) * frequency.astype(np.float32)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 

@@ -218,7 +218,7 @@ def _pad(x: Float[Array, "*B A"], width: int) -> Float[Array, "*B W"]:
 
 def flow_loss(
     params: Params, config: VLAConfig, inputs: Inputs, key: jax.Array, *, flow_samples: int = 1
-) -> Float[Array, "B H"]:
+) -> Float[Array, " *shape"]:
     """Squared velocity error per sample and step, averaged over real action dims and `flow_samples` draws.
 
     The prefix is encoded once; only the expert runs for every draw. Source: DexHiL eq. 11.
@@ -230,7 +230,7 @@ def flow_loss(
     return flow_errors(params, config, inputs, noise, t).mean(axis=1)
 
 
-def draw_times(config: VLAConfig, key: jax.Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
+def draw_times(config: VLAConfig, key: jax.Array, shape: tuple[int, ...]) -> Float[Array, " *shape"]:
     """Times in [0, 0.999], most of them near the noise: openpi's distribution with t = 1 as data."""
     return 0.999 * (1 - jax.random.beta(key, *config.time_beta, shape))
 
