@@ -64,7 +64,9 @@ demo: setup
 	@$(BIN)/python experiments/demo.py --workdir runs/demo
 
 test: setup
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@# tests/sim renders, others load TensorFlow: with software OpenGL the two crash in one process.
+	$(BIN)/python -m pytest tests/sim
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/sim
 
 check: setup
 	@$(BIN)/ruff format --check .

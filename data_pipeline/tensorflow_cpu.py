@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+from pathlib import Path
 from types import ModuleType
+
+_MAPS = Path("/proc/self/maps")
 
 
 @functools.cache
 def tensorflow() -> ModuleType:
-    """The tensorflow module with every GPU hidden from it. The first call takes seconds."""
+    """The tensorflow module with every GPU hidden from it. The first call takes seconds.
+
+    Raises ImportError where software OpenGL is loaded already: the LLVM of Mesa and that of TensorFlow crash together.
+    """
+    if "tensorflow" not in sys.modules and _MAPS.is_file() and "libLLVM" in _MAPS.read_text():
+        raise ImportError(
+            "TensorFlow cannot be loaded in a process that has rendered with software OpenGL (both carry LLVM and crash); "
+            "render in a process of its own, as collect.py and eval.py do"
+        )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no mathematics here, and one log line less
     import tensorflow as tf

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import sys
+
 import mujoco
 import numpy as np
 
@@ -35,6 +38,8 @@ class CameraRenderer:
     def _new(self, width: int, height: int) -> mujoco.Renderer:
         if not hasattr(mujoco, "GLContext"):
             raise NoRenderingError("MuJoCo was loaded without OpenGL")
+        if "tensorflow" in sys.modules and not glob.glob("/dev/nvidia[0-9]*"):
+            raise NoRenderingError("software OpenGL and TensorFlow crash in one process; render in one of its own")
         try:
             renderer = mujoco.Renderer(self._model, height, width)
         except (RuntimeError, ImportError, AttributeError, OSError, mujoco.FatalError) as error:

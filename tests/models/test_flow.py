@@ -64,13 +64,16 @@ def test_gradient_is_the_finite_difference(random_params, random_inputs):
     keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
     direction = jax.tree.map(lambda leaf, key: jax.random.normal(key, leaf.shape), params, keys)
     step = 1e-3
-    ahead, behind = (loss(jax.tree.map(lambda p, d: p + sign * step * d, params, direction)) for sign in (1, -1))  # noqa: B023
+
+    def shifted(sign):
+        return loss(jax.tree.map(lambda p, d: p + sign * step * d, params, direction))
+
     slope = optax.tree.vdot(jax.jit(jax.grad(loss))(params), direction)
-    np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=2e-2)
+    np.testing.assert_allclose(slope, (shifted(1) - shifted(-1)) / (2 * step), rtol=2e-2)
 
 
 def test_every_parameter_that_acts_has_a_gradient(tiny):
-    """What none of the two passes reads: the last prefix layer after its keys and values, and the LM's final norm."""
+    """Only the language model's final norm is read by neither pass: it would serve a text head."""
     config, params, inputs = tiny
     noise, t = _draws(config, 1)
     grads = jax.jit(jax.grad(lambda p: flow_errors(p, config, inputs, noise, t).mean()))(params)

@@ -1,0 +1,22 @@
+"""Software OpenGL and TensorFlow crash in one process; each refuses to be second."""
+
+import subprocess
+import sys
+
+import pytest
+
+RENDER = """
+from dexhil.sim.rig import SimRig
+SimRig(("plush",), image_size=8).reset(task="plush", seed=0)
+"""
+LOAD = """
+from data_pipeline.tensorflow_cpu import tensorflow
+tensorflow()
+"""
+
+
+@pytest.mark.parametrize(("first", "second"), [(RENDER, LOAD), (LOAD, RENDER)], ids=["render-load", "load-render"])
+def test_rendering_and_tensorflow_in_one_process_is_an_error_not_a_crash(first: str, second: str) -> None:
+    done = subprocess.run([sys.executable, "-c", first + second], capture_output=True, text=True)
+    on_a_gpu = done.returncode == 0
+    assert on_a_gpu or "process of its own" in done.stderr or "one of its own" in done.stderr, done.stderr[-2000:]
