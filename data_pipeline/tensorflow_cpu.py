@@ -19,11 +19,12 @@ def tensorflow() -> ModuleType:
     """
     if "tensorflow" not in sys.modules and _MAPS.is_file() and "libLLVM" in _MAPS.read_text():
         raise ImportError(
-            "TensorFlow cannot be loaded in a process that has rendered with software OpenGL (both carry LLVM and crash); "
+            "TensorFlow cannot be loaded where software OpenGL has rendered: both carry LLVM, and crash together; "
             "render in a process of its own, as collect.py and eval.py do"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no mathematics here, and one log line less
+    import sentencepiece  # noqa: F401  must come first: both carry protobuf, and SentencePiece crashes when it is second
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")

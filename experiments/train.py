@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboard.summary import Writer
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import get_mapping
@@ -209,7 +212,7 @@ def train(
 ) -> TrainState:
     """Steps until `config.train.steps` are done; logs, saves and stops cleanly on Ctrl-C on the way."""
     settings, start = config.train, int(state.step)
-    board, window, began = Writer(str(run.workdir / "tensorboard")), [], run.seconds
+    board, window, began = EventFileWriter(str(run.workdir / "tensorboard")), [], run.seconds
     with progress(settings.steps, "training", start=start) as bar, stop_requested() as stopping:
         for done, batch in enumerate(itertools.islice(batches, settings.steps - start), start + 1):
             state, metrics = train_step(state, inputs(batch))
@@ -241,11 +244,11 @@ def means(lines: Sequence[dict[str, jax.Array]]) -> dict[str, Any]:
     return {name: float(np.mean([line[name] for line in values])) for name in values[0]}
 
 
-def log(run: Run, board: Writer, step: int, line: dict[str, Any]) -> None:
+def log(run: Run, board: EventFileWriter, step: int, line: dict[str, Any]) -> None:
+    """One line of metrics.jsonl and the same numbers for TensorBoard."""
     run.log(step, line)
-    for name, value in line.items():
-        if value is not None:
-            board.add_scalar(name, value, step)
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if value is not None]
+    board.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
 
 def summary(config: Config, run: Run) -> dict[str, Any]:

@@ -69,6 +69,6 @@ def test_bad_models_are_named(tmp_path):
 
 
 def test_tensorflow_loads_after_the_tokenizer():
-    """SentencePiece 0.2.2 crashes the process here: both carry protobuf."""
+    """SentencePiece 0.2.2 crashes the process here: both carry protobuf. `data_pipeline` loads them in this order."""
     code = "import dexhil.models.tokenizer, tensorflow"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
