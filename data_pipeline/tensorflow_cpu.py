@@ -15,8 +15,13 @@ _MAPS = Path("/proc/self/maps")
 def tensorflow() -> ModuleType:
     """The tensorflow module with every GPU hidden from it. The first call takes seconds.
 
-    Raises ImportError where software OpenGL is loaded already: the LLVM of Mesa and that of TensorFlow crash together.
+    Raises ImportError where it would crash: after software OpenGL (both carry LLVM) or SentencePiece (protobuf).
     """
+    if "tensorflow" not in sys.modules and "sentencepiece" in sys.modules:
+        raise ImportError(
+            "TensorFlow cannot be loaded after SentencePiece: both carry protobuf, and crash in that order; "
+            "call data_pipeline.tensorflow_cpu.tensorflow() before the first Tokenizer, as experiments/train.py does"
+        )
     if "tensorflow" not in sys.modules and _MAPS.is_file() and "libLLVM" in _MAPS.read_text():
         raise ImportError(
             "TensorFlow cannot be loaded where software OpenGL has rendered: both carry LLVM, and crash together; "
@@ -24,7 +29,6 @@ def tensorflow() -> ModuleType:
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no mathematics here, and one log line less
-    import sentencepiece  # noqa: F401  must come first: both carry protobuf, and SentencePiece crashes when it is second
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")

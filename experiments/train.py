@@ -22,6 +22,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import get_mapping
+from data_pipeline.tensorflow_cpu import tensorflow
 from dexhil.augment import AugmentConfig
 from dexhil.commands import (
     Run,
@@ -63,6 +64,7 @@ def main(argv: Sequence[str]) -> None:
     config, options = load_config(
         argv, command_parser("Trains a policy on RLDS data.", config="experiments/configs/sim.py")
     )
+    tensorflow()  # before SentencePiece, or both crash
     run = Run(options.workdir, "train", config)
     with Checkpoints(run.workdir) as checkpoints:
         resuming = bool(checkpoints.steps())

@@ -14,6 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """TensorFlow first: it crashes when loaded after SentencePiece. tests/sim renders, and runs in a process without it."""
+    if not all("tests/sim" in argument for argument in config.args):
+        from data_pipeline.tensorflow_cpu import tensorflow
+
+        tensorflow()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with real recordings (robot episodes, human hands). Skips where the checkout has no such neighbour."""

@@ -1,4 +1,4 @@
-"""Software OpenGL and TensorFlow crash in one process; each refuses to be second."""
+"""TensorFlow crashes beside software OpenGL and after SentencePiece: an error comes first."""
 
 import subprocess
 import sys
@@ -20,3 +20,14 @@ def test_rendering_and_tensorflow_in_one_process_is_an_error_not_a_crash(first: 
     done = subprocess.run([sys.executable, "-c", first + second], capture_output=True, text=True)
     on_a_gpu = done.returncode == 0
     assert on_a_gpu or "process of its own" in done.stderr or "one of its own" in done.stderr, done.stderr[-2000:]
+
+
+def test_tensorflow_after_sentencepiece_is_an_error_not_a_crash() -> None:
+    code = "from dexhil.models.tokenizer import train_tokenizer\ntrain_tokenizer(['Grab'])\n" + LOAD
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "cannot be loaded after SentencePiece" in done.stderr
+
+
+def test_sentencepiece_works_after_tensorflow() -> None:
+    code = LOAD + "from dexhil.models.tokenizer import train_tokenizer\ntrain_tokenizer(['Grab'])\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -1,7 +1,7 @@
 """Small models with every parameter away from zero, and random inputs for them."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dexhil.models.config import TINY
@@ -14,10 +14,8 @@ def random_params():
 
     def build(config, seed=0):
         shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
-        leaves, tree = jax.tree.flatten(shapes)
-        keys = jax.random.split(jax.random.key(seed), len(leaves))
-        drawn = [0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-        return jax.tree.unflatten(tree, drawn)
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
     return build
 
@@ -27,16 +25,15 @@ def random_inputs():
     """(config, batch) -> model inputs, the last three tokens being padding."""
 
     def build(config, batch=2, seed=0):
-        keys = jax.random.split(jax.random.key(seed), 4)
-        size, cameras = config.image_size, config.cameras
-        pixels = jax.random.uniform(keys[0], (len(cameras), batch, size, size, 3), minval=-1.0)
-        length = config.max_tokens
+        rng = np.random.default_rng(seed)
+        size, length = config.image_size, config.max_tokens
+        pixels = rng.uniform(-1, 1, (len(config.cameras), batch, size, size, 3)).astype(np.float32)
         return {
-            "images": dict(zip(cameras, pixels, strict=True)),
-            "tokens": jax.random.randint(keys[1], (batch, length), 0, config.vocab_size),
-            "token_mask": jnp.broadcast_to(jnp.arange(length) < length - 3, (batch, length)),
-            "state": jax.random.normal(keys[2], (batch, config.state_dim)),
-            "actions": jax.random.normal(keys[3], (batch, config.chunk, config.action_dim)),
+            "images": dict(zip(config.cameras, pixels, strict=True)),
+            "tokens": rng.integers(0, config.vocab_size, (batch, length), np.int32),
+            "token_mask": np.broadcast_to(np.arange(length) < length - 3, (batch, length)),
+            "state": rng.normal(size=(batch, config.state_dim)).astype(np.float32),
+            "actions": rng.normal(size=(batch, config.chunk, config.action_dim)).astype(np.float32),
         }
 
     return build

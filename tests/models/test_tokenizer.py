@@ -1,8 +1,5 @@
 """Text in, ids out, and back; the model bytes travel."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -66,9 +63,3 @@ def test_bad_models_are_named(tmp_path):
         Tokenizer(tmp_path / "absent.model")
     with pytest.raises(ValueError, match="5 bytes are no SentencePiece model"):
         Tokenizer(b"wrong")
-
-
-def test_tensorflow_loads_after_the_tokenizer():
-    """SentencePiece 0.2.2 crashes the process here: both carry protobuf. `data_pipeline` loads them in this order."""
-    code = "import dexhil.models.tokenizer, tensorflow"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -30,8 +30,9 @@ _joint_velocity = jax.jit(reference.joint_velocity, static_argnums=(1, 5))
 
 
 def _noisy(config, batch=2):
-    keys = jax.random.split(jax.random.key(9))
-    return jax.random.normal(keys[0], (batch, config.chunk, config.action_dim)), jax.random.uniform(keys[1], (batch,))
+    rng = np.random.default_rng(9)
+    x_t = rng.normal(size=(batch, config.chunk, config.action_dim)).astype(np.float32)
+    return x_t, rng.uniform(size=batch).astype(np.float32)
 
 
 def _per_token(t, config):
