@@ -15,8 +15,9 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """TensorFlow first: it crashes when loaded after SentencePiece. tests/sim renders, and runs in a process without it."""
-    if not all("tests/sim" in argument for argument in config.args):
+    """TensorFlow first: it crashes when loaded after SentencePiece. tests/sim renders, in a process without it."""
+    only_schedules = bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
+    if not only_schedules and not all("tests/sim" in argument for argument in config.args):
         from data_pipeline.tensorflow_cpu import tensorflow
 
         tensorflow()

@@ -35,6 +35,7 @@ def test_many_samples_are_single_runs_with_the_same_noise(variant, random_params
 
 def test_loss_is_the_mean_of_its_samples_and_follows_the_key(tiny):
     config, params, inputs = tiny
+    inputs = jax.tree.map(jnp.asarray, inputs)
     draw = jax.jit(lambda key: flow_loss(params, config, inputs, key, flow_samples=4))
     loss = draw(jax.random.key(0))
     assert loss.shape == (2, config.chunk)

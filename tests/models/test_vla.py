@@ -147,6 +147,7 @@ def test_sampling_is_euler_from_noise_to_data(tiny):
 
 def test_bad_images_are_named(tiny):
     config, params, inputs = tiny
+    inputs = jax.tree.map(jnp.asarray, inputs)
     text = inputs["tokens"], inputs["token_mask"]
     with pytest.raises(ValueError, match=r"camera 'wrist' is missing; expected \['scene', 'wrist'\], got \['scene'\]"):
         encode_prefix(params, config, {"scene": inputs["images"]["scene"]}, *text)
