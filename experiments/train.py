@@ -66,9 +66,9 @@ def main(argv: Sequence[str]) -> None:
     )
     tensorflow()  # before SentencePiece, or both crash
     run = Run(options.workdir, "train", config)
+    data = make_loader(config, "train")
     with Checkpoints(run.workdir) as checkpoints:
         resuming = bool(checkpoints.steps())
-        data = make_loader(config, "train")
         meta = load_checked_meta(config, run, data) if resuming else make_meta(config, run, data)
         tokenizer = Tokenizer(meta.tokenizer)
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +10,7 @@ import pytest
 
 from dexhil.models.config import TINY, AttentionConfig
 from dexhil.models.vla import denoise, encode_prefix, init_params, sample_actions
-
-_SPEC = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
-reference = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(reference)
+from tests.models import reference
 
 VARIANTS = [("pi0", "token"), ("pi05", "token"), ("pi0", "none"), ("pi05", "text")]
 
