@@ -42,18 +42,19 @@ def forward(q_arm: np.ndarray) -> np.ndarray:
     return np.concatenate([position, Rotation.from_matrix(rotation).as_quat(scalar_first=True)])
 
 
-def solve(pose_base_ee: np.ndarray, q_seed: np.ndarray) -> IkSolution:
+def solve(pose_base_ee: np.ndarray, q_seed: np.ndarray, posture: np.ndarray = _HOME) -> IkSolution:
     """Joints near `q_seed` [7] rad that bring `ee` to `pose_base_ee` [7].
 
-    Pass the last commanded joints as seed, so that successive targets stay smooth. Free motion drifts home.
+    Pass the last commanded joints as seed, so that successive targets stay smooth. Free motion drifts to `posture` [7],
+    by default home; a seed that is there already and solves the pose stays where it is.
     """
     target = Rotation.from_quat(np.asarray(pose_base_ee[3:], np.float64), scalar_first=True).as_matrix()
     q_arm = np.clip(np.asarray(q_seed, np.float64), _LOWER, _UPPER)
     error, jacobian = _error_and_jacobian(pose_base_ee[:3], target, q_arm)
-    posture = POSTURE_GAIN * (_HOME - q_arm)
+    drift = POSTURE_GAIN * (np.asarray(posture, np.float64) - q_arm)
     for _ in range(ITERATIONS):
-        q_arm = np.clip(q_arm + _step(error, jacobian, posture), _LOWER, _UPPER)
-        posture = np.zeros(ARM_DOF)
+        q_arm = np.clip(q_arm + _step(error, jacobian, drift), _LOWER, _UPPER)
+        drift = np.zeros(ARM_DOF)
         error, jacobian = _error_and_jacobian(pose_base_ee[:3], target, q_arm)
         if np.linalg.norm(error) < TOLERANCE_M:
             break
@@ -71,9 +72,9 @@ def _error_and_jacobian(position: np.ndarray, rotation: np.ndarray, q_arm: np.nd
     return np.concatenate([position - ee_position, METRES_PER_RADIAN * turn]), jacobian
 
 
-def _step(error: np.ndarray, jacobian: np.ndarray, posture: np.ndarray) -> np.ndarray:
-    """Damped least squares for `error` [6], plus `posture` [7] projected into the null space."""
+def _step(error: np.ndarray, jacobian: np.ndarray, drift: np.ndarray) -> np.ndarray:
+    """Damped least squares for `error` [6], plus `drift` [7] projected into the null space."""
     inverse = np.linalg.solve(jacobian @ jacobian.T + DAMPING**2 * np.eye(6), jacobian).T
     step = inverse @ error
-    step += posture - inverse @ (jacobian @ posture)
+    step += drift - inverse @ (jacobian @ drift)
     return step * min(1.0, MAX_STEP_RAD / max(float(np.abs(step).max()), 1e-9))

@@ -1,0 +1,204 @@
+"""Who is in control: the takeover state machine, the anchored mapping of arm and hand, the jump of every change.
+
+Pure: no threads, no clock, no devices. A control loop calls `advance` once per tick and sends `Decision.command` through
+its safety limits; `executed` tells the state what the robot was really told, which is what the next takeover is anchored
+to. Simulation and hardware use the same functions.
+
+    AUTONOMOUS -> ENGAGING (anchors from the last command) -> HUMAN -> RELEASING (stale chunk dropped) -> AUTONOMOUS
+    any -> HOLD (nobody has a valid command) and ESTOP (latched)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import numpy as np
+
+from dexhil import arm_ik
+from dexhil.poses import IDENTITY, compose, inverse
+from dexhil.robot import RobotSpec
+from dexhil.schema import ARM_DOF
+
+HAND_BLEND_RAD = 0.6  # hand motion after which 1/e of the difference between human and robot hand is left
+
+
+class Mode(enum.Enum):
+    """Who is in control."""
+
+    AUTONOMOUS = "autonomous"
+    ENGAGING = "engaging"
+    HUMAN = "human"
+    RELEASING = "releasing"
+    HOLD = "hold"
+    ESTOP = "estop"
+
+
+@dataclasses.dataclass(frozen=True)
+class HumanCommand:
+    """What a person shows at one tick.
+
+    pose_camera_cube: [7], `T_M` of DexHiL eq. 3, in any fixed frame (camera, tracker base, joystick origin).
+    q_hand: [m] rad, the retargeted hand, absolute.
+    """
+
+    pose_camera_cube: np.ndarray
+    q_hand: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What one tick knows.
+
+    engage: the person asks for control. human: None where its devices give nothing valid. policy_action: [A] rad, the
+    action that is due now, None where there is none; policy_epoch: epoch for which it was planned. estop: stop now;
+    clear_estop: a person says that it is safe again.
+    """
+
+    engage: bool
+    human: HumanCommand | None
+    policy_action: np.ndarray | None
+    policy_epoch: int = 0
+    estop: bool = False
+    clear_estop: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Anchors:
+    """Taken when a takeover begins: the last command [A], its pose `T_EE0` [7], the cube `T_M0` [7], the hands [m].
+
+    path: rad of hand motion since, which blends the robot's hand into the person's.
+    """
+
+    command: np.ndarray
+    pose_base_ee: np.ndarray
+    pose_camera_cube: np.ndarray
+    human_hand: np.ndarray
+    last_human_hand: np.ndarray
+    path: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TakeoverState:
+    """Between ticks. command: [A] rad, last executed. epoch: a plan of an earlier epoch is stale."""
+
+    mode: Mode
+    command: np.ndarray
+    epoch: int = 0
+    anchors: Anchors | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What to send. command: [A] rad, before safety limits. is_intervention: `I_t` of DexHiL eq. 6. ik_error_m: residual
+    of the arm's inverse kinematics, 0 where the policy acts.
+    """
+
+    command: np.ndarray
+    is_intervention: bool
+    mode: Mode
+    ik_error_m: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Jump:
+    """Command change at a change of control, over all joints: largest and Euclidean norm, rad."""
+
+    max: float
+    l2: float
+
+
+def start(command: np.ndarray) -> TakeoverState:
+    """The state before the first tick of an episode; `command` [A] rad is what the robot holds."""
+    return TakeoverState(Mode.AUTONOMOUS, np.array(command, np.float32))
+
+
+def advance(
+    state: TakeoverState, inputs: Inputs, spec: RobotSpec, cube_to_ee: np.ndarray = IDENTITY
+) -> tuple[TakeoverState, Decision]:
+    """One tick: the next state and what to send (DexHiL eq. 6). Tell the result's `executed` what came of it.
+
+    cube_to_ee: [7], the constant `C` of eq. 3.
+    """
+    mode, epoch = _next_mode(state, inputs)
+    anchors = state.anchors
+    if mode is Mode.ENGAGING and inputs.human is not None:
+        anchors = _anchor(state.command, inputs.human)
+    elif mode is not Mode.HUMAN:
+        anchors = None
+    command, ik_error = state.command, 0.0
+    if anchors is not None and inputs.human is not None:
+        anchors = _follow(anchors, inputs.human)
+        command, ik_error = human_command(anchors, inputs.human, state.command, spec, cube_to_ee)
+    elif mode is Mode.AUTONOMOUS and inputs.policy_action is not None:
+        command = np.asarray(inputs.policy_action, np.float32)
+    decision = Decision(command, mode in (Mode.ENGAGING, Mode.HUMAN), mode, ik_error)
+    return dataclasses.replace(state, mode=mode, epoch=epoch, anchors=anchors), decision
+
+
+def executed(state: TakeoverState, command: np.ndarray) -> TakeoverState:
+    """The state after the robot was told `command` [A] rad."""
+    return dataclasses.replace(state, command=np.array(command, np.float32))
+
+
+def jump(before: np.ndarray, after: np.ndarray) -> Jump:
+    """Change between two successive commands [A] rad."""
+    change = np.asarray(after, np.float64) - before
+    return Jump(float(np.abs(change).max()), float(np.linalg.norm(change)))
+
+
+def arm_target(
+    pose_base_ee0: np.ndarray, pose_camera_cube0: np.ndarray, pose_camera_cube: np.ndarray, cube_to_ee: np.ndarray
+) -> np.ndarray:
+    """`T_EE = T_EE0 C^-1 T_M0^-1 T_M C` (DexHiL eq. 3): pose_base_ee [7]; exactly the anchor where the cube is at its."""
+    moved = compose(inverse(pose_camera_cube0), pose_camera_cube)
+    return compose(pose_base_ee0, compose(inverse(cube_to_ee), compose(moved, cube_to_ee)))
+
+
+def hand_target(anchors: Anchors, human_hand: np.ndarray, spec: RobotSpec) -> np.ndarray:
+    """Hand joints [m] rad: the person's, plus what the hands differed by at the takeover, fading as the person moves.
+
+    No jump, nothing moves while the person holds still, and after some motion the hand is the person's own.
+    """
+    offset = anchors.command[ARM_DOF:] - anchors.human_hand
+    wanted = human_hand + offset * np.exp(-anchors.path / HAND_BLEND_RAD)
+    return np.clip(wanted, spec.lower[ARM_DOF:], spec.upper[ARM_DOF:])
+
+
+def human_command(
+    anchors: Anchors, human: HumanCommand, last_command: np.ndarray, spec: RobotSpec, cube_to_ee: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """The person's command [A] rad through eq. 3 and 4, and the residual of the inverse kinematics (m)."""
+    pose = arm_target(anchors.pose_base_ee, anchors.pose_camera_cube, human.pose_camera_cube, cube_to_ee)
+    solution = arm_ik.solve(pose, last_command[:ARM_DOF], posture=anchors.command[:ARM_DOF])
+    hand = hand_target(anchors, human.q_hand, spec)
+    return np.concatenate([solution.q_arm, hand]).astype(np.float32), solution.position_error
+
+
+def _next_mode(state: TakeoverState, inputs: Inputs) -> tuple[Mode, int]:
+    """The mode of this tick and the epoch from which on a plan is fresh."""
+    if inputs.estop or (state.mode is Mode.ESTOP and not inputs.clear_estop):
+        return Mode.ESTOP, state.epoch
+    if inputs.engage:
+        if inputs.human is None:
+            # A person in control whose devices fail is not replaced by the policy: the robot holds.
+            lost = state.mode not in (Mode.AUTONOMOUS, Mode.RELEASING) or inputs.policy_action is None
+            return (Mode.HOLD, state.epoch) if lost else (Mode.AUTONOMOUS, state.epoch)
+        return (Mode.HUMAN if state.mode in (Mode.ENGAGING, Mode.HUMAN) else Mode.ENGAGING), state.epoch
+    if state.mode in (Mode.ENGAGING, Mode.HUMAN, Mode.ESTOP):
+        return Mode.RELEASING, state.epoch + 1
+    fresh = inputs.policy_action is not None and inputs.policy_epoch >= state.epoch
+    if fresh:
+        return Mode.AUTONOMOUS, state.epoch
+    return (Mode.RELEASING if state.mode is Mode.RELEASING else Mode.HOLD), state.epoch
+
+
+def _anchor(command: np.ndarray, human: HumanCommand) -> Anchors:
+    pose = arm_ik.forward(command[:ARM_DOF].astype(np.float64))
+    hand = np.asarray(human.q_hand, np.float64)
+    return Anchors(command.copy(), pose, np.asarray(human.pose_camera_cube, np.float64), hand, hand)
+
+
+def _follow(anchors: Anchors, human: HumanCommand) -> Anchors:
+    moved = float(np.abs(human.q_hand - anchors.last_human_hand).max())
+    return dataclasses.replace(anchors, last_human_hand=np.asarray(human.q_hand, np.float64), path=anchors.path + moved)
