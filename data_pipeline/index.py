@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.cache import METADATA, StepCache
-from data_pipeline.mapping import DatasetError, check_known
+from data_pipeline.filter import kept_segments
+from data_pipeline.mapping import CATEGORIES, DatasetError, check_known
 
 INDEX_DTYPE = np.dtype(
     [
@@ -98,22 +99,39 @@ def _unit_hash(episode_id: str, seed: int) -> float:
 
 
 def build_index(
-    caches: Sequence[StepCache], chosen: Sequence[tuple[int, int]], last_action_valid: bool = True
+    caches: Sequence[StepCache],
+    chosen: Sequence[tuple[int, int]],
+    last_action_valid: bool = True,
+    filter: str = "last_takeover",
 ) -> np.ndarray:
-    """INDEX_DTYPE [samples]: every step of the chosen episodes, each episode one segment.
+    """INDEX_DTYPE [samples]: the steps of the chosen episodes that the filter keeps (a name of filter.FILTERS).
 
-    Without a valid last action an episode ends one step earlier, for samples and for chunks.
+    A chunk ends with its segment and with nothing else: inside one, it may read across a change of control. Without a
+    valid last action an episode ends one step earlier, for samples and for chunks. Raises DatasetError where no step
+    is kept.
     """
-    parts = []
+    parts = [np.zeros(0, INDEX_DTYPE)]
     for dataset, number in chosen:
         cache, episode = caches[dataset], caches[dataset].episodes[number]
-        length = episode["length"] - (0 if last_action_valid else 1)
-        part = np.zeros(length, INDEX_DTYPE)
-        part["dataset"], part["episode"], part["round"] = dataset, number, episode["round"]
-        part["t"] = np.arange(length)
-        part["row"] = episode["start"] + part["t"]
-        part["chunk_end"] = episode["start"] + length
-        part["instruction"] = cache.instruction[part["row"]]
-        part["category"] = cache.category[part["row"]]
-        parts.append(part)
-    return np.concatenate(parts)
+        rows = slice(episode["start"], episode["start"] + episode["length"])
+        is_intervention = cache.category[rows] == CATEGORIES.index("intervention")
+        last = episode["length"] - (0 if last_action_valid else 1)
+        for segment, (start, end) in enumerate(
+            kept_segments(is_intervention, episode["source"], episode["success"], filter)
+        ):
+            part = np.zeros(max(0, min(end, last) - start), INDEX_DTYPE)
+            part["dataset"], part["episode"], part["round"] = dataset, number, episode["round"]
+            part["segment"] = segment
+            part["t"] = start + np.arange(len(part))
+            part["row"] = episode["start"] + part["t"]
+            part["chunk_end"] = episode["start"] + min(end, last)
+            part["instruction"] = cache.instruction[part["row"]]
+            part["category"] = cache.category[part["row"]]
+            parts.append(part)
+    index = np.concatenate(parts)
+    if not len(index):
+        raise DatasetError(
+            f"filter {filter!r} keeps no step of {len(chosen)} episodes: it drops every online episode that did not "
+            f"succeed; record successful ones, or add demonstrations"
+        )
+    return index

@@ -17,20 +17,22 @@ from data_pipeline.cache import StepCache, open_cache
 from data_pipeline.decode import FrameStore
 from data_pipeline.index import build_index, select_episodes
 from data_pipeline.mapping import CATEGORIES, DatasetError, Mapping, check_known
+from data_pipeline.mixture import UNIFORM, Mixture, MixtureConfig
 from data_pipeline.prefetch import Prefetcher
-from data_pipeline.sampler import sample_indices
 
 Batch = dict[str, Any]
 
 
 class Loader:
-    """Uniform random batches over the steps of one or more RLDS data sets.
+    """Random batches over the steps of one or more RLDS data sets.
 
     dataset_dirs: later rounds beside earlier ones, all of one robot, cameras and action width. batch_size: over all
     hosts. chunk: H, actions per sample. image_size: side in px of the images in a batch; None keeps the stored size.
     split: "train", "heldout" or "all"; an episode is held out by the hash of its id and `split_seed`, whatever else the
     data sets hold. episode_filter: {"success": (1,), "task": ("plush",)}: keeps episodes whose metadata is listed.
     episodes_per_task: keeps the first so many of each task that pass the filter, before splitting (learning curves).
+    filter: "last_takeover" keeps of a successful online episode what follows its last takeover, "none" all of it.
+    mixture: how categories are drawn and weighted; the split "heldout" is uniform whatever it says.
     robot, action_dim: what the caller expects; anything else is refused. cache_dir: where the step caches live.
     """
 
@@ -50,6 +52,8 @@ class Loader:
         split_seed: int = 0,
         episode_filter: Dict[str, Sequence[Any]] | None = None,
         episodes_per_task: int | None = None,
+        filter: str = "last_takeover",
+        mixture: MixtureConfig = UNIFORM,
         robot: str | None = None,
         action_dim: int | None = None,
         host: int = 0,
@@ -72,7 +76,9 @@ class Loader:
         self._store = FrameStore(self._caches, self.cameras, image_size)
         keep = dict(episode_filter or {})
         chosen = select_episodes(self._caches, split, heldout_fraction, split_seed, keep, episodes_per_task)
-        self.index = build_index(self._caches, chosen, mapping.last_action_valid)
+        self.index = build_index(self._caches, chosen, mapping.last_action_valid, filter)
+        self.filter = filter
+        self.mixture = Mixture(self.index, mixture if split != "heldout" else UNIFORM)
         self._chosen, self._dirs = chosen, [str(path) for path in dataset_dirs]
 
     @property
@@ -108,7 +114,8 @@ class Loader:
 
         images: camera -> uint8 [B, h, w, 3]; state [B, S]; actions [B, H, A] raw units; action_mask bool [B, H];
         instruction: str objects [B]; is_intervention bool [B] (a person had taken over at this step; offline
-        demonstrations are False); weight float32 [B]; rows int64 [B], the samples' rows of `index`.
+        demonstrations are False); weight float32 [B], the mixture's loss weight; rows int64 [B], the samples' rows of
+        `index`.
         """
         return self.to_batch(self.numbers(step))
 
@@ -120,8 +127,14 @@ class Loader:
         return BatchIterator(self, start_step, workers, prefetch)
 
     def card(self) -> dict[str, Any]:
-        """What this loader draws from: data sets with content hashes, counts, categories, robot. JSON-ready."""
+        """What this loader draws from: data sets with content hashes, counts, categories, robot, mixture. JSON-ready.
+
+        episodes, samples: what the filter kept; dropped: what it left out of the chosen episodes (a last action that
+        is not valid counts as a dropped step).
+        """
         counts = np.bincount(self.index["category"], minlength=len(CATEGORIES))
+        episodes = len(np.unique(self.index[["dataset", "episode"]]))
+        steps = sum(self._caches[dataset].episodes[number]["length"] for dataset, number in self._chosen)
         return {
             "datasets": [
                 {"path": path, "sha256": cache.content_sha256, "episodes": len(cache.episodes)}
@@ -132,25 +145,23 @@ class Loader:
             "action_dim": self.action_dim,
             "state_dim": self.state_dim,
             "cameras": list(self.cameras),
-            "episodes": len(self._chosen),
+            "filter": self.filter,
+            "dropped": {"episodes": len(self._chosen) - episodes, "steps": steps - self.num_samples},
+            "episodes": episodes,
             "samples": self.num_samples,
             "categories": {name: int(count) for name, count in zip(CATEGORIES, counts, strict=True) if count},
+            "mixture": self.mixture.card(),
             "instructions": sorted(self.instructions()),
         }
 
     def instructions(self) -> set[str]:
-        """Every instruction of the chosen episodes."""
+        """Every instruction of the samples."""
         return {self._caches[d].instructions[i] for d, i in np.unique(self.index[["dataset", "instruction"]])}
 
     def numbers(self, step: int) -> dict[str, np.ndarray]:
         """A batch as flat arrays: images under "image/<camera>", no instructions, which follow from "rows"."""
-        rows = sample_indices(
-            self.seed,
-            step,
-            batch_size=self.batch_size,
-            num_samples=self.num_samples,
-            host=self._host,
-            num_hosts=self._num_hosts,
+        rows = self.mixture.draw(
+            self.seed, step, batch_size=self.batch_size, host=self._host, num_hosts=self._num_hosts
         )
         records = self.index[rows]
         actions, mask = self.chunks(rows)
@@ -161,7 +172,7 @@ class Loader:
             "action_mask": mask,
             "rows": rows,
             "is_intervention": records["category"] == CATEGORIES.index("intervention"),
-            "weight": np.ones(len(rows), np.float32),
+            "weight": self.mixture.weights(rows),
         }
 
     def to_batch(self, numbers: dict[str, np.ndarray]) -> Batch:

@@ -7,6 +7,8 @@ domains").
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
 _ROUNDS = 6
@@ -57,7 +59,42 @@ def sample_indices(
     Position p = step * batch_size + i of the endless stream falls into epoch p // num_samples; every epoch visits each
     sample once, in its own order. The hosts' parts make up the batch that one host alone would draw.
     """
+    return _in_epochs(_stream(step, batch_size, host, num_hosts), num_samples, seed)
+
+
+def two_pool_indices(
+    seed: int,
+    step: int,
+    *,
+    batch_size: int,
+    sizes: tuple[int, int],
+    share: Fraction,
+    host: int = 0,
+    num_hosts: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples drawn from two pools of `sizes`, the first with probability `share`: both [batch_size / num_hosts].
+
+    Returns bool, whether a sample is of the first pool, and int64, which one of its pool. Any n positions in a row of
+    the stream hold the floor or the ceiling of share * n samples of the first pool: before position p it has given
+    floor(share * p + phase). Each pool goes through its own epochs, and the hosts' parts make up the batch.
+    """
+    stream = _stream(step, batch_size, host, num_hosts)
+    phase = int(hash64(seed)[0]) % share.denominator
+    before, after = ((share.numerator * p + phase) // share.denominator for p in (stream, stream + 1))
+    first = after > before
+    indices = np.empty(len(stream), np.int64)
+    indices[first] = _in_epochs(before[first], sizes[0], seed, 1)
+    indices[~first] = _in_epochs((stream - before)[~first], sizes[1], seed, 2)
+    return first, indices
+
+
+def _stream(step: int, batch_size: int, host: int, num_hosts: int) -> np.ndarray:
+    """Positions of this host's part of batch `step` in the endless stream, int64 [batch_size / num_hosts]."""
     share = batch_size // num_hosts
-    stream = step * batch_size + host * share + np.arange(share, dtype=np.int64)
-    epochs, positions = np.divmod(stream, num_samples)
-    return permute(positions, num_samples, hash64(np.full(share, seed), epochs))
+    return step * batch_size + host * share + np.arange(share, dtype=np.int64)
+
+
+def _in_epochs(stream: np.ndarray, size: int, *key: int) -> np.ndarray:
+    """Sample in [0, size) at each position [B] of a stream of epochs, each a permutation by the key and its number."""
+    epochs, positions = np.divmod(stream, size)
+    return permute(positions, size, hash64(*key, epochs))

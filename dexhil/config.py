@@ -56,7 +56,7 @@ def load_config(
 
     Raises ConfigError on a missing file, an unknown preset or key, and a value that does not fit its key's type.
     """
-    overrides, rest = _split_overrides(argv)
+    overrides, rest = split_overrides(argv)
     options = (parser or command_parser("")).parse_args(rest)
     if options.workdir is None:
         options.workdir = workdir(options)
@@ -101,7 +101,7 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return sorted(key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...))
 
 
-def _split_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def split_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Separates `--config.key=value` and `--config.key value` from all other arguments."""
     overrides: dict[str, str] = {}
     rest: list[str] = []

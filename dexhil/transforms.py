@@ -191,6 +191,57 @@ def fit_normalization(
     return Normalization(state_stats, NormStats.from_arrays(valid, min_range), tuple(delta_dims), action_space)
 
 
+Samples = tuple[np.ndarray, np.ndarray, np.ndarray]  # states [N, S], chunks [N, H, A], mask bool [N, H]
+
+
+def normalization_drift(
+    normalization: Normalization, frozen: Samples, new: Samples, joint_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """How far new data has left the ranges that were frozen from the warm-up, one row per dimension, worst first.
+
+    frozen: the samples that `normalization` was fitted to; new: those of a later round; both raw, as for
+    `fit_normalization`. joint_names: of the recorded joints [S]. Rows {"kind": "state" or "actions", "name", "outside":
+    share of new values outside the range (2 % is normal), "shift": of the median, in units of the range}.
+    """
+    widths = normalization.recorded_dims
+    if set(widths.values()) != {len(joint_names)}:
+        raise ValueError(
+            f"joint_names: expected one per recorded joint, {widths}, got {list(joint_names)}; wrong robot?"
+        )
+    names = _dimension_names(joint_names, normalization.action_space)
+    rows = []
+    for kind, before, now in zip(
+        names, _normalized(normalization, frozen), _normalized(normalization, new), strict=True
+    ):
+        outside = (np.abs(now) > 1).mean(axis=0)
+        shift = (np.median(now, axis=0) - np.median(before, axis=0)) / 2  # [-1, 1] is two units wide
+        for name, share, moved in zip(names[kind], outside.tolist(), shift.tolist(), strict=True):
+            rows.append({"kind": kind, "name": name, "shift": moved, "outside": share})
+    return sorted(rows, key=lambda row: (-row["outside"], -abs(row["shift"])))
+
+
+def _normalized(normalization: Normalization, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """States [N, S'] and valid actions [n, A'] in model space."""
+    states, chunks, mask = samples
+    if not mask.any():
+        raise ValueError(f"drift: expected samples with at least one valid action, got a mask of {list(mask.shape)}")
+    every = max(1, mask.size // MAX_ENTRIES)
+    states, chunks, mask = states[::every], chunks[::every], mask[::every]
+    return normalization.normalize_state(states), normalization.normalize_actions(chunks, states)[mask]
+
+
+def _dimension_names(joint_names: Sequence[str], action_space: str) -> dict[str, list[str]]:
+    """Names of the dimensions that the action space shows, of "state" and "actions"."""
+    if action_space == "recorded":
+        return {"state": list(joint_names), "actions": list(joint_names)}
+    hand = list(joint_names[ARM_DOF:])
+    columns = [f"ee_rotation_{axis}{column}" for column in (0, 1) for axis in "xyz"]
+    return {
+        "state": [*(f"ee_{axis}" for axis in "xyz"), *columns, *hand],
+        "actions": [*(f"ee_delta_{axis}" for axis in "xyz"), *(f"ee_turn_{axis}" for axis in "xyz"), *hand],
+    }
+
+
 @functools.lru_cache(maxsize=64)
 def _resize_matrix(size_in: int, size_out: int) -> np.ndarray:
     """Weights [size_out, size_in] of a triangle filter, widened where the image shrinks (no aliasing)."""

@@ -9,8 +9,7 @@ again goes on where it was.
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.build import build_dataset
-from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command, stop_requested
+from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command
 from dexhil.config import Config
 from dexhil.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.schema import EpisodeMetadata, Step
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
+from experiments.quota import Done, fill_quota
 from experiments.rigs import make_rig
 
 OPERATOR = "scripted"
@@ -49,37 +49,16 @@ def main(argv: Sequence[str]) -> None:
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")
 
 
-def collect(config: Config, root: Path, per_task: int) -> dict[str, dict[int, bool]]:
-    """Records until every task has `per_task` successes; returns {task: {seed: success}}.
-
-    The set of episodes does not depend on the number of workers: a failed seed is replaced by the next free one.
-    """
-    done = {task: recorded(root, task) for task in config.rig.tasks}
-    rig, first = config.rig.to_dict(), config.collect.first_seed
-    context = multiprocessing.get_context("spawn")  # OpenGL contexts and threads do not survive a fork
-    total = per_task * len(done)
-    with (
-        progress(total, "collecting", start=_successes(done, per_task)) as bar,
-        stop_requested("finishing the open episodes") as stopping,
-        concurrent.futures.ProcessPoolExecutor(config.collect.workers, context) as pool,
-    ):
-        pending: set[concurrent.futures.Future] = set()
-        started = {task: set(seeds) for task, seeds in done.items()}
-        while not stopping():
-            for task, seed in _missing(done, started, per_task, first):
-                started[task].add(seed)
-                pending.add(pool.submit(_record, rig, root, task, seed))
-            if not pending:
-                return done
-            finished, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in finished:
-                task, seed, success = future.result()
-                done[task][seed] = success
-            bar.update(
-                _successes(done, per_task), failed=sum(not ok for seeds in done.values() for ok in seeds.values())
-            )
-        pool.shutdown(cancel_futures=True)
-    raise KeyboardInterrupt
+def collect(config: Config, root: Path, per_task: int) -> Done:
+    """Records until every task has `per_task` successes; returns {task: {seed: success}}."""
+    return fill_quota(
+        {task: recorded(root, task) for task in config.rig.tasks},
+        per_task,
+        first_seed=config.collect.first_seed,
+        workers=config.collect.workers,
+        job=functools.partial(_record, config.rig.to_dict(), root),
+        title="collecting",
+    )
 
 
 def recorded(root: Path, task: str) -> dict[int, bool]:
@@ -88,28 +67,13 @@ def recorded(root: Path, task: str) -> dict[int, bool]:
     return {fact.seed: fact.success == 1 for fact in facts if fact.task == task}
 
 
-def _successes(done: dict[str, dict[int, bool]], per_task: int) -> int:
-    return sum(min(sum(seeds.values()), per_task) for seeds in done.values())
-
-
-def _missing(
-    done: dict[str, dict[int, bool]], started: dict[str, set[int]], per_task: int, first: int
-) -> list[tuple[str, int]]:
-    """Seeds to start now: the first `per_task` of each task, and one more for each that failed; tasks take turns."""
-    wanted = []
-    for task, seeds in done.items():
-        count = per_task + sum(not success for success in seeds.values())
-        wanted += [(task, seed) for seed in range(first, first + count) if seed not in started[task]]
-    return sorted(wanted, key=lambda item: item[1])
-
-
 _rigs: list[SimRig] = []  # of this worker process: compiling a scene takes longer than an episode's reset
 
 
-def _record(rig_config: dict[str, Any], root: Path, task: str, seed: int) -> tuple[str, int, bool]:
+def _record(rig_config: dict[str, Any], root: Path, task: str, seed: int) -> bool:
     if not _rigs:
         _rigs.append(make_rig(rig_config))
-    return task, seed, record_demonstration(_rigs[0], root, task, seed)
+    return record_demonstration(_rigs[0], root, task, seed)
 
 
 def record_demonstration(rig: SimRig, root: Path, task: str, seed: int) -> bool:

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import get_mapping
+from data_pipeline.mixture import MixtureConfig, mixture_table
 from data_pipeline.tensorflow_cpu import tensorflow
 from dexhil.augment import AugmentConfig
 from dexhil.commands import (
@@ -42,7 +44,15 @@ from dexhil.inputs import model_inputs
 from dexhil.models.config import VLAConfig, get_model_config
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import flow_loss, init_params
-from dexhil.training.checkpoints import CheckpointMeta, Checkpoints, check_compatible, load_meta, load_train_state
+from dexhil.training.checkpoints import (
+    CheckpointMeta,
+    Checkpoints,
+    check_compatible,
+    find_step,
+    load_ema_params,
+    load_meta,
+    load_train_state,
+)
 from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from dexhil.training.step import (
     StepConfig,
@@ -51,6 +61,7 @@ from dexhil.training.step import (
     init_state,
     make_eval_loss,
     make_train_step,
+    start_from,
 )
 from dexhil.transforms import Normalization, fit_normalization
 from experiments.eval import evaluate
@@ -67,9 +78,10 @@ def main(argv: Sequence[str]) -> None:
     tensorflow()  # before SentencePiece, or both crash
     run = Run(options.workdir, "train", config)
     data = make_loader(config, "train")
+    print(mixture_table(data.mixture.card()))
     with Checkpoints(run.workdir) as checkpoints:
         resuming = bool(checkpoints.steps())
-        meta = load_checked_meta(config, run, data) if resuming else make_meta(config, run, data)
+        meta = load_checked_meta(config, run.workdir, data) if resuming else make_meta(config, run, data)
         tokenizer = Tokenizer(meta.tokenizer)
 
         def inputs(batch: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +90,8 @@ def main(argv: Sequence[str]) -> None:
         state, train_step = make_training(config, meta)
         if resuming:
             state = load_train_state(run.workdir, like=state)
+        elif config.train.init_from:
+            state = start_from(load_ema_params(config.train.init_from), state)
         run.resume(int(state.step))
         heldout_loss = make_heldout_loss(config, meta, inputs)
         if not resuming:
@@ -88,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
     results, trials, media = summary(config, run), [], run.workdir / "eval"
     if "rig" in config and config.eval.trials:
         trials = evaluate(config, run.workdir, media)
-        results["score"] = score(outcomes(trials))
+        results |= {"score": score(outcomes(trials)), "outcomes": outcomes(trials)}
     report = run.report(results, lineage=meta.lineage)
     print(f"report: {write_report(run.workdir, report, trials, media if trials else None)}")
 
@@ -108,6 +122,8 @@ def make_loader(config: Config, split: str) -> Loader:
         heldout_fraction=data.heldout_fraction,
         episode_filter={"success": tuple(data.success)},
         episodes_per_task=data.episodes_per_task or None,
+        filter=data.filter,
+        mixture=MixtureConfig(data.mixture.mode, data.mixture.p_star),
         cache_dir=data.cache_dir,
         robot=data.robot,
         action_dim=data.action_dim,
@@ -115,7 +131,12 @@ def make_loader(config: Config, split: str) -> Loader:
 
 
 def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
-    """A new run's tokenizer, model and norm statistics, all of them made from its training data."""
+    """A new run's tokenizer, model and norm statistics: made from its data, or those of the run it goes on from."""
+    lineage = {"data": data.card(), "parent": None, "code_version": code_version()}
+    if config.train.init_from:
+        parent = load_checked_meta(config, config.train.init_from, data)
+        lineage["parent"] = str(find_step(config.train.init_from))
+        return dataclasses.replace(parent, config=run.config, lineage=lineage)
     tokenizer, stats = train_tokenizer(data.instructions()), normalization(config, data)
     return CheckpointMeta(
         robot=data.robot,
@@ -124,13 +145,13 @@ def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
         normalization=stats,
         tokenizer=tokenizer,
         config=run.config,
-        lineage={"data": data.card(), "parent": None, "code_version": code_version()},
+        lineage=lineage,
     )
 
 
-def load_checked_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
-    """What the run's checkpoint says. Raises CheckpointError where the config asks for another robot or model."""
-    meta = load_meta(run.workdir)
+def load_checked_meta(config: Config, workdir: str | Path, data: Loader) -> CheckpointMeta:
+    """What a run's checkpoint says. Raises CheckpointError where the config asks for another robot or model."""
+    meta = load_meta(workdir)
     check_compatible(meta, robot=data.robot, model=model_config(config, meta.normalization, Tokenizer(meta.tokenizer)))
     return meta
 

@@ -11,6 +11,7 @@ from dexhil.transforms import (
     NormStats,
     fit_normalization,
     images_to_float,
+    normalization_drift,
     resize_image,
     to_absolute,
     to_delta,
@@ -183,3 +184,57 @@ def test_resize_refuses_other_images(image):
 def test_float_images_span_minus_one_to_one():
     values = images_to_float({"scene": np.array([0, 255], np.uint8)})["scene"]
     np.testing.assert_array_equal(values, np.array([-1, 1], np.float32))
+
+
+def samples(rng: np.random.Generator, count: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    states = rng.uniform(-1, 1, (count, 5)).astype(np.float32)
+    return states, states[:, None] + np.zeros((1, 4, 1), np.float32), np.ones((count, 4), bool)
+
+
+def test_drift_names_the_joint_that_moved(rng):
+    frozen, names = samples(rng), ["shoulder", "elbow", "wrist", "thumb", "index"]
+    states, chunks, mask = (np.copy(part) for part in frozen)
+    states[:, 3] += 0.5
+    rows = normalization_drift(fit_normalization(*frozen), frozen, (states, chunks, mask), names)
+    assert len(rows) == 2 * len(names)
+    worst = rows[0]
+    assert (worst["kind"], worst["name"]) == ("state", "thumb")
+    assert worst["shift"] == pytest.approx(0.5 / (0.98 * 2), rel=0.02)  # the range is the middle 98 % of [-1, 1]
+    assert worst["outside"] == pytest.approx(0.25 + 0.01, abs=0.03)
+    assert all(row["outside"] <= 0.0201 and row["shift"] == 0 for row in rows[1:])
+
+
+def test_data_that_was_fitted_to_has_drifted_nowhere(rng):
+    frozen = samples(rng)
+    rows = normalization_drift(fit_normalization(*frozen, delta_dims=(0, 1)), frozen, frozen, list("abcde"))
+    assert all(row["shift"] == 0 for row in rows)
+    assert all(row["outside"] <= 0.0201 for row in rows)
+
+
+def test_drift_ignores_masked_actions(rng):
+    frozen = samples(rng)
+    states, chunks, mask = (np.copy(part) for part in frozen)
+    chunks[:, 2:], mask[:, 2:] = 99.0, False
+    rows = normalization_drift(fit_normalization(*frozen), frozen, (states, chunks, mask), list("abcde"))
+    assert max(row["outside"] for row in rows) <= 0.0201
+
+
+def test_drift_of_end_effector_deltas_has_its_own_names(rng):
+    states = rng.uniform(-0.5, 0.5, (50, 9)).astype(np.float32) + np.array([0, 0, 0, -1.5, 0, 1.5, 0, 0, 0], np.float32)
+    chunks, mask = np.repeat(states[:, None], 2, axis=1), np.ones((50, 2), bool)
+    frozen = (states, chunks, mask)
+    names = [f"arm{i}" for i in range(7)] + ["thumb", "index"]
+    rows = normalization_drift(fit_normalization(*frozen, action_space="ee_delta"), frozen, frozen, names)
+    shown = {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in ("state", "actions")}
+    assert len(shown["state"]) == 9 + 2
+    assert set(shown["actions"]) == {f"ee_{part}_{a}" for part in ("delta", "turn") for a in "xyz"} | {"thumb", "index"}
+
+
+def test_drift_wants_the_names_of_the_recorded_joints_and_something_to_compare(rng):
+    frozen = samples(rng)
+    normalization = fit_normalization(*frozen)
+    with pytest.raises(ValueError, match=r"one per recorded joint, .*5.* got \['a'\]; wrong robot"):
+        normalization_drift(normalization, frozen, frozen, ["a"])
+    nothing = (frozen[0], frozen[1], np.zeros_like(frozen[2]))
+    with pytest.raises(ValueError, match=r"at least one valid action, got a mask of \[2000, 4\]"):
+        normalization_drift(normalization, frozen, nothing, list("abcde"))

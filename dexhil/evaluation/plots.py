@@ -20,7 +20,7 @@ _DPI = 160
 def rates_plot(score: Mapping[str, Any]) -> bytes:
     """Success rate of each task with its 95 % interval. score: as from `intervals.score`."""
     tasks = list(score["tasks"])
-    figure, (axes,) = _figure(height=0.6 + 0.42 * len(tasks))
+    figure, (axes,) = new_figure(height=0.6 + 0.42 * len(tasks))
     for row, task in enumerate(tasks):
         entry = score["tasks"][task]
         low, high = entry["interval"]
@@ -32,32 +32,32 @@ def rates_plot(score: Mapping[str, Any]) -> bytes:
     axes.set_xticks(np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)])
     axes.grid(axis="x", color=GRID)
     axes.grid(visible=False, axis="y")
-    return _png(figure)
+    return to_png(figure)
 
 
 def curves_plot(metrics: Sequence[Mapping[str, Any]], names: Sequence[str], *, log: bool = False) -> bytes:
     """The named metrics over the training step. metrics: lines of metrics.jsonl; a name may be absent from some."""
-    figure, (axes,) = _figure(height=3.2)
+    figure, (axes,) = new_figure(height=3.2)
     for colour, name in zip(COLOURS, names, strict=False):
-        _curve(axes, *series(metrics, name), name, colour)
+        draw_curve(axes, *series(metrics, name), name, colour)
     if log:
         axes.set_yscale("log")
     axes.set_xlabel("training step")
     axes.legend(frameon=False, fontsize=9)
-    return _png(figure)
+    return to_png(figure)
 
 
 def small_curves_plot(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bytes:
     """One small panel per metric, three to a row."""
     columns, rows = min(3, len(names)), -(-len(names) // 3)
-    figure, panels = _figure(height=1.75 * rows, rows=rows, columns=columns)
+    figure, panels = new_figure(height=1.75 * rows, rows=rows, columns=columns)
     for axes, name in zip(panels, names, strict=False):
-        _curve(axes, *series(metrics, name), name, COLOURS[0])
+        draw_curve(axes, *series(metrics, name), name, COLOURS[0])
         axes.set_title(name, fontsize=9, loc="left", color=INK)
         axes.tick_params(labelsize=7.5)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
     return table[:, 0], table[:, 1]
 
 
-def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, colour: str) -> None:
+def draw_curve(axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, colour: str) -> None:
     """A line; with markers where there are few points, pale with its running mean where there are many."""
     if len(steps) < 60:
         axes.plot(steps, values, color=colour, label=name, marker="o", markersize=3, linewidth=1.6)
@@ -78,7 +78,8 @@ def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, colour:
     axes.plot(steps[window - 1 :], smooth, color=colour, label=name, linewidth=1.8)
 
 
-def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width, `height` inches high, and its panels row by row."""
     figure = Figure(figsize=(_WIDTH_IN, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(np.ravel(np.asarray(figure.subplots(rows, columns))))
@@ -92,7 +93,8 @@ def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, lis
     return figure, panels
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -90,7 +90,7 @@ def run_trial(
         if filming and step % every == 0 and not filming.only_last:
             frames.append(rig.render(filming.camera, filming.width, filming.height))
         if step % execute_steps == 0:
-            actions = _plan(policy, rig.observe(), execute_steps, _plan_seed(seed, step))
+            actions = plan(policy, rig.observe(), execute_steps, plan_seed(seed, step))
         rig.apply(actions[step % execute_steps])
         step += 1
     rig.stop()
@@ -101,7 +101,7 @@ def run_trial(
     return Trial(task, seed, success, step / rig.control_hz, failure, tuple(frames))
 
 
-def _plan(policy: Policy, observation: Observation, execute_steps: int, seed: int) -> np.ndarray:
+def plan(policy: Policy, observation: Observation, execute_steps: int, seed: int) -> np.ndarray:
     """[execute_steps, A]"""
     actions = policy.infer(observation, seed=seed).actions
     if len(actions) < execute_steps:
@@ -112,7 +112,7 @@ def _plan(policy: Policy, observation: Observation, execute_steps: int, seed: in
     return actions[:execute_steps]
 
 
-def _plan_seed(seed: int, step: int) -> int:
+def plan_seed(seed: int, step: int) -> int:
     """A seed of its own for each plan of each trial, [0, 2^31)."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1)
 

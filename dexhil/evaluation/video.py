@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 SUCCESS_COLOUR = (22, 140, 82)
 FAILURE_COLOUR = (201, 58, 58)
+CONTROL_COLOURS = {"policy": (37, 99, 168), "person": (217, 120, 45)}
 
 
 def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> Path:
@@ -85,3 +86,19 @@ def contact_sheet(
         draw.rectangle((box[0] - 6, box[1] - 4, box[2] + 6, box[3] + 4), fill=colour)
         draw.text((x + border + 6, y + border + 4), label, font=font, fill="white")
     return np.asarray(sheet)
+
+
+def control_overlay(frame: np.ndarray, who: str) -> np.ndarray:
+    """A copy of uint8 [H, W, 3] with a coloured border and a label for who is in control, "policy" or "person"."""
+    if who not in CONTROL_COLOURS:
+        raise ValueError(f"control_overlay: who is {who!r}, expected one of {list(CONTROL_COLOURS)}")
+    image, colour = Image.fromarray(frame), CONTROL_COLOURS[who]
+    draw = ImageDraw.Draw(image)
+    border = max(2, min(image.size) // 50)
+    font = ImageFont.load_default(size=max(10, image.height // 18))
+    corner = (border + 4, border + 2)
+    *_, right, bottom = draw.textbbox(corner, who, font=font)
+    draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=colour, width=border)
+    draw.rectangle((0, 0, right + 4, bottom + 3), fill=colour)
+    draw.text(corner, who, font=font, fill="white")
+    return np.asarray(image)

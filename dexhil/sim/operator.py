@@ -11,6 +11,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from dexhil import arm_ik
 from dexhil.schema import ARM_DOF
@@ -25,6 +26,7 @@ STRATEGIES: dict[str, type[Strategy]] = {"plush": PlushStrategy, "tissue": Tissu
 _GAIN_PER_S = 6.0  # how fast a goal that is near is approached
 _ACCELERATION_S = 0.12  # time to full speed
 _TURN_SPEED = 1.8  # rad/s
+_STRAIGHTEN_S = 0.5  # in which a hand that leans sideways comes upright
 _THUMB_BENDING = [SPEC.joint_names.index(name) - ARM_DOF for name in ("thumb_mcp", "thumb_dip")]
 
 
@@ -55,8 +57,8 @@ def draw_style(rng: np.random.Generator) -> Style:
     """Human-like variation between episodes."""
     return Style(
         speed=float(rng.uniform(0.85, 1.15)),
-        perception_m=rng.normal(0.0, [0.003, 0.003, 0.002]).clip(-0.006, 0.006),
-        perception_yaw=float(rng.normal(0.0, 0.04)),
+        perception_m=rng.normal(0.0, [0.007, 0.007, 0.002]).clip(-0.012, 0.012),
+        perception_yaw=float(rng.normal(0.0, 0.10)),
         tremor_m=0.0015,
         hesitates_at=float(rng.uniform(0.3, 1.5)),
         hesitates_for=float(rng.uniform(0.15, 0.35) * (rng.uniform() < 0.3)),
@@ -74,6 +76,20 @@ def grasp_to_hand(grasp: Grasp) -> np.ndarray:
     ]
     joints = np.array([*thumb_joints, 0.3 * grasp.spread, *digits], np.float32)
     return np.clip(joints, SPEC.lower[ARM_DOF:], SPEC.upper[ARM_DOF:])
+
+
+def hand_to_grasp(q_hand: np.ndarray) -> Grasp:
+    """The grasp nearest to hand joints [12] rad, joint by joint: `grasp_to_hand` is the way back where there is one."""
+    thumb, spread, digits = q_hand[:3], q_hand[3], q_hand[4:].reshape(4, 2)
+    closures = (digits - [0.5, 0.3]) / 0.8
+    parts = [
+        thumb[0] / 1.57,
+        np.mean([(thumb[1] - 0.25) / 0.75, (thumb[2] - 0.25) / 0.65]),
+        closures[:2].mean(),
+        closures[2:].mean(),
+        spread / 0.3,
+    ]
+    return Grasp(*np.clip(np.array(parts, float), 0.0, 1.0))
 
 
 def execute(intent: Intent, last_command: np.ndarray) -> np.ndarray:
@@ -100,9 +116,13 @@ def hand_angles(quaternion: np.ndarray) -> tuple[float, float]:
 
 
 class ScriptedOperator:
-    """Drives `rig` through its current episode: call `act` once per control step, after `rig.reset`."""
+    """Drives `rig` through its current episode: call `act` once per control step, after `rig.reset`.
 
-    def __init__(self, rig: SimRig, *, seed: int) -> None:
+    start: what the operator shows at first, by default an open hand where the robot's is. In the middle of an episode it
+    is what the robot was last told, so that the operator goes on from there.
+    """
+
+    def __init__(self, rig: SimRig, *, seed: int, start: Intent | None = None) -> None:
         """Raises ValueError where no strategy is known for the rig's task."""
         if rig.task not in STRATEGIES:
             raise ValueError(f"no scripted strategy for task {rig.task!r}; expected one of {sorted(STRATEGIES)}")
@@ -110,20 +130,29 @@ class ScriptedOperator:
         self._rng = np.random.default_rng(seed)
         self.style = draw_style(self._rng)
         self.strategy = STRATEGIES[rig.task]()
-        position, tilt, yaw = self._measured_hand()
-        self._target = np.array([*position, tilt, yaw, *Grasp().vector()])
+        start = start or Intent(rig.pose_base_ee, Grasp())
+        tilt, yaw = hand_angles(start.pose_base_ee[3:])
+        straight = Rotation.from_quat(hand_quaternion(tilt, yaw), scalar_first=True)
+        self._lean = (straight.inv() * Rotation.from_quat(start.pose_base_ee[3:], scalar_first=True)).as_rotvec()
+        self._began = rig.time
+        self._target = np.array([*start.pose_base_ee[:3], tilt, yaw, *start.grasp.vector()])
         self._velocity, self._tremor = np.zeros_like(self._target), np.zeros(3)
 
     @property
     def intent(self) -> Intent:
         """What the operator shows now."""
-        pose = np.concatenate([self._target[:3] + self._tremor, hand_quaternion(self._target[3], self._target[4])])
-        return Intent(pose, Grasp(*self._target[5:]))
+        straight = Rotation.from_quat(hand_quaternion(self._target[3], self._target[4]), scalar_first=True)
+        turn = (straight * Rotation.from_rotvec(self._lean)).as_quat(scalar_first=True)
+        return Intent(np.concatenate([self._target[:3] + self._tremor, turn]), Grasp(*self._target[5:]))
+
+    def think(self) -> Intent:
+        """Looks, and moves what it shows by one control period."""
+        self._move_towards(self.strategy.step(self._perceive()))
+        return self.intent
 
     def act(self) -> np.ndarray:
         """float32 [A] rad, the command for the current moment."""
-        self._move_towards(self.strategy.step(self._perceive()))
-        return execute(self.intent, self._rig.command)
+        return execute(self.think(), self._rig.command)
 
     def _perceive(self) -> Moment:
         position, tilt, yaw = self._measured_hand()
@@ -149,13 +178,14 @@ class ScriptedOperator:
             change = _bounded(wish - self._velocity[part], speed * period / _ACCELERATION_S)
             self._velocity[part] += change
         self._target += self._velocity * period
+        self._lean *= np.exp(-period / _STRAIGHTEN_S)
         self._target[5:] = np.clip(self._target[5:], 0.0, 1.0)
         self._tremor += -self._tremor * period / 0.3 + self._rng.normal(0.0, self.style.tremor_m, 3) * np.sqrt(
             2 * period / 0.3
         )
 
     def _hesitation(self) -> float:
-        since = self._rig.time - self.style.hesitates_at
+        since = self._rig.time - self._began - self.style.hesitates_at
         return 0.3 if 0.0 <= since < self.style.hesitates_for else 1.0
 
 

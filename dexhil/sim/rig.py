@@ -14,10 +14,11 @@ from dexhil.safety import limit_command
 from dexhil.schema import ARM_DOF, Observation
 from dexhil.sim.rendering import CameraRenderer
 from dexhil.sim.robot_model import EE_SITE, SPEC, TIMESTEP_S, build_scene, drive_joint
+from dexhil.sim.surroundings import Surroundings, add_clutter
 from dexhil.sim.tasks import PlushState, Task, TissueState, check_difficulty, check_fidelity, make_task, task_names
 
-HOME_NOISE_RAD = 0.03  # how far an arm joint starts from home at difficulty 1
-_TASK_STREAM, _ROBOT_STREAM = 0, 1
+HOME_NOISE_RAD = 0.12  # how far an arm joint starts from home at difficulty 1
+_TASK_STREAM, _ROBOT_STREAM, _SURROUNDINGS_STREAM = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class _Scene:
     model: mujoco.MjModel
     data: mujoco.MjData
     renderer: CameraRenderer
+    surroundings: Surroundings
     arm: np.ndarray
     full_hand: np.ndarray
     hand: np.ndarray
@@ -76,6 +78,13 @@ class SimRig:
         self._steps = 0
         self._place_robot(scene, np.random.default_rng([seed, _ROBOT_STREAM]))
         scene.task.randomise(scene.model, scene.data, np.random.default_rng([seed, _TASK_STREAM]), self.difficulty)
+        mujoco.mj_forward(scene.model, scene.data)
+        scene.surroundings.randomise(
+            np.random.default_rng([seed, _SURROUNDINGS_STREAM]),
+            self.difficulty,
+            keep_clear=scene.task.privileged(scene.model, scene.data).grasp_point[:2],
+            colours=scene.task.colours,
+        )
         mujoco.mj_forward(scene.model, scene.data)
         return self.observe()
 
@@ -210,6 +219,7 @@ class SimRig:
 def _compile(name: str, fidelity: str) -> _Scene:
     task, scene_spec = make_task(name), build_scene()
     task.build(scene_spec, fidelity)
+    add_clutter(scene_spec)
     model = scene_spec.compile()
     joints = (
         SPEC.joint_names[:ARM_DOF],
@@ -217,4 +227,4 @@ def _compile(name: str, fidelity: str) -> _Scene:
         [drive_joint(SPEC, i) for i in range(SPEC.hand_dof)],
     )
     arm, full_hand, hand = (np.array([model.joint(joint).qposadr[0] for joint in names]) for names in joints)
-    return _Scene(task, model, mujoco.MjData(model), CameraRenderer(model), arm, full_hand, hand)
+    return _Scene(task, model, mujoco.MjData(model), CameraRenderer(model), Surroundings(model), arm, full_hand, hand)

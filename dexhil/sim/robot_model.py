@@ -38,6 +38,8 @@ _GREY = (0.30, 0.31, 0.34, 1.0)
 _DARK = (0.16, 0.17, 0.19, 1.0)
 _PAD = (0.16, 0.62, 0.40, 1.0)
 
+SCENE_EYE, SCENE_TARGET = np.array([1.02, -0.22, 0.66]), np.array([0.47, 0.0, 0.095])  # m, base frame
+
 _ARM_FORCE_NM = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)
 _ARM_KP = (4000.0, 4000.0, 4000.0, 4000.0, 1500.0, 1500.0, 1500.0)
 _HAND_KP, _HAND_FORCE_NM = 2.0, 0.8
@@ -112,20 +114,19 @@ def _add_room(spec: mujoco.MjSpec) -> None:
     box, plane = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_PLANE
     contype, conaffinity = _TABLE_CONTACT
     world.add_geom(
-        name="table", type=box, pos=(0.40, 0, -0.02), size=(0.55, 0.55, 0.02), rgba=(0.55, 0.42, 0.32, 1),
+        name="room_table", type=box, pos=(0.40, 0, -0.02), size=(0.55, 0.55, 0.02), rgba=(0.55, 0.42, 0.32, 1),
         contype=contype, conaffinity=conaffinity, friction=(0.8, 0.005, 0.0001),
     )  # fmt: skip
-    _decoration(world, box, pos=(0.40, 0, -0.22), size=(0.52, 0.52, 0.18), rgba=(0.43, 0.33, 0.26, 1))
-    _decoration(world, plane, pos=(0, 0, -0.75), size=(4, 4, 0.1), rgba=(0.62, 0.65, 0.68, 1))
-    _decoration(world, box, pos=(-1.2, 0, 0.6), size=(0.02, 4.0, 1.4), rgba=(0.80, 0.83, 0.86, 1))
+    _decoration(world, box, name="room_legs", pos=(0.40, 0, -0.22), size=(0.52, 0.52, 0.18), rgba=(0.43, 0.33, 0.26, 1))
+    _decoration(world, plane, name="room_floor", pos=(0, 0, -0.75), size=(4, 4, 0.1), rgba=(0.62, 0.65, 0.68, 1))
+    _decoration(world, box, name="room_wall", pos=(-1.2, 0, 0.6), size=(0.02, 4.0, 1.4), rgba=(0.80, 0.83, 0.86, 1))
     sky = spec.add_texture(
         name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
     )
     sky.rgb1, sky.rgb2, sky.width, sky.height = (0.80, 0.83, 0.86), (0.55, 0.58, 0.62), 32, 192
     world.add_light(pos=(0.9, -0.6, 1.6), dir=(-0.4, 0.45, -1), diffuse=(0.50, 0.50, 0.48), castshadow=False)
     world.add_light(pos=(0.2, 0.9, 1.6), dir=(0.2, -0.6, -1), diffuse=(0.25, 0.25, 0.28), castshadow=False)
-    eye, target = np.array([1.02, -0.22, 0.66]), np.array([0.47, 0.0, 0.095])
-    world.add_camera(name="scene", pos=eye, quat=_look_at(eye, target), fovy=36)
+    world.add_camera(name="scene", pos=SCENE_EYE, quat=look_at(SCENE_EYE, SCENE_TARGET), fovy=42)
 
 
 def _decoration(parent: mujoco.MjsBody, kind: mujoco.mjtGeom, **geom: object) -> None:
@@ -200,7 +201,7 @@ def _add_hand(spec: mujoco.MjSpec, link7: mujoco.MjsBody) -> None:
     for joint in DEXHAND_JOINTS:
         bodies[joint.name] = _add_phalanx(bodies[joint.parent], joint)
     eye, target = np.array([0.085, -0.075, 0.03]), np.array([0.078, 0.003, 0.20])
-    palm.add_camera(name="wrist", pos=eye, quat=_look_at(eye, target, up=(1.0, 0.0, 0.0)), fovy=75)
+    palm.add_camera(name="wrist", pos=eye, quat=look_at(eye, target, up=(1.0, 0.0, 0.0)), fovy=75)
 
 
 def _add_phalanx(parent: mujoco.MjsBody, joint: HandJoint) -> mujoco.MjsBody:
@@ -281,7 +282,7 @@ def _yaw(angle: float) -> np.ndarray:
     return np.array([np.cos(angle / 2), 0, 0, np.sin(angle / 2)])
 
 
-def _look_at(eye: np.ndarray, target: np.ndarray, up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -> np.ndarray:
+def look_at(eye: np.ndarray, target: np.ndarray, up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -> np.ndarray:
     """Quaternion of a camera at `eye` that looks at `target` (a camera looks along its -z, +y up in the picture)."""
     back = (eye - target) / np.linalg.norm(eye - target)
     right = np.cross(up, back)

@@ -55,6 +55,11 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32))
 
 
+def start_from(params: Params, state: TrainState) -> TrainState:
+    """`state`, a fresh one, with `params` as its parameters and as their average: theta_{i-1} of DexHiL's round i."""
+    return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
+
+
 def weighted_loss(
     loss: Float[Array, "B H"], mask: Bool[Array, "B H"], weight: Float[Array, " B"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

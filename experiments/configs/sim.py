@@ -43,11 +43,17 @@ def get_config(preset: str = "default") -> Config:
     config.data.action_space = "ee_delta"
     config.data.delta_dims = ()
 
+    config.data.filter = "last_takeover"  # of an online episode: from its last takeover on; "none": all of it
+    config.data.mixture = ConfigDict()
+    config.data.mixture.mode = "uniform"  # or "weight" (DexHiL eq. 7), "sample", "sirius", "iwr"
+    config.data.mixture.p_star = 0.5  # share of the training distribution that corrections get
+
     config.model = ConfigDict()
     config.model.name = "embedded"
     config.model.max_tokens = 12
 
     config.train = ConfigDict()
+    config.train.init_from = ""  # workdir of the run to go on from: its averaged parameters, tokenizer, norm statistics
     config.train.steps = 1500
     config.train.batch_size = 64
     config.train.flow_samples = 4
@@ -69,6 +75,18 @@ def get_config(preset: str = "default") -> Config:
     config.eval.execute_steps = 8
     config.eval.workers = 2
     config.eval.videos_per_task = 4
+
+    config.online = ConfigDict()  # supervised rollouts: the policy acts, the simulated person takes over
+    config.online.first_seed = 2_000_000
+    config.online.max_seconds = 20.0
+    config.online.most_attempts = 5  # rollouts per corrected episode that is wanted, at most
+    config.online.videos_per_task = 3
+    config.online.person = ConfigDict()
+    config.online.person.reaction_s = (0.2, 0.5)
+    config.online.person.no_progress_s = 1.5
+    config.online.person.late_s = 8.0
+    config.online.person.false_alarms_per_s = 0.0
+    config.online.person.hand_back = 0.0
 
     if preset == "quick":
         config.rig.difficulty = 0.2

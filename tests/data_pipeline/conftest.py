@@ -18,7 +18,10 @@ LENGTHS = (9, 5, 12, 7, 6, 8)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a recorded test episode is like; action[0] of step t is `1000 * number + t`."""
+    """What a recorded test episode is like; action[0] of step t is `1000 * number + t`.
+
+    takeovers: (start, end) of each; end exclusive.
+    """
 
     number: int
     length: int
@@ -30,7 +33,7 @@ class Recipe:
     success: int = 1
     source: str = "offline"
     round: int = 0
-    takeover: int | None = None
+    takeovers: tuple[tuple[int, int], ...] = ()
 
 
 def make_step(recipe: Recipe, t: int) -> Step:
@@ -41,7 +44,7 @@ def make_step(recipe: Recipe, t: int) -> Step:
     seen = Observation(dict.fromkeys(recipe.cameras, image), q[:7], q[7:], q[:7], t / recipe.control_hz, text)
     action = q.copy()
     action[0] = 1000 * recipe.number + t
-    taken_over = recipe.takeover is not None and t >= recipe.takeover
+    taken_over = any(start <= t < end for start, end in recipe.takeovers)
     return Step(seen, action, np.full_like(action, np.nan), taken_over)
 
 
@@ -60,7 +63,7 @@ def record(root: Path, recipe: Recipe) -> Path:
         operator="tester",
         robot=recipe.robot,
         seed=recipe.number,
-        takeovers=int(recipe.takeover is not None),
+        takeovers=len(recipe.takeovers),
         max_takeover_jump=0.0,
     )
     return writer.finish(metadata)
@@ -95,7 +98,7 @@ def dataset(episodes) -> Path:
 def round_dataset(tmp_path_factory) -> Path:
     """Two online episodes of round 1, one with a takeover at step 4."""
     root = tmp_path_factory.mktemp("round1") / "episodes"
-    record(root, Recipe(10, 8, source="online", round=1, takeover=4))
+    record(root, Recipe(10, 8, source="online", round=1, takeovers=((4, 8),)))
     record(root, Recipe(11, 6, source="online", round=1))
     return build_dataset(root, root.parent / "round1", workers=1)
 

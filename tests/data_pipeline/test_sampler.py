@@ -1,9 +1,11 @@
 """The sampler visits every sample once per epoch, and depends on (seed, step, host) alone."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
-from data_pipeline.sampler import hash64, permute, sample_indices
+from data_pipeline.sampler import hash64, permute, sample_indices, two_pool_indices
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4097])
@@ -49,3 +51,18 @@ def test_large_steps_do_not_overflow():
     indices = sample_indices(0, 10**9, batch_size=256, num_samples=10**8)
     assert indices.min() >= 0
     assert indices.max() < 10**8
+
+
+def test_the_order_is_the_one_that_earlier_runs_were_trained_in():
+    assert sample_indices(3, 2, batch_size=8, num_samples=47).tolist() == [20, 1, 21, 0, 42, 10, 32, 25]
+
+
+@pytest.mark.parametrize("share", [Fraction(1, 2), Fraction(3, 10), Fraction(999_999, 10**6)])
+@pytest.mark.parametrize("step", [0, 10**9])
+def test_two_pools_keep_their_share_in_every_batch(share, step):
+    first, indices = two_pool_indices(4, step, batch_size=256, sizes=(5, 10**8), share=share)
+    assert abs(first.sum() - 256 * share) < 1
+    assert set(indices[first].tolist()) == set(range(5))
+    assert indices.min() >= 0
+    assert indices.max() < 10**8
+    assert len(set(indices[~first].tolist())) == (~first).sum()

@@ -39,12 +39,12 @@ class TissueStrategy:
     def _reach(self, moment: Moment) -> Goal:
         """Height follows the distance that is left, so that the hand comes down on the sheet from above."""
         away = _distance(moment)
-        target = _pinch_point(moment.state, moment.state.normal_yaw)
+        target = pinch_point(moment.state, moment.state.normal_yaw)
         rise = CLEARANCE_M * ramp(away, 0.010, 0.05)
         return Goal(_raised(target, rise), TILT, moment.state.normal_yaw, OPEN, speed=0.14)
 
     def _advance(self, moment: Moment) -> None:
-        target = _pinch_point(moment.state, moment.state.normal_yaw)
+        target = pinch_point(moment.state, moment.state.normal_yaw)
         elapsed = moment.time_s - self._since
         if self.phase == "reach" and _distance(moment) < 0.012 and moment.position[2] < target[2] + 0.008:
             self._at, self._yaw = target, moment.state.normal_yaw
@@ -62,7 +62,7 @@ class TissueStrategy:
         self.phase, self._since = phase, moment.time_s
 
 
-def _pinch_point(state: TissueState, yaw: float) -> np.ndarray:
+def pinch_point(state: TissueState, yaw: float) -> np.ndarray:
     """Where the hand goes before closing, [3] m."""
     along = np.array([np.cos(yaw), np.sin(yaw)])
     return np.array([*(state.grasp_point[:2] + PINCH_OFFSET_M * along), state.lip[2] + ABOVE_LIP_M])
@@ -74,5 +74,5 @@ def _raised(point: np.ndarray, height: float) -> np.ndarray:
 
 def _distance(moment: Moment) -> float:
     """m in the table plane to the pinch, a radian of yaw counting 4 cm."""
-    across = np.linalg.norm(moment.position[:2] - _pinch_point(moment.state, moment.state.normal_yaw)[:2])
+    across = np.linalg.norm(moment.position[:2] - pinch_point(moment.state, moment.state.normal_yaw)[:2])
     return float(across + 0.04 * abs(moment.yaw - moment.state.normal_yaw))

@@ -64,11 +64,13 @@ class Task(Protocol):
     """One task: call `build` once before compiling, then per episode `randomise`, and per control step the rest.
 
     name: registry name. instruction: what the policy is told. horizon_s: s after which a trial has failed.
+    colours: RGB of the task's objects, which clutter may share.
     """
 
     name: str
     instruction: str
     horizon_s: float
+    colours: tuple[tuple[float, float, float], ...]
 
     def build(self, spec: mujoco.MjSpec, fidelity: str) -> None:
         """Adds bodies, assets and solver options to a scene that already holds table and robot."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from dexhil.sim.tasks.base import PlushState, any_fixed, any_hand, check_difficulty, check_fidelity, touched_by
 from dexhil.sim.tasks.nominals import Nominals
-from dexhil.sim.tasks.plush_toys import BELLY_RADII, FRICTION, REST_Z, FlexToy, Ragdoll, Toy
+from dexhil.sim.tasks.plush_toys import BELLY_RADII, COLOURS, FRICTION, REST_Z, FlexToy, Ragdoll, Toy
 
 LIFT_M = 0.10
 HOLD_S = 1.0
@@ -43,8 +43,8 @@ def draw(rng: np.random.Generator, difficulty: float) -> PlushDraw:
     unit = rng.uniform(-1.0, 1.0, 12)
     shove_angle, shove_m = np.pi * unit[8], 0.05 * difficulty * (unit[9] + 1) / 2
     return PlushDraw(
-        position=CENTRE + difficulty * np.array([0.12, 0.20]) * unit[:2],
-        yaw=float(np.pi / 2 + np.pi * difficulty**2 * unit[2]),
+        position=CENTRE + difficulty * np.array([0.16, 0.28]) * unit[:2],
+        yaw=float(np.pi / 2 + 4.0 * difficulty**2 * unit[2]),
         size=1.0 + 0.2 * difficulty * unit[3],
         friction=FRICTION + difficulty * np.interp(unit[4], [-1, 0, 1], [-0.4, 0, 0.3]),
         mass=float(2.0 ** (difficulty * unit[5])),
@@ -60,6 +60,7 @@ class PlushTask:
     name = "plush"
     instruction = "Grab that yellow plushie"
     horizon_s = 12.0
+    colours = (COLOURS["fur"][:3],)
 
     def __init__(self) -> None:
         self._nominals: Nominals | None = None

@@ -52,8 +52,8 @@ def draw(rng: np.random.Generator, difficulty: float) -> TissueDraw:
     """Draws a reset; every range grows with `difficulty`, and the same numbers are used whatever it is."""
     unit = rng.uniform(-1.0, 1.0, 12)
     return TissueDraw(
-        position=CENTRE + difficulty * np.array([0.10, 0.10]) * unit[:2],
-        yaw=float(np.pi / 3 * difficulty * unit[2]),
+        position=CENTRE + difficulty * np.array([0.14, 0.24]) * unit[:2],
+        yaw=float(np.pi / 2 * difficulty * unit[2]),
         height=float(0.02 * difficulty * unit[3]),
         visible=float(VISIBLE + 0.01 * difficulty * unit[4]),
         width=float(WIDTH + 0.01 * difficulty * unit[5]),
@@ -69,6 +69,7 @@ class TissueTask:
     name = "tissue"
     instruction = "Pull out a napkin"
     horizon_s = 12.0
+    colours = (PACK_COLOUR[:3], COLOUR[:3])
 
     def __init__(self) -> None:
         self._nominals: Nominals | None = None

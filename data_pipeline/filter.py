@@ -1,0 +1,36 @@
+"""Which steps of an episode are kept: the last takeover and what follows. Pure NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data_pipeline.mapping import check_known
+
+FILTERS = ("last_takeover", "none")
+
+
+def takeover_starts(is_intervention: np.ndarray) -> np.ndarray:
+    """Steps at which takeovers start, int64, ascending; a takeover is a maximal run of True in bool [T]."""
+    before = np.concatenate([[False], is_intervention[:-1]])
+    return np.flatnonzero(is_intervention & ~before)
+
+
+def kept_segments(
+    is_intervention: np.ndarray, source: str, success: int, mode: str = "last_takeover"
+) -> list[tuple[int, int]]:
+    """The kept steps of one episode as segments (start, end), end exclusive; none where the episode is dropped.
+
+    is_intervention: bool [T]. source, success: the episode's metadata. Of a successful online episode "last_takeover"
+    keeps what follows the start of the last takeover, or all where nobody took over; "none" keeps all. Any other online
+    episode is dropped. Demonstrations (any source but "online") stay whole: whether failed ones are used is up to the
+    loader's episode_filter. Raises DatasetError on an unknown mode. Source: DexHiL, the filter of its rounds.
+    """
+    check_known(mode, FILTERS, "filter", "the loader's filters")
+    start, end = 0, len(is_intervention)
+    if source == "online":
+        if success != 1:
+            return []
+        starts = takeover_starts(is_intervention)
+        if mode == "last_takeover" and len(starts):
+            start = int(starts[-1])
+    return [(start, end)]

@@ -1,0 +1,67 @@
+"""How many paired trials show a difference of two success rates: exact power of the exact McNemar test."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import binom
+
+
+def mcnemar_power(difference: float, discordant_rate: float, trials: int, alpha: float = 0.05) -> float:
+    """Probability that `trials` pairs show the better policy as better: exact two-sided McNemar p-value <= alpha.
+
+    difference: of the success rates, 0..discordant_rate. discordant_rate: share of pairs in which exactly one succeeds.
+    The disagreeing pairs are binomial, and so are the better policy's wins among them: both are summed over, without
+    the normal approximation of the usual formula (Connor, Biometrics 43, 1987), which promises too much for few pairs.
+    Raises ValueError where the rates are impossible.
+    """
+    if not 0 <= difference <= discordant_rate <= 1:
+        raise ValueError(
+            f"expected 0 <= difference <= discordant rate <= 1, got {difference} and {discordant_rate}: rates cannot "
+            "differ by more than the share of the pairs that disagree"
+        )
+    if discordant_rate == 0:
+        return 0.0
+    disagreeing = np.arange(trials + 1)
+    most_lost = binom.ppf(alpha / 2, disagreeing, 0.5)
+    most_lost -= binom.cdf(most_lost, disagreeing, 0.5) > alpha / 2  # -1: not even all wins suffice
+    loses = (1 - difference / discordant_rate) / 2
+    return float(binom.pmf(disagreeing, trials, discordant_rate) @ binom.cdf(most_lost, disagreeing, loses))
+
+
+def trials_needed(difference: float, discordant_rate: float, power: float = 0.8, alpha: float = 0.05) -> int:
+    """Pairs of trials that show a difference of success rates, > 0, with probability `power` (see `mcnemar_power`).
+
+    One pair fewer falls short. Raises ValueError where the difference is not in 0 < difference <= discordant_rate.
+    """
+    if difference <= 0:
+        raise ValueError(
+            f"difference {difference}: expected more than 0; no number of trials shows that rates are equal"
+        )
+    enough = 1
+    while mcnemar_power(difference, discordant_rate, enough, alpha) < power:
+        enough *= 2
+    too_few = enough // 2
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        if mcnemar_power(difference, discordant_rate, middle, alpha) < power:
+            too_few = middle
+        else:
+            enough = middle
+    return enough
+
+
+def detectable_difference(trials: int, discordant_rate: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """Smallest difference of success rates that `trials` pairs show with probability `power`, to 0.001.
+
+    A difference above discordant_rate makes at least so many pairs disagree. None where not even 1 against 0 shows.
+    """
+    if mcnemar_power(1.0, 1.0, trials, alpha) < power:
+        return None
+    low, high = 0.0, 1.0
+    while high - low > 0.001:
+        middle = (low + high) / 2
+        if mcnemar_power(middle, max(middle, discordant_rate), trials, alpha) < power:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,0 +1,375 @@
+"""report.html of a human-in-the-loop study. Shows what is finished so far; a part without data is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dexhil.evaluation.page import Block, Clip, Clips, Fact, Image, Page, Section, Table, Text, key_values, write_page
+from dexhil.evaluation.study import PAPER_SECONDS, Cell, OnlineEpisode, Study, scored_cells
+from dexhil.evaluation.study_plots import differences_plot, labour_plot, losses_plot, success_plot, timeline_plot
+from dexhil.progress import format_seconds
+
+# Successes of 20 after the warm-up and rounds 1 to 3. Source: DexHiL, arXiv 2603.09121, main results.
+PAPER_SUCCESSES = {
+    ("tissue", "dexhil"): (2, 10, 15, 19),
+    ("tissue", "dagger"): (2, 7, 9, 16),
+    ("tissue", "offline"): (2, 8, 11, 15),
+    ("plush", "dexhil"): (0, 4, 6, 13),
+    ("plush", "dagger"): (0, 2, 3, 4),
+    ("plush", "offline"): (0, 0, 3, 7),
+}
+PAPER_TRIALS = 20
+DRIFT_ALARM = 0.10  # share of new values outside the frozen range; 2 % lie there by construction
+EPISODES_PER_ROUND = 8  # in a timeline
+VIDEOS_PER_ARM = 4
+NOTHING = "-"  # in a table
+
+
+def write_study_report(workdir: Path, report: Mapping[str, Any], study: Study) -> Path:
+    """Writes workdir/report.html. report: as `Run.report` returns it, its results from `study_results`."""
+    workdir, results = Path(workdir), report["results"]
+    page = Page(
+        title=f"{report['command']}: {workdir.name}",
+        subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
+        facts=study_facts(study, results),
+        sections=[
+            *success_sections(study),
+            *difference_sections(study, results),
+            *labour_sections(study, results),
+            *loss_sections(study),
+            *takeover_sections(study),
+            *forgetting_sections(results),
+            *drift_sections(study),
+            *mixture_sections(study),
+            *lineage_sections(study, report),
+            Section("Config", [key_values(report["config"])], folded=True),
+        ],
+    )
+    return write_page(workdir / "report.html", page)
+
+
+def study_facts(study: Study, results: Mapping[str, Any]) -> list[Fact]:
+    """Headline figures: success of the first arm, its lead over the others, human time, takeovers."""
+    first, facts = study.arms[0], []
+    if scores := results["arms"][first]:
+        last = len(scores) - 1
+        label = f"{first}, round {last}" if last else "warm-up"
+        detail = f"mean success; warm-up {_percent(scores[0]['mean_rate'])}" if last else "mean success"
+        facts.append(Fact(label, _percent(scores[-1]["mean_rate"]), detail))
+    facts += [
+        Fact(name.replace("-", " - ", 1), f"{_signed(pair['mean'])} points", f"95 %: {_points(pair['interval'])}")
+        for name, pair in results["differences"].items()
+    ]
+    if any(results["human_seconds"].values()):
+        minutes = {arm: _minutes(sum(seconds)) for arm, seconds in results["human_seconds"].items()}
+        others = [f"{arm} {minutes[arm]}" for arm in study.arms[1:]]
+        facts.append(Fact(f"human time, {first}", minutes[first], "; ".join(["in its rounds", *others])))
+    if study.online:
+        detail = f"rad at most, over {results['labour']['corrections']} takeovers"
+        facts.append(Fact("takeover jump", f"{results['max_takeover_jump']:.3g}", detail))
+    return facts
+
+
+def success_sections(study: Study) -> list[Section]:
+    """Success over the rounds, and the paper's table beside ours."""
+    if not any(scored_cells(study, arm) for arm in study.arms):
+        return [Section("Success over the rounds", [Text("No policy is evaluated yet.")])]
+    curves = Image(
+        success_plot(study),
+        "Points: success rate. Bars: 95 % Wilson interval, of the mean from all trials together. Every policy meets "
+        "the same starts: paired differences are surer than the overlap of these bars suggests.",
+    )
+    note = Text("The paper's figures come from a real robot: compare order and trend, not heights.")
+    return [
+        Section("Success over the rounds", [curves]),
+        Section("The paper's table and ours", [note, _paper_table(study)]),
+    ]
+
+
+def difference_sections(study: Study, results: Mapping[str, Any]) -> list[Section]:
+    """Paired differences, and how many trials a difference needs."""
+    differences, sections = results["differences"], []
+    if differences:
+        caption = (
+            "Paired differences in the last round that both arms have finished, with 95 % bootstrap intervals over "
+            "pairs of trials of the same start. Diamonds: mean over the tasks. Where no pair disagrees an "
+            "interval has no width, which is no proof of equality."
+        )
+        blocks = [Image(differences_plot(differences), caption), _p_value_table(study, differences)]
+        sections.append(Section("Paired differences", blocks))
+    return [*sections, Section("How many trials show a difference?", _power_blocks(study, results["trials_needed"]))]
+
+
+def labour_sections(study: Study, results: Mapping[str, Any]) -> list[Section]:
+    """Success against human time; seconds per demonstration and correction beside the paper's."""
+    work = results["labour"]
+    if not work["demonstrations"] and not work["corrections"]:
+        return []
+    rows = [
+        (name, str(work[f"{name}s"]), _seconds(work[f"{name}_s"]), _seconds(paper))
+        for name, paper in PAPER_SECONDS.items()
+    ]
+    blocks: list[Block] = [
+        Table(("kind", "count", "seconds each, here (simulated time)", "seconds each, paper"), rows),
+        _human_time_table(study, work),
+    ]
+    if any(len(scored_cells(study, arm)) > 1 for arm in study.arms):
+        caption = (
+            "The number at a point is its round, 0 the warm-up. Watching the policy until it needs help is not counted."
+        )
+        blocks.insert(0, Image(labour_plot(study, work["cumulative_seconds"]), caption))
+    return [Section("Human time", blocks)]
+
+
+def loss_sections(study: Study) -> list[Section]:
+    """Training loss over all rounds."""
+    plot = losses_plot(study)
+    caption = (
+        "Dashed lines: a round starts. A jump there is expected: the new data is unlike what the last policy learnt "
+        "from, and a weighted loss counts it more. Arms with different data and weights do not compare in height."
+    )
+    return [] if plot is None else [Section("Training loss", [Image(plot, caption)])]
+
+
+def takeover_sections(study: Study) -> list[Section]:
+    """Per arm who was in control in its supervised rollouts, and videos of corrections."""
+    sections = []
+    for arm in study.arms:
+        episodes = [episode for episode in study.online if episode.arm == arm]
+        if not episodes:
+            continue
+        shown = _some_of_each_round(episodes)
+        caption = f"{len(shown)} of {len(episodes)} supervised rollouts, the first of each round. ✓ and ✕: the outcome."
+        films = _correction_clips(episodes)
+        blocks: list[Block] = [_control_table(episodes), Image(timeline_plot(shown), caption)]
+        sections.append(Section(f"Supervised rollouts: {arm}", [*blocks, *([Clips(films)] if films else [])]))
+    return sections
+
+
+def forgetting_sections(results: Mapping[str, Any]) -> list[Section]:
+    """Success of each task before and after each round, and what was lost against the best earlier round."""
+    rows = results["forgetting"]
+    if not rows:
+        return []
+    flagged = sum(row["flagged"] for row in rows)
+    verdict = f"In {flagged} of {len(rows)} cases a task is surely (95 %) worse than in its best earlier round."
+    header = (
+        "arm",
+        "round",
+        "task",
+        "before",
+        "after",
+        "best earlier",
+        "change against it",
+        "95 % interval",
+        "forgotten?",
+    )
+    cells = [
+        (
+            *(row["arm"], str(row["round"]), row["task"], _percent(row["before"]), _percent(row["after"])),
+            *(_round_name(row["best_round"]), f"{_signed(-row['drop'])} points"),
+            *(_points([-bound for bound in reversed(row["interval"])]), "yes" if row["flagged"] else "no"),
+        )
+        for row in rows
+    ]
+    return [Section("Forgetting", [Text(verdict), Table(header, cells, tall=len(cells) > 12)])]
+
+
+def drift_sections(study: Study) -> list[Section]:
+    """How far each round's data has left the ranges that were frozen in the warm-up."""
+    if not study.drift:
+        return []
+    rows = sorted(study.drift, key=lambda row: -row["outside"])
+    far = [row for row in rows if row["outside"] > DRIFT_ALARM]
+    verdict = (
+        f"The normalisation keeps the ranges of the warm-up. In {len(far)} of {len(rows)} cases more than "
+        f"{_percent(DRIFT_ALARM)} of a joint's new values lie outside (2 % is normal)."
+    )
+    cells = [
+        (
+            *(row["arm"], str(row["round"]), row["kind"], row["name"]),
+            *(f"{100 * row['outside']:.1f} %", f"{100 * row['shift']:+.1f} %"),
+        )
+        for row in rows
+    ]
+    header = ("arm", "round", "kind", "joint", "outside the range", "shift of the median, share of the range")
+    table = Table(header, cells, tall=len(rows) > 12)
+    return [Section("Drift of the data against the frozen normalisation", [Text(verdict), table])]
+
+
+def mixture_sections(study: Study) -> list[Section]:
+    """The mixture cards of each arm, a column per round."""
+    tables: list[Block] = []
+    for arm in study.arms:
+        cells = [cell for cell in _cells_of(study, arm) if cell.mixture]
+        if any(cell.round for cell in cells):
+            tables += [Text(f"{arm}:"), _cards_table([(_round_name(cell.round), cell.mixture) for cell in cells])]
+    return [Section("Training data", tables, folded=True)] if tables else []
+
+
+def lineage_sections(study: Study, report: Mapping[str, Any]) -> list[Section]:
+    """Data sets, parent checkpoints and code versions, of the study and of every policy."""
+    policies = {
+        f"{cell.arm} {cell.round}": {
+            key: value for key, value in cell.lineage.items() if key != "drift"
+        }  # has a section
+        for cell in study.cells
+        if cell.lineage
+    }
+    lineage = {**report["lineage"], **policies}
+    return [Section("Lineage", [key_values(lineage)], folded=True)] if lineage else []
+
+
+def _paper_table(study: Study) -> Table:
+    rounds = max(4, *(len(scored_cells(study, arm)) for arm in study.arms))
+    rows = []
+    for task in study.tasks:
+        for arm in study.arms:
+            ours = [(sum(cell.outcomes[task]), len(cell.outcomes[task])) for cell in scored_cells(study, arm)]
+            paper = [(successes, PAPER_TRIALS) for successes in PAPER_SUCCESSES.get((task, arm), ())]
+            rows += [(task, arm, "paper", *_successes(paper, rounds))] if paper else []
+            rows.append((task, arm, "here", *_successes(ours, rounds)))
+    return Table(("task", "arm", "source", "warm-up", *(f"round {number}" for number in range(1, rounds))), rows)
+
+
+def _successes(counts: Sequence[tuple[int, int]], columns: int) -> list[str]:
+    texts = [f"{successes}/{trials} ({_percent(successes / trials)})" for successes, trials in counts]
+    return texts + [NOTHING] * (columns - len(texts))
+
+
+def _p_value_table(study: Study, differences: Mapping[str, Any]) -> Table:
+    header = ("pair", "round", "mean difference", "95 % interval", *(f"p, {task}" for task in study.tasks))
+    rows = [
+        (
+            *(name, str(pair["round"]), f"{_signed(pair['mean'])} points", _points(pair["interval"])),
+            *(_p_value(pair["p_value"][task]) for task in study.tasks),
+        )
+        for name, pair in differences.items()
+    ]
+    return Table(header, rows)
+
+
+def _power_blocks(study: Study, power: Mapping[str, Any]) -> list[Block]:
+    observed, tasks = power["discordant_rate"], len(study.tasks)
+    rule = (
+        "Pairs of trials that show a true difference with 80 % probability (exact McNemar test, p ≤ 0.05, over all "
+        "tasks together)."
+    )
+    if observed is None:
+        here = "How often paired trials disagree is not known before two arms have finished a round."
+    elif power["detectable"] is None:
+        here = f"The {power['trials']} pairs of this study are too few to show any difference."
+    else:
+        here = (
+            f"Here {_percent(observed)} of the pairs disagreed, and the {power['trials']} pairs of this study show a "
+            f"difference of {100 * power['detectable']:.0f} points or more."
+        )
+    rows = [
+        (f"{100 * row['difference']:.0f} points", *_pairs(row["observed"], tasks), *_pairs(row["worst"], tasks))
+        for row in power["table"]
+    ]
+    header = ("difference", "pairs, as here", "per task", "pairs, all disagree (worst case)", "per task")
+    return [Text(f"{rule} {here}"), Table(header, rows)]
+
+
+def _pairs(count: int | None, tasks: int) -> tuple[str, str]:
+    return (NOTHING, NOTHING) if count is None else (f"{count:,}", f"{-(-count // tasks):,}")
+
+
+def _human_time_table(study: Study, work: Mapping[str, Any]) -> Table:
+    cumulative = work["cumulative_seconds"]
+    rounds = max(len(seconds) for seconds in cumulative.values())
+    rows = [
+        (
+            *(arm, *(_minutes(value) for value in cumulative[arm])),
+            *([NOTHING] * (rounds - len(cumulative[arm]))),
+            _minutes(sum(work["watched_seconds"][arm])),
+        )
+        for arm in study.arms
+    ]
+    names = ["warm-up", *(f"round {number}" for number in range(1, rounds))]
+    return Table(("human time so far", *names, "rollouts under supervision"), rows)
+
+
+def _control_table(episodes: Sequence[OnlineEpisode]) -> Table:
+    rounds = sorted({episode.round for episode in episodes})
+    rows = [_control_row(number, [e for e in episodes if e.round == number]) for number in rounds]
+    header = ("round", "rollouts", "with a takeover", "successes", "time under the person's control")
+    return Table((*header, "largest jump at a takeover, rad", "at a hand-back, rad"), rows)
+
+
+def _control_row(number: int, episodes: Sequence[OnlineEpisode]) -> tuple[str, ...]:
+    stretches = [stretch for episode in episodes for stretch in episode.control]
+    taken = [episode for episode in episodes if any(who == "person" for *_, who in episode.control)]
+    person = sum(end - start for start, end, who in stretches if who == "person")
+    total = sum(end - start for start, end, _ in stretches)
+    return (
+        *(str(number), str(len(episodes)), str(len(taken)), str(sum(episode.success for episode in episodes))),
+        _percent(person / total) if total else NOTHING,
+        f"{max(episode.engage_jump for episode in episodes):.3g}",
+        f"{max(episode.release_jump for episode in episodes):.3g}",
+    )
+
+
+def _some_of_each_round(episodes: Sequence[OnlineEpisode]) -> list[OnlineEpisode]:
+    rounds = sorted({episode.round for episode in episodes})
+    by_round = [[episode for episode in episodes if episode.round == number] for number in rounds]
+    return [episode for group in by_round for episode in group[:EPISODES_PER_ROUND]]
+
+
+def _correction_clips(episodes: Sequence[OnlineEpisode]) -> list[Clip]:
+    """The first filmed corrections, as many of each round as the limit allows."""
+    filmed = [e for e in episodes if e.reasons and e.video is not None and e.video.is_file()]
+    turn = {id(e): [other for other in filmed if other.round == e.round].index(e) for e in filmed}
+    chosen = sorted(filmed, key=lambda e: turn[id(e)])[:VIDEOS_PER_ARM]
+    return [_clip(episode) for episode in sorted(chosen, key=lambda e: e.round)]
+
+
+def _clip(episode: OnlineEpisode) -> Clip:
+    assert episode.video is not None, "only filmed episodes are chosen"
+    poster = episode.poster.read_bytes() if episode.poster and episode.poster.is_file() else b""
+    caption = f"round {episode.round}, {episode.task} {episode.seed}: {'; '.join(episode.reasons)}"
+    return Clip(episode.video.read_bytes(), caption, episode.success, poster)
+
+
+def _cards_table(cards: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    """Flat keys of nested cards as rows, one column per card."""
+    columns = [{str(key): str(value) for key, value in key_values(card).rows} for _, card in cards]
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    rows = [(key.replace(".", " "), *(column.get(key, NOTHING) for column in columns)) for key in keys]
+    return Table(("", *(name for name, _ in cards)), rows, tall=len(rows) > 16)
+
+
+def _cells_of(study: Study, arm: str) -> list[Cell]:
+    return sorted((c for c in study.cells if c.round == 0 or c.arm == arm), key=lambda cell: cell.round)
+
+
+def _round_name(number: int) -> str:
+    return f"round {number}" if number else "warm-up"
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.0f} %"
+
+
+def _points(interval: Sequence[float]) -> str:
+    return f"{_signed(interval[0])} to {_signed(interval[1])}"
+
+
+def _signed(rate: float) -> str:
+    """A difference of rates in whole points; never -0."""
+    return f"{round(100 * rate):+d}"
+
+
+def _seconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1f}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min"

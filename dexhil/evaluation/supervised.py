@@ -1,0 +1,110 @@
+"""One supervised rollout: a policy acts, a person watches and takes over arm and hand, everything is recorded.
+
+Steps synchronously, as the simulator does; real devices run the same takeover functions in concurrent loops.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from dexhil.evaluation.rollout import Policy, ScoredRig, plan, plan_seed
+from dexhil.schema import Step
+from dexhil.takeover import HumanCommand, Inputs, Jump, Mode, TakeoverState, advance, executed, jump, start
+
+
+class Person(Protocol):
+    """Who supervises. reasons: why control was taken, one per takeover. cube_to_ee: [7], `C` of DexHiL eq. 3."""
+
+    reasons: list[str]
+    cube_to_ee: np.ndarray
+
+    def tick(self, command: np.ndarray) -> HumanCommand | None:
+        """What the person shows at this control step, None while it only watches; command: [A] rad, last executed."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised:
+    """Outcome of a supervised rollout.
+
+    control: (start s, end s, "policy" | "person") in order. engaged, released: the jump of every takeover and of every
+    hand-back. seconds: rig time; human_seconds: of it under a person's control.
+    """
+
+    success: bool
+    seconds: float
+    human_seconds: float
+    control: tuple[tuple[float, float, str], ...]
+    engaged: tuple[Jump, ...]
+    released: tuple[Jump, ...]
+    failure: str
+
+
+def run_supervised(
+    rig: ScoredRig,
+    policy: Policy,
+    person: Person,
+    *,
+    seed: int,
+    execute_steps: int,
+    max_seconds: float,
+    record: Callable[[Step], None],
+    watch: Callable[[str], None] = lambda who: None,
+) -> Supervised:
+    """Runs `policy` on `rig`, which was just reset, until success or `max_seconds`; `seed` is the policy's.
+
+    record: called with every step; watch: called before every step with "policy" or "person", whoever is in control.
+    """
+    state = start(rig.command)
+    chunk, age = np.zeros((0, rig.spec.action_dim), np.float32), 0
+    who: list[str] = []
+    engaged: list[Jump] = []
+    released: list[Jump] = []
+    for step in range(round(max_seconds * rig.control_hz)):
+        if rig.success():
+            break
+        observation = rig.observe()
+        human = person.tick(rig.command)
+        if human is not None:
+            chunk = chunk[:0]  # what was planned before a takeover is stale after it
+        elif age >= len(chunk):
+            chunk, age = plan(policy, observation, execute_steps, plan_seed(seed, step)), 0
+        wanted = chunk[age] if human is None else None
+        inputs = Inputs(human is not None, human, wanted, policy_epoch=state.epoch + 1)
+        before, mode_before = rig.command, state.mode
+        state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
+        if decision.mode is Mode.RELEASING:  # the policy has planned anew already
+            state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
+        watch("person" if decision.is_intervention else "policy")
+        command = rig.apply(decision.command)
+        state = executed(state, command)
+        asked = np.full_like(command, np.nan) if wanted is None else wanted.astype(np.float32)
+        record(Step(observation, command, policy_action=asked, is_intervention=decision.is_intervention))
+        if decision.mode is Mode.ENGAGING:
+            engaged.append(jump(before, command))
+        elif mode_before is Mode.HUMAN and not decision.is_intervention:
+            released.append(jump(before, command))
+        who.append("person" if decision.is_intervention else "policy")
+        age += 1
+    rig.stop()
+    success = rig.success()
+    return Supervised(
+        success=success,
+        seconds=len(who) / rig.control_hz,
+        human_seconds=who.count("person") / rig.control_hz,
+        control=_stretches(who, rig.control_hz),
+        engaged=tuple(engaged),
+        released=tuple(released),
+        failure="" if success else rig.failure() or "out of time",
+    )
+
+
+def _stretches(who: list[str], control_hz: float) -> tuple[tuple[float, float, str], ...]:
+    """Runs of equal names as (start s, end s, name)."""
+    starts = [i for i, name in enumerate(who) if i == 0 or who[i - 1] != name]
+    ends = [*starts[1:], len(who)]
+    return tuple((a / control_hz, b / control_hz, who[a]) for a, b in zip(starts, ends, strict=True))

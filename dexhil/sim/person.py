@@ -1,0 +1,172 @@
+"""The simulated person of a human-in-the-loop round: watches a policy, foresees failure, takes over arm and hand.
+
+It sees what the scripted operator sees, decides as a person would (late, sometimes for nothing), and acts through the
+anchored mapping of `dexhil.takeover` with a cube and a hand of its own. Reproducible by seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dexhil import arm_ik
+from dexhil.poses import compose, inverse, make_pose
+from dexhil.schema import ARM_DOF
+from dexhil.sim.operator import Intent, ScriptedOperator, grasp_to_hand, hand_to_grasp
+from dexhil.sim.rig import SimRig
+from dexhil.sim.strategies.plush import GRASP_HEIGHT_M
+from dexhil.sim.strategies.tissue import pinch_point
+from dexhil.sim.tasks import PlushState, TissueState
+from dexhil.takeover import HumanCommand
+
+NEAR_M = {"plush": 0.030, "tissue": 0.020}  # a hand this far beside its goal will miss
+LOW_M = {"plush": 0.030, "tissue": 0.035}  # above the height at which fingers close
+CLOSED = 0.45  # mean closure of thumb and fingers that counts as closing
+SLIPPED_M = 0.02
+HOLD_HEIGHT_M = 0.03
+_PERSON_STREAM = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonConfig:
+    """reaction_s: range of the time from seeing a reason to taking over. no_progress_s: patience without progress.
+
+    late_s: time after which a person helps in any case. false_alarms_per_s: takeovers without a reason.
+    hand_back: chance of handing back once the object is in the hand and rising, else the person finishes.
+    """
+
+    reaction_s: tuple[float, float] = (0.2, 0.5)
+    no_progress_s: float = 1.5
+    late_s: float = 8.0
+    false_alarms_per_s: float = 0.0
+    hand_back: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """What a person at the table sees: everything that `foresee` needs of one moment.
+
+    away: m in the table plane from hand to object. above: m of the hand over where fingers should close. closure: of
+    the fingers, 0 to 1. moved: m that the object was lifted or pulled out. dropped: m below its best.
+    """
+
+    time_s: float
+    away: float
+    above: float
+    closure: float
+    in_hand: bool
+    moved: float
+    dropped: float
+
+
+@dataclasses.dataclass
+class Watch:
+    """Memory of a watching person. best: m, nearest so far. since: s, when something last went forward."""
+
+    best: float = np.inf
+    moved: float = 0.0
+    since: float = 0.0
+
+
+def foresee(task: str, seen: Attention, watch: Watch, config: PersonConfig) -> str:
+    """Why this rollout is about to fail, "" where it looks well; updates `watch`.
+
+    The two failures that dominate in the paper come first: closing before the wrist arrived, and poor contact.
+    """
+    distance = seen.away + max(seen.above, 0.0)
+    if distance < watch.best - 0.01 or seen.moved > watch.moved + 0.005:
+        watch.since = seen.time_s
+    watch.best, watch.moved = min(watch.best, distance), max(watch.moved, seen.moved)
+    near = seen.away < NEAR_M[task]
+    if seen.dropped > SLIPPED_M and not seen.in_hand:
+        return "slip"
+    if seen.closure > CLOSED and not near and not seen.in_hand and seen.moved < SLIPPED_M:
+        return "hand_before_arm"
+    if seen.above < LOW_M[task] and not near and not seen.in_hand:
+        return "wrong_approach"
+    if seen.closure > CLOSED and seen.above > LOW_M[task] + HOLD_HEIGHT_M and seen.moved < SLIPPED_M:
+        return "poor_contact"
+    if seen.time_s - watch.since > config.no_progress_s:
+        return "no_progress"
+    return "late" if seen.time_s > config.late_s and seen.moved < SLIPPED_M else ""
+
+
+class SimulatedPerson:
+    """One person beside `rig` for one episode: call `tick` once per control step, before the rig is told anything.
+
+    reasons: why the person took over, one per takeover. cube_to_ee: [7], the constant `C` of DexHiL eq. 3.
+    """
+
+    def __init__(self, rig: SimRig, *, seed: int, config: PersonConfig | None = None) -> None:
+        self._rig, self._seed = rig, seed
+        self._config = config or PersonConfig()
+        self._rng = np.random.default_rng([seed, _PERSON_STREAM])
+        self._watch, self._most_moved = Watch(), 0.0
+        self._operator: ScriptedOperator | None = None
+        self._due: tuple[float, str] | None = None
+        self._hands_back = False
+        self.reasons: list[str] = []
+        # The camera stands anywhere and the cube is held anyhow: only how it moves may count.
+        self.cube_to_ee = self._any_pose()
+        self._camera = self._any_pose()
+
+    def tick(self, command: np.ndarray) -> HumanCommand | None:
+        """What the person shows, or None while it only watches. command: [A] rad, the last executed."""
+        seen = self._look()
+        if self._operator is not None and self._hands_back and seen.in_hand and seen.moved > SLIPPED_M:
+            self._operator, self._watch = None, Watch(since=seen.time_s)
+            return None
+        if self._operator is not None:
+            return self._show(self._operator.think())
+        if not self._decides(seen):
+            return None
+        self._operator = self._take_over(command)
+        return self._show(self._operator.intent)
+
+    def _decides(self, seen: Attention) -> bool:
+        """Whether to take over now: a reason was seen, and the reaction time is over."""
+        reason = foresee(self._rig.task, seen, self._watch, self._config)
+        false_alarm = self._rng.uniform() < self._config.false_alarms_per_s / self._rig.control_hz
+        reaction = self._rng.uniform(*self._config.reaction_s)
+        if self._due is None and (reason or false_alarm):
+            self._due = seen.time_s + reaction, reason or "false_alarm"
+        return self._due is not None and seen.time_s >= self._due[0]
+
+    def _take_over(self, command: np.ndarray) -> ScriptedOperator:
+        """The person's own motion starts where the robot was last told to be, with its hand as near as it can shape."""
+        assert self._due is not None
+        self.reasons.append(self._due[1])
+        self._due = None
+        self._hands_back = bool(self._rng.uniform() < self._config.hand_back)
+        shown = Intent(arm_ik.forward(command[:ARM_DOF].astype(np.float64)), hand_to_grasp(command[ARM_DOF:]))
+        return ScriptedOperator(self._rig, seed=self._seed + len(self.reasons), start=shown)
+
+    def _show(self, intent: Intent) -> HumanCommand:
+        cube = compose(self._camera, compose(intent.pose_base_ee, inverse(self.cube_to_ee)))
+        return HumanCommand(cube, grasp_to_hand(intent.grasp).astype(np.float64))
+
+    def _look(self) -> Attention:
+        """What there is to see now."""
+        state: PlushState | TissueState = self._rig.privileged()
+        hand = self._rig.pose_base_ee[:3]
+        if isinstance(state, PlushState):
+            goal, close_at, moved = state.grasp_point, GRASP_HEIGHT_M, state.lifted
+        else:
+            goal = pinch_point(state, state.normal_yaw)
+            close_at, moved = goal[2], state.pulled
+        self._most_moved = max(self._most_moved, moved)
+        grasp = hand_to_grasp(self._rig.joints[ARM_DOF:])
+        return Attention(
+            time_s=self._rig.time,
+            away=float(np.linalg.norm(hand[:2] - goal[:2])),
+            above=float(hand[2] - close_at),
+            closure=(grasp.thumb_closure + grasp.finger_closure) / 2,
+            in_hand=state.in_hand,
+            moved=moved,
+            dropped=self._most_moved - moved,
+        )
+
+    def _any_pose(self) -> np.ndarray:
+        return make_pose(self._rng.uniform(-0.1, 0.1, 3), Rotation.random(random_state=self._rng))

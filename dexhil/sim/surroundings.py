@@ -1,0 +1,120 @@
+"""What a task is not about and a policy must look past: colours, light, where the scene camera stands, clutter.
+
+A reset draws them; every range grows with the difficulty. Nothing here can be touched. About half of the clutter has the
+colours of the task's own object, so that looking for a colour is not enough.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dexhil.sim.robot_model import SCENE_EYE, SCENE_TARGET, look_at
+from dexhil.sim.tasks.nominals import Nominals, rows_with_prefix
+
+CLUTTER = 4  # objects in the scene; how many of them a reset shows grows with the difficulty
+REGION = np.array([[0.32, -0.34], [0.78, 0.34]])  # m, where clutter lies in the base frame
+CLEAR_M = 0.15  # clutter keeps away from the task's object
+EYE_M, TARGET_M = 0.08, 0.04  # how far the scene camera and its aim move at difficulty 1
+WRIST_M, WRIST_RAD = 0.01, 0.10  # how far the wrist camera is off its mount at difficulty 1
+Colours = Sequence[tuple[float, float, float]]
+_AWAY = (0.0, 0.0, -3.0)  # below the floor
+_PREFIX = "clutter_"
+_SHAPES = (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID)
+
+
+def add_clutter(spec: mujoco.MjSpec) -> None:
+    """Adds what `Surroundings` places, before the scene is compiled."""
+    for index in range(CLUTTER):
+        body = spec.worldbody.add_body(name=f"{_PREFIX}{index}", pos=_AWAY)
+        body.add_geom(
+            name=f"{_PREFIX}{index}", type=_SHAPES[index % len(_SHAPES)], size=(0.03, 0.03, 0.03),
+            contype=0, conaffinity=0, mass=0,
+        )  # fmt: skip
+
+
+class Surroundings:
+    """The surroundings of one compiled scene. Make it before anything in the model was changed."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self._model = model
+        self._room = rows_with_prefix(model, "geom", "room_")
+        self._bodies = rows_with_prefix(model, "body", _PREFIX)
+        self._geoms = rows_with_prefix(model, "geom", _PREFIX)
+        self._nominals = Nominals(
+            model,
+            {
+                "geom_rgba": self._room,
+                "light_diffuse": np.arange(model.nlight),
+                "light_pos": np.arange(model.nlight),
+            },
+        )
+        self._scene, self._wrist = model.camera("scene").id, model.camera("wrist").id
+        self._mount = model.cam_pos[self._wrist].copy(), model.cam_quat[self._wrist].copy()
+
+    def randomise(self, rng: np.random.Generator, difficulty: float, keep_clear: np.ndarray, colours: Colours) -> None:
+        """Draws new surroundings. keep_clear: [2] m, the task's object, which clutter does not hide; colours: its own.
+
+        The outcome depends on the arguments only. Call mj_forward afterwards.
+        """
+        self._nominals.restore()
+        self._colour_room(rng, difficulty)
+        self._light(rng, difficulty)
+        self._move_cameras(rng, difficulty)
+        self._place_clutter(rng, difficulty, keep_clear, colours)
+
+    def _move_cameras(self, rng: np.random.Generator, difficulty: float) -> None:
+        """People move cameras a little: between days, and between the rig of the data and the one of the trial."""
+        eye, target, shift, turn = (
+            rng.uniform(-1.0, 1.0, 3) * difficulty * reach for reach in (EYE_M, TARGET_M, WRIST_M, WRIST_RAD)
+        )
+        self._model.cam_pos[self._scene] = SCENE_EYE + eye
+        self._model.cam_quat[self._scene] = look_at(SCENE_EYE + eye, SCENE_TARGET + target)
+        position, quaternion = self._mount
+        self._model.cam_pos[self._wrist] = position + shift
+        turned = Rotation.from_quat(quaternion, scalar_first=True) * Rotation.from_rotvec(turn)
+        self._model.cam_quat[self._wrist] = turned.as_quat(scalar_first=True)
+
+    def _colour_room(self, rng: np.random.Generator, difficulty: float) -> None:
+        nominal = self._model.geom_rgba[self._room, :3]
+        drawn = np.array([_colour(rng, saturation=(0.0, 0.6), value=(0.2, 0.9)) for _ in self._room])
+        self._model.geom_rgba[self._room, :3] = nominal + min(1.0, 1.5 * difficulty) * (drawn - nominal)
+
+    def _light(self, rng: np.random.Generator, difficulty: float) -> None:
+        lights = self._model.nlight
+        self._nominals.scale("light_diffuse", 1.0 + 0.5 * difficulty * rng.uniform(-1.0, 1.0, (lights, 1)))
+        self._model.light_pos[:, :2] += 0.6 * difficulty * rng.uniform(-1.0, 1.0, (lights, 2))
+
+    def _place_clutter(
+        self, rng: np.random.Generator, difficulty: float, keep_clear: np.ndarray, colours: Colours
+    ) -> None:
+        """A fixed number of draws per object, so that what comes after does not depend on what was rejected."""
+        taken = [(np.asarray(keep_clear), CLEAR_M)]
+        for body, geom in zip(self._bodies, self._geoms, strict=True):
+            shown = rng.uniform() < 1.5 * difficulty
+            size, yaw = rng.uniform(0.015, 0.040, 3), rng.uniform(0.0, np.pi)
+            any_colour = _colour(rng, saturation=(0.4, 0.9), value=(0.3, 0.9))
+            same, which = rng.uniform() < 0.5, int(rng.integers(len(colours)))
+            candidates = rng.uniform(*REGION, (8, 2))
+            free = [spot for spot in candidates if all(np.hypot(*(spot - at)) > gap for at, gap in taken)]
+            where = (*free[0], self._half_height(geom, size)) if shown and free else _AWAY
+            if shown and free:
+                taken.append((free[0], 0.08))
+            self._model.body_pos[body] = where
+            self._model.body_quat[body] = [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+            self._model.geom_size[geom] = size
+            self._model.geom_rgba[geom, :3] = colours[which] if same else any_colour
+
+    def _half_height(self, geom: int, size: np.ndarray) -> float:
+        return float(size[1] if self._model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CYLINDER else size[2])
+
+
+def _colour(
+    rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
+) -> tuple[float, float, float]:
+    """A colour of any hue."""
+    return colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value))

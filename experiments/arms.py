@@ -1,0 +1,42 @@
+"""The arms of a human-in-the-loop study: what each learns from in a round. All else is the same for every arm."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+from dexhil.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """online: learns from its own corrected rollouts, else from as many demonstrations more.
+
+    filter, mode, p_star: of `data_pipeline.filter` and `data_pipeline.mixture`; p_star None takes the config's.
+    """
+
+    online: bool = True
+    filter: str = "last_takeover"
+    mode: str = "weight"
+    p_star: float | None = None
+
+
+ARMS = {
+    "dexhil": Arm(),
+    "dagger": Arm(mode="uniform"),  # the paper's DAgger*: the same kind of data, unweighted
+    "offline": Arm(online=False, mode="uniform"),
+    "no_filter": Arm(filter="none"),
+    "sample": Arm(mode="sample"),
+    "p_star_0.25": Arm(p_star=0.25),
+    "p_star_0.75": Arm(p_star=0.75),
+    "iwr": Arm(mode="iwr"),
+    "sirius": Arm(filter="none", mode="sirius"),
+}
+
+
+def get_arm(name: str) -> Arm:
+    """The arm called `name`. Raises ConfigError with the nearest name where there is none."""
+    if name in ARMS:
+        return ARMS[name]
+    nearest = difflib.get_close_matches(name, ARMS, n=1, cutoff=0.0)[0]
+    raise ConfigError(f"hil.arms: {name!r} is not known; did you mean {nearest!r}? Known: {', '.join(ARMS)}")

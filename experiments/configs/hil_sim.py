@@ -1,0 +1,46 @@
+"""The study of human-in-the-loop rounds in simulation: `experiments/hil.py` runs it. Everything else is as in sim.py."""
+
+from ml_collections import ConfigDict
+
+from dexhil.config import Config
+from experiments.configs import sim
+
+PRESETS = sim.PRESETS
+
+
+def get_config(preset: str = "default") -> Config:
+    """default: the committed study. quick: a miniature in minutes. debug: seconds, only to see that it runs."""
+    config = sim.get_config(preset)
+    config.data.heldout_fraction = 0.0
+    config.eval.trials = 100
+
+    config.hil = ConfigDict()
+    config.hil.arms = (
+        "dexhil",
+        "dagger",
+        "offline",
+    )  # see experiments/arms.py for all; the first is compared with each
+    config.hil.rounds = 3
+    config.hil.demonstrations = 30  # per task, for the warm-up
+    config.hil.per_round = 10  # corrected episodes, or demonstrations, per task and round
+    config.hil.round_steps = 500  # gradient steps of a round, the same for every arm
+    config.hil.round_learning_rate = 1e-3
+    config.hil.round_warmup_steps = 50
+    config.hil.jobs = 1  # arms at a time
+
+    if preset == "quick":
+        config.train.steps = 400
+        config.hil.rounds = 2
+        config.hil.demonstrations = 15
+        config.hil.per_round = 4
+        config.hil.round_steps = 100
+        config.eval.trials = 10
+    elif preset == "debug":
+        config.hil.rounds = 1
+        config.hil.demonstrations = 1
+        config.hil.per_round = 1
+        config.hil.round_steps = 2
+        config.hil.round_warmup_steps = 1
+        config.online.most_attempts = 1
+        config.eval.trials = 1
+    return config

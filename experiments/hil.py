@@ -1,0 +1,267 @@
+"""Human-in-the-loop rounds in one command: warm-up, then deploy, correct, aggregate, train and score, for every arm.
+
+    python experiments/hil.py --config experiments/configs/hil_sim.py [--config.preset=quick] [--workdir runs/NAME]
+
+    WORKDIR/demonstrations/roundR          round 0: the warm-up's; later ones: the offline arm's
+    WORKDIR/warmup                         the policy that every arm starts from
+    WORKDIR/ARM/roundR/online, …/train     the arm's supervised rollouts, and the policy trained with them
+
+Every part is a command of its own (collect.py, online.py, train.py) in a folder of its own, and finished parts are kept:
+the same command again goes on where it was, in the middle of a part as well. report.html grows with every part.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dexhil.commands import REPOSITORY, ConfigError, Run, command_parser, load_config, read_metrics, run_command
+from dexhil.config import Config, split_overrides
+from dexhil.evaluation.study import WARMUP, Cell, Demonstrations, Study, study_results
+from dexhil.evaluation.study_report import write_study_report
+from dexhil.progress import format_seconds
+from dexhil.recorder import list_episodes, read_facts
+from experiments.arms import Arm, get_arm
+from experiments.online import read_online
+
+SEEDS_PER_ROUND = 10_000  # so that no two rounds share a start
+CONTROL_C = 130
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One command of the study. It is finished when its folder holds a report."""
+
+    title: str
+    script: str
+    folder: Path
+    arguments: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "report.json").is_file()
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = command_parser("Runs a human-in-the-loop study.", config="experiments/configs/hil_sim.py")
+    config, options = load_config(argv, parser)
+    if "hil" not in config or not config.hil.arms:
+        raise ConfigError(f"--config {options.config}: has no section `hil` with arms; start from hil_sim.py")
+    arms = {name: get_arm(name) for name in config.hil.arms}
+    overrides = [f"--config.{key}={value}" for key, value in split_overrides(argv)[0].items()]
+    shared = (f"--config={options.config}", *overrides)
+    run = Run(options.workdir, "hil", config)
+    first, chains = plan(config, run.workdir, arms, shared)
+    runner = Runner(run, config, [*first, *(part for chain in chains.values() for part in chain)])
+    for part in first:
+        runner.run(part)
+    with concurrent.futures.ThreadPoolExecutor(config.hil.jobs) as pool:
+        for future in [pool.submit(runner.run_chain, chain) for chain in chains.values()]:
+            future.result()
+    print_table(runner.report())
+
+
+def plan(
+    config: Config, root: Path, arms: dict[str, Arm], shared: tuple[str, ...]
+) -> tuple[list[Part], dict[str, list[Part]]]:
+    """The parts in order: those that all arms need, and each arm's own."""
+    offline = any(not arm.online for arm in arms.values())
+    rounds = range(1, config.hil.rounds + 1)
+    first = [demonstrations(config, root, number, shared) for number in (0, *(rounds if offline else ()))]
+    data = (f"--config.data.paths={demos(root, 0) / 'rlds'}", f"--config.data.cache_dir={root / 'cache'}")
+    first.append(Part("warm-up: training and scoring", "train.py", root / WARMUP, (*shared, *data)))
+    chains = {name: arm_parts(config, root, name, arm, rounds, shared) for name, arm in arms.items()}
+    return first, chains
+
+
+def demonstrations(config: Config, root: Path, number: int, shared: tuple[str, ...]) -> Part:
+    """Demonstrations of a round; round 0 is the warm-up."""
+    per_task = config.hil.per_round if number else config.hil.demonstrations
+    folder = demos(root, number)
+    arguments = (
+        *shared,
+        f"--config.collect.first_seed={config.collect.first_seed + number * SEEDS_PER_ROUND}",
+        f"--episodes={per_task * len(config.rig.tasks)}",
+        f"--out={folder}",
+    )
+    return Part(f"round {number}: demonstrations", "collect.py", folder, arguments)
+
+
+def arm_parts(
+    config: Config, root: Path, name: str, arm: Arm, rounds: Sequence[int], shared: tuple[str, ...]
+) -> list[Part]:
+    """Rollouts and training of every round (DexHiL eq. 8, 9, 12)."""
+    parts, data = [], [demos(root, 0) / "rlds"]
+    for number in rounds:
+        parent = policy(root, name, number - 1)
+        if arm.online:
+            out = root / name / f"round{number}" / "online"
+            parts.append(supervision(config, name, number, parent, out, shared))
+        else:
+            out = demos(root, number)
+        data.append(out / "rlds")
+        arguments = (
+            *shared,
+            f"--config.data.paths={','.join(map(str, data))}",
+            f"--config.data.cache_dir={root / 'cache'}",
+            f"--config.data.filter={arm.filter}",
+            f"--config.data.mixture.mode={arm.mode}",
+            f"--config.data.mixture.p_star={arm.p_star or config.data.mixture.p_star}",
+            f"--config.train.init_from={parent}",
+            f"--config.train.steps={config.hil.round_steps}",
+            f"--config.train.learning_rate={config.hil.round_learning_rate}",
+            f"--config.train.warmup_steps={config.hil.round_warmup_steps}",
+        )
+        folder = policy(root, name, number)
+        parts.append(Part(f"{name}, round {number}: training and scoring", "train.py", folder, arguments))
+    return parts
+
+
+def supervision(config: Config, name: str, number: int, parent: Path, out: Path, shared: tuple[str, ...]) -> Part:
+    """An online round: the last policy acts, a person corrects."""
+    arguments = (
+        *shared,
+        f"--checkpoint={parent}",
+        f"--config.online.first_seed={config.online.first_seed + number * SEEDS_PER_ROUND}",
+        f"--episodes={config.hil.per_round * len(config.rig.tasks)}",
+        f"--round={number}",
+        f"--out={out}",
+    )
+    return Part(f"{name}, round {number}: supervised rollouts", "online.py", out, arguments)
+
+
+def demos(root: Path, number: int) -> Path:
+    return root / "demonstrations" / f"round{number}"
+
+
+def policy(root: Path, arm: str, number: int) -> Path:
+    """Workdir of the policy after round `number` of an arm; round 0 is the warm-up."""
+    return root / arm / f"round{number}" / "train" if number else root / WARMUP
+
+
+class Runner:
+    """Runs parts as processes, tells what is left, and rewrites the study's report after each."""
+
+    def __init__(self, run: Run, config: Config, parts: Sequence[Part]) -> None:
+        self._run, self._config, self._parts = run, config, parts
+        self._environment = dict(os.environ)
+        if config.hil.jobs > 1:  # a core each
+            self._environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
+        self._lock = threading.Lock()
+        self._done_here, self._began = 0, time.monotonic()
+
+    def run_chain(self, chain: Sequence[Part]) -> None:
+        for part in chain:
+            self.run(part)
+
+    def run(self, part: Part) -> None:
+        """Runs `part` unless it is finished. Raises ConfigError where its command fails."""
+        if part.finished:
+            return
+        print(f"\n== {self._left()}{part.title}", flush=True)
+        part.folder.mkdir(parents=True, exist_ok=True)
+        script = str(REPOSITORY / "experiments" / part.script)
+        command = [sys.executable, script, f"--workdir={part.folder}", *part.arguments]
+        log = None if self._config.hil.jobs == 1 else part.folder / "log.txt"
+        status = run_process(command, self._environment, log)
+        if status == CONTROL_C:
+            raise KeyboardInterrupt
+        if status or not part.finished:
+            where = "above" if log is None else f"in {log}"
+            raise ConfigError(
+                f"{part.title} failed with exit status {status}; its message is {where}. Finished parts are kept and "
+                f"the same command goes on. The part alone: python {shlex.join(command[1:])}"
+            )
+        with self._lock:
+            self._done_here += 1
+        self.report()
+
+    def report(self) -> dict[str, Any]:
+        """Writes report.json and report.html of what is finished."""
+        with self._lock:
+            study = read_study(self._config, self._run.workdir)
+            lineage = {"parts": [str(part.folder) for part in self._parts if part.finished]}
+            report = self._run.report(study_results(study), lineage=lineage)
+            write_study_report(self._run.workdir, report, study)
+        return report
+
+    def _left(self) -> str:
+        """Which part this is, and how long the rest takes at the pace so far."""
+        left = sum(not part.finished for part in self._parts)
+        pace = (time.monotonic() - self._began) / max(self._done_here, 1)
+        estimate = f", about {format_seconds(left * pace)} left" if self._done_here else ""
+        return f"part {len(self._parts) - left + 1} of {len(self._parts)}{estimate}: "
+
+
+def run_process(command: Sequence[str], environment: dict[str, str], log: Path | None) -> int:
+    """Exit status of the command; its output goes to `log`, or to this terminal. Waits for it to stop on Ctrl-C."""
+    with log.open("a") if log else open(os.devnull) as file:
+        output = {"stdout": file, "stderr": subprocess.STDOUT} if log else {}
+        process = subprocess.Popen(command, env=environment, **output)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
+def read_study(config: Config, root: Path) -> Study:
+    """What is finished of the study under `root`."""
+    rounds = range(1, config.hil.rounds + 1)
+    cells, online, new_demonstrations, drift = read_cell(root, WARMUP, 0), [], read_demos(root, WARMUP, 0), []
+    for name in config.hil.arms:
+        for number in rounds:
+            cells += (found := read_cell(root, name, number))
+            drift += [{"arm": name, "round": number, **row} for cell in found for row in cell.lineage.get("drift", ())]
+            online += read_online(root / name / f"round{number}" / "online", name, number)
+            new_demonstrations += [] if get_arm(name).online else read_demos(root, name, number)
+    return Study(
+        tuple(config.rig.tasks), tuple(config.hil.arms), tuple(cells), tuple(online), tuple(new_demonstrations),
+        tuple(drift),
+    )  # fmt: skip
+
+
+def read_cell(root: Path, arm: str, number: int) -> list[Cell]:
+    """The policy of an arm and round, [] while it is not finished."""
+    folder = policy(root, arm, number)
+    if not (folder / "report.json").is_file():
+        return []
+    report = json.loads((folder / "report.json").read_text())
+    lineage, outcomes = report["lineage"], report["results"].get("outcomes", {})
+    return [Cell(arm, number, outcomes, read_metrics(folder), lineage["data"]["mixture"], lineage)]
+
+
+def read_demos(root: Path, arm: str, number: int) -> list[Demonstrations]:
+    """How many demonstrations of a round were made, and how long a person needs for them."""
+    folder = demos(root, number)
+    if not (folder / "report.json").is_file():
+        return []
+    facts = [read_facts(path) for path in list_episodes(folder / "episodes")]
+    steps = [raw["num_steps"] for metadata, raw in facts if metadata.success == 1]
+    control_hz = json.loads((folder / "config.json").read_text())["rig"]["control_hz"]
+    return [Demonstrations(arm, number, len(steps), sum(steps) / control_hz)]
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """The study in a few lines."""
+    results = report["results"]
+    print(f"\n{'arm':<14} mean success over the tasks: warm-up, round 1, …")
+    for arm, scores in results["arms"].items():
+        print(f"{arm:<14} " + "  ".join(f"{score['mean_rate']:>5.0%}" for score in scores))
+    for name, difference in results["differences"].items():
+        low, high = difference["interval"]
+        print(f"{name}: {100 * difference['mean']:+.0f} points (95 %: {100 * low:+.0f} to {100 * high:+.0f})")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,201 @@
+"""Supervised rollouts of a policy in simulation: the simulated person takes over before it fails. One online round.
+
+    python experiments/online.py --config experiments/configs/sim.py --checkpoint runs/sim --out data/online
+
+Records until every task has its share of corrected episodes: taken over and brought to success. What the policy
+finishes alone or the person fails to save is recorded too. OUT/episodes holds the episodes, OUT/rlds the data set,
+OUT/facts who was in control when and why, OUT/videos films. Calling it again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.build import build_dataset
+from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command, write_json
+from dexhil.config import Config
+from dexhil.evaluation.study import OnlineEpisode
+from dexhil.evaluation.supervised import Supervised, run_supervised
+from dexhil.evaluation.video import control_overlay, write_picture, write_video
+from dexhil.policy import Policy
+from dexhil.recorder import EpisodeWriter, list_episodes, read_facts
+from dexhil.schema import EpisodeMetadata
+from dexhil.sim.person import PersonConfig, SimulatedPerson
+from dexhil.sim.rig import SimRig
+from dexhil.training.checkpoints import find_step, load_meta
+from experiments.eval import check_rig
+from experiments.quota import fill_quota
+from experiments.rigs import make_rig
+
+FILM = (320, 240, 2)  # width, height, control steps per frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One online round. checkpoint, step: of the policy. first_seed: of its starts, the same for all tasks."""
+
+    out: Path
+    checkpoint: Path
+    step: int
+    number: int
+    first_seed: int
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = command_parser("Records supervised rollouts, builds their data set.", config="experiments/configs/sim.py")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="workdir of a training run")
+    parser.add_argument("--episodes", type=int, default=20, help="corrected episodes, spread evenly over the tasks")
+    parser.add_argument("--round", type=int, default=1, help="number of the round")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
+    config, options = load_config(argv, parser)
+    per_task, rest = divmod(options.episodes, len(config.rig.tasks))
+    if rest or not per_task:
+        raise ConfigError(f"--episodes {options.episodes}: expected a multiple of the {len(config.rig.tasks)} tasks")
+    run = Run(options.out, "online", config)
+    check_rig(load_meta(options.checkpoint), config)
+    step = int(find_step(options.checkpoint).name)
+    online = Round(options.out, options.checkpoint, step, options.round, config.online.first_seed)
+    episodes = collect_online(config, online, per_task)
+    dataset = build(config, options.out)
+    run.report({"dataset": dataset, "episodes": episodes}, lineage={"checkpoint": find_step(options.checkpoint)})
+    print(f"data set: {dataset} (card: {dataset / 'card.md'})")
+
+
+def collect_online(config: Config, online: Round, per_task: int) -> list[OnlineEpisode]:
+    """Records the round; returns its episodes. Raises ConfigError where a task ends without one corrected success."""
+    episodes = online.out / "episodes"
+    episodes.mkdir(parents=True, exist_ok=True)
+    settings = config.online
+    done = fill_quota(
+        {task: _recorded(episodes, task) for task in config.rig.tasks},
+        per_task,
+        first_seed=online.first_seed,
+        workers=config.collect.workers,
+        job=functools.partial(_record, config.rig.to_dict(), online, settings.to_dict(), config.eval.execute_steps),
+        title="supervising",
+        most=per_task * settings.most_attempts,
+    )
+    for task, seeds in done.items():
+        corrected = sum(seeds.values())
+        if corrected < per_task:
+            print(
+                f"{task}: {corrected} of {per_task} corrected episodes in {len(seeds)} rollouts; the rest needed no "
+                f"correction or failed under it (online.most_attempts = {settings.most_attempts} ends the search)"
+            )
+    return read_online(online.out, "", online.number)
+
+
+def build(config: Config, out: Path) -> Path:
+    """The RLDS data set of what is recorded under `out`."""
+    episodes = out / "episodes"
+    with progress(len(list_episodes(episodes)), "building the data set") as bar:
+        return build_dataset(
+            episodes, out / "rlds", workers=config.collect.workers, on_progress=lambda done, _: bar.update(done)
+        )
+
+
+def read_online(out: Path, arm: str, number: int) -> list[OnlineEpisode]:
+    """The recorded episodes of the round under `out`, as the study's report wants them."""
+    found = []
+    for path in sorted((out / "facts").glob("*.json")):
+        facts, film = json.loads(path.read_text()), out / "videos" / f"{path.stem}.mp4"
+        if (out / "episodes" / path.stem).is_dir():
+            shown = film if film.is_file() else None
+            poster = film.with_suffix(".jpg") if shown else None
+            found.append(OnlineEpisode(arm=arm, round=number, video=shown, poster=poster, **facts))
+    return found
+
+
+def _recorded(root: Path, task: str) -> dict[int, bool]:
+    """{seed: corrected} of the finished episodes of `task` under `root`."""
+    facts = [read_facts(path)[0] for path in list_episodes(root)]
+    return {fact.seed: _is_corrected(fact) for fact in facts if fact.task == task}
+
+
+def _is_corrected(facts: EpisodeMetadata) -> bool:
+    return facts.takeovers > 0 and facts.success == 1
+
+
+_workers: dict[Round, tuple[SimRig, Policy]] = {}  # of this worker process: rig and policy are built once
+
+
+def _record(
+    rig_config: dict[str, Any], online: Round, settings: dict[str, Any], execute_steps: int, task: str, seed: int
+) -> bool:
+    if online not in _workers:
+        _workers[online] = make_rig(rig_config), Policy.load(online.checkpoint, online.step)
+    rig, policy = _workers[online]
+    return _is_corrected(record_online(rig, policy, online, settings, execute_steps, task, seed))
+
+
+def record_online(
+    rig: SimRig, policy: Policy, online: Round, settings: dict[str, Any], execute_steps: int, task: str, seed: int
+) -> EpisodeMetadata:
+    """Runs and records one supervised episode, with its facts and, for the first seeds, its film."""
+    episode_id = f"round{online.number}-{task}-{seed:07d}"
+    filmed = seed - online.first_seed < settings["videos_per_task"]
+    frames: list[np.ndarray] = []
+    rig.reset(task=task, seed=seed)
+    person = SimulatedPerson(rig, seed=seed, config=PersonConfig(**settings["person"]))
+
+    def watch(who: str) -> None:
+        width, height, every = FILM
+        if filmed and round(rig.time * rig.control_hz) % every == 0:
+            frames.append(control_overlay(rig.render("scene", width, height), who))
+
+    def metadata(success: int, outcome: Supervised | None) -> EpisodeMetadata:
+        return EpisodeMetadata(
+            episode_id=episode_id,
+            task=task,
+            success=success,
+            source="online",
+            round=online.number,
+            policy=policy.checkpoint_id,
+            operator="simulated person",
+            robot=rig.spec.name,
+            seed=seed,
+            takeovers=len(outcome.engaged) if outcome else 0,
+            max_takeover_jump=max((jump.max for jump in outcome.engaged), default=0.0) if outcome else 0.0,
+        )
+
+    draft = metadata(-1, None)
+    with EpisodeWriter(online.out / "episodes", control_hz=rig.control_hz, draft=draft) as writer:
+        outcome = run_supervised(
+            rig, policy, person, seed=seed, execute_steps=execute_steps,
+            max_seconds=settings["max_seconds"], record=writer.append, watch=watch,
+        )  # fmt: skip
+        result = metadata(int(outcome.success), outcome)
+        if frames:
+            film = online.out / "videos" / f"{episode_id}.mp4"
+            film.parent.mkdir(exist_ok=True)
+            write_video(film, frames, round(rig.control_hz / FILM[2]))
+            write_picture(film.with_suffix(".jpg"), frames[-1])
+        _write_facts(online.out / "facts" / f"{episode_id}.json", result, outcome, person.reasons)
+        writer.finish(result)
+    return result
+
+
+def _write_facts(path: Path, metadata: EpisodeMetadata, outcome: Supervised, reasons: list[str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    facts = {
+        "task": metadata.task,
+        "seed": metadata.seed,
+        "success": outcome.success,
+        "seconds": outcome.seconds,
+        "control": outcome.control,
+        "reasons": reasons,
+        "engage_jump": metadata.max_takeover_jump,
+        "release_jump": max((jump.max for jump in outcome.released), default=0.0),
+    }
+    write_json(path, facts)
+
+
+if __name__ == "__main__":
+    run_command(main)

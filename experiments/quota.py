@@ -1,0 +1,66 @@
+"""Episodes in worker processes until every task has so many that count. Which ones does not depend on the workers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+from collections.abc import Callable
+
+from dexhil.commands import progress, stop_requested
+
+Done = dict[str, dict[int, bool]]  # task -> seed -> whether the episode counts
+
+
+def fill_quota(
+    done: Done,
+    per_task: int,
+    *,
+    first_seed: int,
+    workers: int,
+    job: Callable[[str, int], bool],
+    title: str,
+    most: int | None = None,
+) -> Done:
+    """Calls `job(task, seed)`, which says whether the episode counts, until `per_task` of each task do.
+
+    The first `per_task` seeds come first, then one more for each that did not count. done: what an earlier call made;
+    job: picklable; most: seeds per task at most. Raises KeyboardInterrupt after a clean stop.
+    """
+    context = multiprocessing.get_context("spawn")  # OpenGL contexts and threads do not survive a fork
+    total = per_task * len(done)
+    with (
+        progress(total, title, start=_counted(done, per_task)) as bar,
+        stop_requested("finishing the open episodes") as stopping,
+        concurrent.futures.ProcessPoolExecutor(workers, context) as pool,
+    ):
+        pending: dict[concurrent.futures.Future, tuple[str, int]] = {}
+        started = {task: set(seeds) for task, seeds in done.items()}
+        while not stopping():
+            for task, seed in _missing(done, started, per_task, first_seed, most):
+                started[task].add(seed)
+                pending[pool.submit(job, task, seed)] = task, seed
+            if not pending:
+                return done
+            finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in finished:
+                task, seed = pending.pop(future)
+                done[task][seed] = future.result()
+            bar.update(_counted(done, per_task), others=sum(not ok for seeds in done.values() for ok in seeds.values()))
+        pool.shutdown(cancel_futures=True)
+    raise KeyboardInterrupt
+
+
+def _counted(done: Done, per_task: int) -> int:
+    return sum(min(sum(seeds.values()), per_task) for seeds in done.values())
+
+
+def _missing(
+    done: Done, started: dict[str, set[int]], per_task: int, first: int, most: int | None
+) -> list[tuple[str, int]]:
+    """Seeds to start now: the first `per_task` of each task, and one more for each that did not count, in turns."""
+    wanted = []
+    for task, seeds in done.items():
+        count = per_task + sum(not counts for counts in seeds.values())
+        count = count if most is None else min(count, most)
+        wanted += [(task, seed) for seed in range(first, first + count) if seed not in started[task]]
+    return sorted(wanted, key=lambda item: item[1])

@@ -1,0 +1,111 @@
+"""The simulated person beside a policy that fails: foresight, takeover, correction, hand-back."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dexhil.evaluation.supervised import run_supervised
+from dexhil.schema import ActionChunk
+from dexhil.sim.operator import ScriptedOperator
+from dexhil.sim.person import Attention, PersonConfig, SimulatedPerson, Watch, foresee
+from dexhil.sim.rig import SimRig
+
+
+class Wanderer:
+    """Drifts to one side and closes the hand there: arm-hand discoordination."""
+
+    def __init__(self, rig: SimRig) -> None:
+        self.rig = rig
+
+    def infer(self, observation, *, seed):
+        change = np.zeros((16, self.rig.spec.action_dim), np.float32)
+        change[:, 0], change[:, 7:] = 0.01, 0.03
+        return ActionChunk(self.rig.command + np.cumsum(change, axis=0), observation.timestamp)
+
+
+class Expert:
+    """The scripted operator as a policy that plans one step."""
+
+    def __init__(self, rig: SimRig, seed: int) -> None:
+        self.operator = ScriptedOperator(rig, seed=seed)
+
+    def infer(self, observation, *, seed):
+        return ActionChunk(self.operator.act()[None], observation.timestamp)
+
+
+@pytest.fixture(scope="module")
+def rig() -> SimRig:
+    return SimRig(cameras=())
+
+
+def supervise(rig, task, seed, config=None, expert=False):
+    """(outcome, recorded steps, person) of one rollout."""
+    rig.reset(task=task, seed=seed)
+    person = SimulatedPerson(rig, seed=seed, config=config)
+    steps = []
+    policy, plan = (Expert(rig, seed), 1) if expert else (Wanderer(rig), 8)
+    outcome = run_supervised(rig, policy, person, seed=seed, execute_steps=plan, max_seconds=20.0, record=steps.append)
+    return outcome, steps, person
+
+
+@pytest.mark.parametrize("task", ["plush", "tissue"])
+def test_a_failing_policy_is_corrected_without_a_jump(rig, task):
+    outcome, steps, person = supervise(rig, task, 0)
+    assert outcome.success
+    assert person.reasons == ["hand_before_arm"]
+    assert [who for *_, who in outcome.control] == ["policy", "person"]
+    assert len(outcome.engaged) == 1
+    assert outcome.engaged[0].max < 1e-5
+    flags = [step.is_intervention for step in steps]
+    assert flags == sorted(flags)
+    assert outcome.human_seconds == pytest.approx(sum(flags) / 20)
+    for step in steps:
+        assert np.isnan(step.policy_action).all() == step.is_intervention
+        step.validate()
+
+
+def test_a_policy_that_works_is_left_alone(rig):
+    outcome, _, person = supervise(rig, "plush", 1, expert=True)
+    assert outcome.success
+    assert person.reasons == []
+    assert outcome.human_seconds == 0
+
+
+def test_a_rollout_is_reproduced_by_its_seed(rig):
+    first, again, other = (supervise(rig, "tissue", seed)[1] for seed in (2, 2, 3))
+    np.testing.assert_array_equal([s.action for s in first], [s.action for s in again])
+    assert len(first) != len(other) or not np.array_equal([s.action for s in first], [s.action for s in other])
+
+
+def test_false_alarms_and_hand_backs_happen_as_often_as_asked(rig):
+    nervous = PersonConfig(false_alarms_per_s=100.0, reaction_s=(0.0, 0.0), hand_back=1.0)
+    outcome, _, person = supervise(rig, "plush", 4, nervous, expert=True)
+    assert person.reasons[0] == "false_alarm"
+    assert len(person.reasons) > 1  # the person handed back, and took over again
+    assert len(outcome.released) >= 1
+
+
+WELL = Attention(time_s=1.0, away=0.2, above=0.1, closure=0.0, in_hand=False, moved=0.0, dropped=0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, ""),
+        ({"closure": 0.8}, "hand_before_arm"),
+        ({"closure": 0.8, "away": 0.01, "above": 0.0}, ""),
+        ({"above": 0.0}, "wrong_approach"),
+        ({"closure": 0.8, "away": 0.01, "above": 0.15}, "poor_contact"),
+        ({"closure": 0.8, "away": 0.01, "above": 0.15, "moved": 0.1, "in_hand": True}, ""),
+        ({"dropped": 0.1}, "slip"),
+        ({"time_s": 3.0}, "no_progress"),
+    ],
+)
+def test_what_a_person_foresees(change, reason):
+    assert foresee("plush", dataclasses.replace(WELL, **change), Watch(best=0.3, since=0.9), PersonConfig()) == reason
+
+
+def test_patience_ends_late_even_with_progress():
+    watch, seen = Watch(best=0.3, since=8.5), dataclasses.replace(WELL, time_s=8.6)
+    assert foresee("plush", seen, watch, PersonConfig()) == "late"
