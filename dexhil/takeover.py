@@ -1,8 +1,8 @@
 """Who is in control: the takeover state machine, the anchored mapping of arm and hand, the jump of every change.
 
-Pure: no threads, no clock, no devices. A control loop calls `advance` once per tick and sends `Decision.command` through
-its safety limits; `executed` tells the state what the robot was really told, which is what the next takeover is anchored
-to. Simulation and hardware use the same functions.
+Pure: no threads, no clock, no devices. A control loop calls `advance` once per tick and sends `Decision.command`
+through its safety limits; `executed` tells the state what the robot was really told, which is what the next takeover is
+anchored to. Simulation and hardware use the same functions.
 
     AUTONOMOUS -> ENGAGING (anchors from the last command) -> HUMAN -> RELEASING (stale chunk dropped) -> AUTONOMOUS
     any -> HOLD (nobody has a valid command) and ESTOP (latched)
@@ -90,8 +90,9 @@ class TakeoverState:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What to send. command: [A] rad, before safety limits. is_intervention: `I_t` of DexHiL eq. 6. ik_error_m: residual
-    of the arm's inverse kinematics, 0 where the policy acts.
+    """What to send. command: [A] rad, before safety limits. is_intervention: `I_t` of DexHiL eq. 6.
+
+    ik_error_m: residual of the arm's inverse kinematics, 0 where the policy acts.
     """
 
     command: np.ndarray
@@ -150,7 +151,7 @@ def jump(before: np.ndarray, after: np.ndarray) -> Jump:
 def arm_target(
     pose_base_ee0: np.ndarray, pose_camera_cube0: np.ndarray, pose_camera_cube: np.ndarray, cube_to_ee: np.ndarray
 ) -> np.ndarray:
-    """`T_EE = T_EE0 C^-1 T_M0^-1 T_M C` (DexHiL eq. 3): pose_base_ee [7]; exactly the anchor where the cube is at its."""
+    """`T_EE = T_EE0 C^-1 T_M0^-1 T_M C` (DexHiL eq. 3): pose_base_ee [7]; the anchor while the cube is at its own."""
     moved = compose(inverse(pose_camera_cube0), pose_camera_cube)
     return compose(pose_base_ee0, compose(inverse(cube_to_ee), compose(moved, cube_to_ee)))
 

@@ -6,8 +6,8 @@
     WORKDIR/warmup                         the policy that every arm starts from
     WORKDIR/ARM/roundR/online, …/train     the arm's supervised rollouts, and the policy trained with them
 
-Every part is a command of its own (collect.py, online.py, train.py) in a folder of its own, and finished parts are kept:
-the same command again goes on where it was, in the middle of a part as well. report.html grows with every part.
+Every part is a command of its own (collect.py, online.py, train.py) in a folder of its own, and finished parts are
+kept: the same command again goes on where it was, in the middle of a part too. report.html grows with every part.
 """
 
 from __future__ import annotations

@@ -17,10 +17,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from data_pipeline.drift import newest_data_drift
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import get_mapping
 from data_pipeline.mixture import MixtureConfig, mixture_table
@@ -135,7 +136,8 @@ def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
     lineage = {"data": data.card(), "parent": None, "code_version": code_version()}
     if config.train.init_from:
         parent = load_checked_meta(config, config.train.init_from, data)
-        lineage["parent"] = str(find_step(config.train.init_from))
+        drift = newest_data_drift(data, parent.normalization)
+        lineage |= {"parent": str(find_step(config.train.init_from)), "drift": drift}
         return dataclasses.replace(parent, config=run.config, lineage=lineage)
     tokenizer, stats = train_tokenizer(data.instructions()), normalization(config, data)
     return CheckpointMeta(

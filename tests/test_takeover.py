@@ -30,7 +30,7 @@ def rng() -> np.random.Generator:
 
 
 def random_pose(rng: np.random.Generator, size: float = 0.5) -> np.ndarray:
-    return make_pose(rng.uniform(-size, size, 3), Rotation.random(random_state=rng))
+    return make_pose(rng.uniform(-size, size, 3), Rotation.random(rng=rng))
 
 
 def random_command(rng: np.random.Generator) -> np.ndarray:
@@ -61,8 +61,8 @@ def test_at_the_anchor_the_arm_target_is_the_anchor_and_motion_is_independent_of
     # A hand that moves from `anchor` to `moved`, seen by any camera, holding the cube in any way, moves the EE so.
     for _ in range(5):
         camera, grip = random_pose(rng), random_pose(rng)
-        shown = [compose(camera, compose(pose, inverse(grip))) for pose in (anchor, moved)]
-        np.testing.assert_allclose(arm_target(anchor, *shown, grip)[:3], moved[:3], atol=1e-9)
+        before, after = (compose(camera, compose(pose, inverse(grip))) for pose in (anchor, moved))
+        np.testing.assert_allclose(arm_target(anchor, before, after, grip)[:3], moved[:3], atol=1e-9)
 
 
 def test_a_person_who_holds_still_moves_nothing(rng):
@@ -99,6 +99,7 @@ def test_the_arm_follows_the_cube(rng):
     command = SPEC.home.copy()
     pose = arm_ik.forward(command[:ARM_DOF].astype(np.float64))
     state, _ = tick(start(command), HumanCommand(pose, np.zeros(HAND)))
+    target = pose
     for share in np.linspace(0, 1, 20):
         target = pose + np.array([0.05, -0.04, 0.03, 0, 0, 0, 0]) * share
         state, decision = tick(state, HumanCommand(target, np.zeros(HAND)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from dexhil.evaluation.rollout import Policy, ScoredRig, plan, plan_seed
 from dexhil.schema import Step
-from dexhil.takeover import HumanCommand, Inputs, Jump, Mode, TakeoverState, advance, executed, jump, start
+from dexhil.takeover import HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
 
 
 class Person(Protocol):
@@ -24,6 +24,15 @@ class Person(Protocol):
 
     def tick(self, command: np.ndarray) -> HumanCommand | None:
         """What the person shows at this control step, None while it only watches; command: [A] rad, last executed."""
+        ...
+
+
+class SupervisedRig(ScoredRig, Protocol):
+    """A rig that says what it was last told."""
+
+    @property
+    def command(self) -> np.ndarray:
+        """[A] rad, the last executed command."""
         ...
 
 
@@ -45,7 +54,7 @@ class Supervised:
 
 
 def run_supervised(
-    rig: ScoredRig,
+    rig: SupervisedRig,
     policy: Policy,
     person: Person,
     *,

@@ -118,8 +118,8 @@ def hand_angles(quaternion: np.ndarray) -> tuple[float, float]:
 class ScriptedOperator:
     """Drives `rig` through its current episode: call `act` once per control step, after `rig.reset`.
 
-    start: what the operator shows at first, by default an open hand where the robot's is. In the middle of an episode it
-    is what the robot was last told, so that the operator goes on from there.
+    start: what the operator shows at first, by default an open hand where the robot's is. In the middle of an episode
+    it is what the robot was last told, so that the operator goes on from there.
     """
 
     def __init__(self, rig: SimRig, *, seed: int, start: Intent | None = None) -> None:

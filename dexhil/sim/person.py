@@ -169,4 +169,4 @@ class SimulatedPerson:
         )
 
     def _any_pose(self) -> np.ndarray:
-        return make_pose(self._rng.uniform(-0.1, 0.1, 3), Rotation.random(random_state=self._rng))
+        return make_pose(self._rng.uniform(-0.1, 0.1, 3), Rotation.random(rng=self._rng))

@@ -1,7 +1,7 @@
 """What a task is not about and a policy must look past: colours, light, where the scene camera stands, clutter.
 
-A reset draws them; every range grows with the difficulty. Nothing here can be touched. About half of the clutter has the
-colours of the task's own object, so that looking for a colour is not enough.
+A reset draws them; every range grows with the difficulty. Nothing here can be touched. About half of the clutter has
+the colours of the task's own object, so that looking for a colour is not enough.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Surroundings:
             size, yaw = rng.uniform(0.015, 0.040, 3), rng.uniform(0.0, np.pi)
             any_colour = _colour(rng, saturation=(0.4, 0.9), value=(0.3, 0.9))
             same, which = rng.uniform() < 0.5, int(rng.integers(len(colours)))
-            candidates = rng.uniform(*REGION, (8, 2))
+            candidates = rng.uniform(REGION[0], REGION[1], (8, 2))
             free = [spot for spot in candidates if all(np.hypot(*(spot - at)) > gap for at, gap in taken)]
             where = (*free[0], self._half_height(geom, size)) if shown and free else _AWAY
             if shown and free:

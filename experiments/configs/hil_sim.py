@@ -1,4 +1,4 @@
-"""The study of human-in-the-loop rounds in simulation: `experiments/hil.py` runs it. Everything else is as in sim.py."""
+"""The study of human-in-the-loop rounds in simulation, which `experiments/hil.py` runs. The rest is as in sim.py."""
 
 from ml_collections import ConfigDict
 

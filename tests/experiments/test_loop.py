@@ -1,11 +1,5 @@
 """The whole loop in miniature through its commands: collect, build, train, score; and what a kill -9 leaves of it."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +8,7 @@ from dexhil.commands import ConfigError, read_metrics
 from dexhil.recorder import list_episodes, read_facts
 from dexhil.training.checkpoints import CHECKPOINTS, CheckpointError
 from experiments import collect, eval, train
+from tests.experiments.commands import kill_when, report_of, start
 
 TASKS = ("plush", "tissue")
 
@@ -31,25 +26,6 @@ def train_arguments(data: Path, workdir: Path, *more: str) -> list[str]:
         f"--workdir={workdir}",
         *more,
     ]
-
-
-def report_of(workdir: Path) -> dict:
-    return json.loads((workdir / "report.json").read_text())
-
-
-def start(script: str, arguments: list[str]) -> subprocess.Popen:
-    """The command in a process group of its own, so that a kill reaches its workers too."""
-    return subprocess.Popen([sys.executable, script, *arguments], start_new_session=True)
-
-
-def kill_when(process: subprocess.Popen, condition) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, f"the command ended with {process.returncode} before it could be killed"
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,14 @@
 Written from the method's description, with none of the model's own layers, to be compared with the two passes.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def rms(x, scale=0.0, shift=0.0):
+def rms(x, scale: Any = 0.0, shift: Any = 0.0):
     return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * (1 + scale) + shift
 
 

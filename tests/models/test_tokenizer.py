@@ -49,9 +49,9 @@ def test_bad_text_is_named(tokenizer):
     with pytest.raises(TypeError, match="instruction: expected a str, got bytes b'Pull'; decode bytes first"):
         tokenizer.encode(b"Pull", 8)
     with pytest.raises(TypeError, match="expected a str, got NoneType None"):
-        train_tokenizer(["Pull", None])
+        train_tokenizer(["Pull", None])  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="expected a str, got int 3"):
-        prompt(3)
+        prompt(3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="'12345': 7 tokens, max_tokens is 4; shorten or raise it"):
         tokenizer.encode("12345", 4)
     with pytest.raises(ValueError, match="no instruction with text"):

@@ -49,7 +49,7 @@ def test_clutter_stays_off_the_object_touches_nothing_and_often_shares_its_colou
     alike = []
     for seed in range(30):
         model = reset(rig, seed, 1.0)
-        own = [np.float32(colour) for colour in PACK_AND_PAPER]
+        own = [np.array(colour) for colour in PACK_AND_PAPER]
         for body in clutter(model):
             geom = model.body_geomadr[body]
             away = model.body_pos[body, :2] - rig.privileged().grasp_point[:2]

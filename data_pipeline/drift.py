@@ -1,0 +1,31 @@
+"""Whether a round's new data still fits the norm statistics that were frozen from the warm-up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.loader import Loader
+from dexhil.robot import ROBOTS
+from dexhil.transforms import Normalization, Samples, normalization_drift
+
+WORST = 8  # rows that are kept
+
+
+def newest_data_drift(data: Loader, normalization: Normalization) -> list[dict[str, Any]]:
+    """The dimensions of state and actions in which the loader's last data set has moved most from its first.
+
+    Rows as of `normalization_drift`, the worst first; none where there is only one data set.
+    """
+    newest = int(data.index["dataset"].max())
+    if newest == 0:
+        return []
+    known = data.robot in ROBOTS
+    names = ROBOTS[data.robot].joint_names if known else [f"joint {i}" for i in range(data.state_dim)]
+    return normalization_drift(normalization, _samples(data, 0), _samples(data, newest), names)[:WORST]
+
+
+def _samples(data: Loader, dataset: int) -> Samples:
+    here = np.flatnonzero(data.index["dataset"] == dataset)
+    return data.all_states()[here], *data.chunks(here)

@@ -1,0 +1,100 @@
+"""A human-in-the-loop study in miniature: all its parts, a kill -9 in the middle, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dexhil.commands import ConfigError, read_metrics
+from dexhil.recorder import list_episodes, read_facts
+from experiments import hil
+from tests.experiments.commands import kill_when, report_of, start
+
+ARMS = ("dexhil", "offline")
+
+
+def arguments(workdir: Path) -> list[str]:
+    return [
+        "--config=experiments/configs/hil_sim.py",
+        "--config.preset=debug",
+        f"--config.hil.arms={','.join(ARMS)}",
+        f"--workdir={workdir}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that was killed after its first supervised rollout and called again."""
+    root = tmp_path_factory.mktemp("hil") / "study"
+    episodes = root / "dexhil" / "round1" / "online" / "episodes"
+    process = start("experiments/hil.py", arguments(root))
+    kill_when(process, lambda: episodes.is_dir() and list_episodes(episodes))
+    hil.main(arguments(root))
+    return root
+
+
+def test_the_report_holds_every_contracted_key(study: Path) -> None:
+    results = report_of(study)["results"]
+    assert set(results) >= {"arms", "differences", "human_seconds", "max_takeover_jump"}
+    for arm in ARMS:
+        assert len(results["arms"][arm]) == 2  # the warm-up and a round
+        assert len(results["human_seconds"][arm]) == 1
+    assert set(results["differences"]) == {"dexhil-offline"}
+    assert results["max_takeover_jump"] < 0.02
+    assert "<video" in (study / "report.html").read_text()
+
+
+def test_every_policy_knows_where_it_comes_from(study: Path) -> None:
+    lineage = report_of(study / "dexhil" / "round1" / "train")["lineage"]
+    assert Path(lineage["parent"]).parent.parent == study / "warmup"
+    data = lineage["data"]
+    assert [Path(entry["path"]).parent.name for entry in data["datasets"]] == ["round0", "online"]
+    assert data["mixture"]["mode"] == "weight"
+    assert data["mixture"]["counts"]["intervention"] > 0
+    assert lineage["drift"]
+    warmup, trained = (
+        json.loads((next((study / part / "checkpoints").glob("[0-9]*")) / "meta" / "metadata").read_text())
+        for part in ("warmup", "dexhil/round1/train")
+    )
+    assert trained["normalization"] == warmup["normalization"]
+
+
+def test_a_killed_round_ends_as_an_uninterrupted_one(study: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(study, again)
+    shutil.rmtree(again / "dexhil")
+    hil.main(arguments(again))
+    killed, whole = (
+        {
+            path.name: read_facts(path)[1]["steps_sha256"]
+            for path in list_episodes(root / "dexhil/round1/online/episodes")
+        }
+        for root in (study, again)
+    )
+    assert killed == whole
+    losses = (
+        [(line["step"], line.get("loss")) for line in read_metrics(root / "dexhil/round1/train")]
+        for root in (study, again)
+    )
+    assert next(losses) == next(losses)
+
+
+def test_a_finished_study_runs_nothing_again(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hil.main(arguments(study))
+    assert "== part" not in capsys.readouterr().out
+
+
+def test_an_unknown_arm_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'daggr' is not known; did you mean 'dagger'"):
+        hil.main([*arguments(tmp_path), "--config.hil.arms=dexhil,daggr"])
+
+
+def test_a_config_without_a_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no section `hil`"):
+        hil.main(["--config=experiments/configs/sim.py", f"--workdir={tmp_path}"])
+
+
+def test_a_part_that_fails_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"round 0: demonstrations failed with exit status 2.*The part alone: python"):
+        hil.main([*arguments(tmp_path), "--config.rig.robot=fr3_leap"])
