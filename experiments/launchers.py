@@ -1,0 +1,172 @@
+"""Starts commands here or on a Slurm cluster, each in a folder with its log, and watches, stops and ends them.
+
+A folder has one command at a time: where an earlier call's still runs, a launcher hands back that one instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import importlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from dexhil.config import ConfigError
+
+LOG = "log.txt"  # in the command's folder: what it printed
+SLURM_MINUTES = 24 * 60  # where --slurm time is not given; submitit's own default is 5
+
+
+class Handle(Protocol):
+    """A command that was started."""
+
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        ...
+
+    def stop(self) -> None:
+        """Asks it to save and end."""
+        ...
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        ...
+
+
+Launch = Callable[[Sequence[str], Path], Handle]  # command, folder -> what was started
+
+
+def launch_local(command: Sequence[str], workdir: Path) -> Handle:
+    """Starts a command here; where a process that an earlier call left is still at it, waits for that one instead.
+
+    The process holds a lock as long as it lives, whatever becomes of this one. It is in a session of its own: a Ctrl-C
+    on the terminal reaches this command only, which passes it on once.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / "lock").open("w") as lock, (workdir / LOG).open("a") as log:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{workdir.name}: still running since an earlier call; waiting for it", file=sys.stderr, flush=True)
+            return Leftover(workdir / "lock")
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock.fileno()],
+        )
+    return Child(process)
+
+
+class Child:
+    """A process of this call, with a session of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def done(self) -> bool:
+        if self._process.poll() is None:
+            return False
+        self.kill()  # workers of a process that did not end by itself
+        return True
+
+    def stop(self) -> None:
+        self._process.terminate()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class Leftover:
+    """A process that a killed sweep left behind; it is not ours to stop, and goes on without us."""
+
+    def __init__(self, lock: Path) -> None:
+        self._lock = lock
+        self._left_alone = False
+
+    def done(self) -> bool:
+        with self._lock.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return self._left_alone
+        return True
+
+    def stop(self) -> None:
+        self._left_alone = True
+
+    def kill(self) -> None:
+        self.stop()
+
+
+def slurm_launcher(workdir: Path, settings: Sequence[str], cluster: str) -> Launch:
+    """Starts submitit jobs. Raises ConfigError without submitit, without Slurm and on a wrong setting."""
+    try:
+        submitit = importlib.import_module("submitit")
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "--launcher slurm: submitit is not installed; install the extra slurm: "
+            ".venv/bin/python -m pip install -e '.[slurm]'"
+        ) from None
+    parameters = {"slurm_time": SLURM_MINUTES, **dict(map(slurm_parameter, settings))}
+    try:
+        executor = submitit.AutoExecutor(workdir / "slurm", cluster=cluster)
+        executor.update_parameters(name=workdir.name, **parameters)
+    except (RuntimeError, NameError, ValueError) as error:
+        raise ConfigError(f"--launcher slurm: {error}") from None
+    return functools.partial(launch_job, executor)
+
+
+def slurm_parameter(setting: str) -> tuple[str, int | str]:
+    """`partition=gpu` -> ("slurm_partition", "gpu"). Raises ConfigError."""
+    key, equals, value = setting.partition("=")
+    if not (key and equals and value):
+        raise ConfigError(f"--slurm {setting}: expected KEY=VALUE such as partition=gpu")
+    return f"slurm_{key}", int(value) if value.isdecimal() else value
+
+
+def launch_job(executor: Any, command: Sequence[str], workdir: Path) -> Handle:
+    """Submits a command; where an earlier call's job is still queued or running, watches that one instead."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    record = workdir / "job.pickle"
+    job = pickle.loads(record.read_bytes()) if record.is_file() else None
+    if job is None or job.done():
+        job = executor.submit(run_logged, command, workdir / LOG)
+        record.write_bytes(pickle.dumps(job))
+    return Job(job, record)
+
+
+def run_logged(command: Sequence[str], log: Path) -> int:
+    """Runs a command, its output appended to `log`; returns the exit status."""
+    with log.open("a") as file:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT).returncode
+
+
+class Job:
+    """A job on the cluster. record: where it is written down for a later call."""
+
+    def __init__(self, job: Any, record: Path) -> None:
+        self._job, self._record = job, record
+
+    def done(self) -> bool:
+        done = self._job.done()
+        if done:
+            self._record.unlink(missing_ok=True)
+        return done
+
+    def stop(self) -> None:
+        self._job.cancel(check=False)
+
+    def kill(self) -> None:
+        self.stop()
