@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 
 from dexhil.commands import progress, stop_requested
 
@@ -44,10 +45,20 @@ def fill_quota(
             finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in finished:
                 task, seed = pending.pop(future)
-                done[task][seed] = future.result()
+                done[task][seed] = _result(future, workers)
             bar.update(_counted(done, per_task), others=sum(not ok for seeds in done.values() for ok in seeds.values()))
         pool.shutdown(cancel_futures=True)
     raise KeyboardInterrupt
+
+
+def _result(future: concurrent.futures.Future, workers: int) -> bool:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise OSError(
+            f"a worker process died; its message is above. Often memory ran out: try fewer workers than {workers}. "
+            f"Finished episodes are kept, and the same command continues"
+        ) from None
 
 
 def _counted(done: Done, per_task: int) -> int:

@@ -152,9 +152,10 @@ def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
 
 
 def load_checked_meta(config: Config, workdir: str | Path, data: Loader) -> CheckpointMeta:
-    """What a run's checkpoint says. Raises CheckpointError where the config asks for another robot or model."""
+    """What a run's checkpoint says. Raises CheckpointError where the config asks for something else."""
     meta = load_meta(workdir)
-    check_compatible(meta, robot=data.robot, model=model_config(config, meta.normalization, Tokenizer(meta.tokenizer)))
+    model = model_config(config, meta.normalization, Tokenizer(meta.tokenizer))
+    check_compatible(meta, robot=data.robot, action_space=config.data.action_space, model=model)
     return meta
 
 

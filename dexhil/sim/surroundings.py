@@ -19,7 +19,7 @@ from dexhil.sim.tasks.nominals import Nominals, rows_with_prefix
 CLUTTER = 4  # objects in the scene; how many of them a reset shows grows with the difficulty
 REGION = np.array([[0.32, -0.34], [0.78, 0.34]])  # m, where clutter lies in the base frame
 CLEAR_M = 0.15  # clutter keeps away from the task's object
-EYE_M, TARGET_M = 0.08, 0.04  # how far the scene camera and its aim move at difficulty 1
+EYE_M, TARGET_M = 0.07, 0.035  # how far the scene camera and its aim move at difficulty 1
 WRIST_M, WRIST_RAD = 0.01, 0.10  # how far the wrist camera is off its mount at difficulty 1
 Colours = Sequence[tuple[float, float, float]]
 _AWAY = (0.0, 0.0, -3.0)  # below the floor

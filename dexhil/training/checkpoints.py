@@ -74,10 +74,10 @@ class CheckpointMeta:
         )
 
 
-def check_compatible(meta: CheckpointMeta, *, robot: str, model: VLAConfig) -> None:
+def check_compatible(meta: CheckpointMeta, *, robot: str, action_space: str, model: VLAConfig) -> None:
     """Raises CheckpointError on the first fact in which the checkpoint differs from what is wanted."""
     wanted, found = model.to_dict(), meta.model.to_dict()
-    facts = [("robot", robot, meta.robot)]
+    facts = [("robot", robot, meta.robot), ("action_space", action_space, meta.normalization.action_space)]
     facts += [(f"model.{name}", wanted[name], found[name]) for name in ("action_dim", "state_dim", *wanted)]
     for name, want, got in facts:
         if want != got:

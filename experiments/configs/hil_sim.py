@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from dexhil.config import Config
 from experiments.configs import sim
 
-PRESETS = sim.PRESETS
+PRESETS = ("default", "quick", "debug")
 
 
 def get_config(preset: str = "default") -> Config:

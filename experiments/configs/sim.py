@@ -4,11 +4,11 @@ from ml_collections import ConfigDict
 
 from dexhil.config import Config
 
-PRESETS = ("default", "quick", "debug")
+PRESETS = ("default", "demo", "quick", "debug")
 
 
 def get_config(preset: str = "default") -> Config:
-    """default: the learning-curve setting. quick: minutes, easier scenes. debug: seconds, only to see that it runs."""
+    """default: the learning curve's setting. demo: the same, shorter. quick: minutes, easier scenes. debug: seconds."""
     config = ConfigDict()
     config.preset = preset
     config.seed = 0
@@ -54,7 +54,7 @@ def get_config(preset: str = "default") -> Config:
 
     config.train = ConfigDict()
     config.train.init_from = ""  # workdir of the run to go on from: its averaged parameters, tokenizer, norm statistics
-    config.train.steps = 1500
+    config.train.steps = 4500
     config.train.batch_size = 64
     config.train.flow_samples = 4
     config.train.learning_rate = 1.5e-3
@@ -88,7 +88,9 @@ def get_config(preset: str = "default") -> Config:
     config.online.person.false_alarms_per_s = 0.0
     config.online.person.hand_back = 0.0
 
-    if preset == "quick":
+    if preset == "demo":
+        config.train.steps = 2500
+    elif preset == "quick":
         config.rig.difficulty = 0.2
         config.train.steps = 1500
         config.eval.trials = 10

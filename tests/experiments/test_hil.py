@@ -18,6 +18,7 @@ def arguments(workdir: Path) -> list[str]:
     return [
         "--config=experiments/configs/hil_sim.py",
         "--config.preset=debug",
+        "--config.model.name=tiny",
         f"--config.hil.arms={','.join(ARMS)}",
         f"--workdir={workdir}",
     ]

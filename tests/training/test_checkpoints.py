@@ -139,11 +139,22 @@ def test_other_shapes_are_named(run):
 )
 def test_another_robot_or_model_is_named(meta, robot, changes, message):
     with pytest.raises(CheckpointError, match=message):
-        check_compatible(meta, robot=robot, model=dataclasses.replace(TINY, **changes))
+        check_compatible(
+            meta,
+            robot=robot,
+            action_space=meta.normalization.action_space,
+            model=dataclasses.replace(TINY, **changes),
+        )
+
+
+def test_another_action_space_is_named(meta):
+    other = "ee_delta" if meta.normalization.action_space == "recorded" else "recorded"
+    with pytest.raises(CheckpointError, match=f"action_space: .* the configuration '{other}'"):
+        check_compatible(meta, robot="fr3_dexhand021", action_space=other, model=TINY)
 
 
 def test_the_same_robot_and_model_pass(meta):
-    check_compatible(meta, robot="fr3_dexhand021", model=TINY)
+    check_compatible(meta, robot="fr3_dexhand021", action_space=meta.normalization.action_space, model=TINY)
 
 
 _SAVE_FOREVER = """

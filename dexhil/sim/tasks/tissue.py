@@ -53,7 +53,7 @@ def draw(rng: np.random.Generator, difficulty: float) -> TissueDraw:
     unit = rng.uniform(-1.0, 1.0, 12)
     return TissueDraw(
         position=CENTRE + difficulty * np.array([0.14, 0.24]) * unit[:2],
-        yaw=float(np.pi / 2 * difficulty * unit[2]),
+        yaw=float(1.25 * difficulty * unit[2]),
         height=float(0.02 * difficulty * unit[3]),
         visible=float(VISIBLE + 0.01 * difficulty * unit[4]),
         width=float(WIDTH + 0.01 * difficulty * unit[5]),
