@@ -15,13 +15,8 @@ _MAPS = Path("/proc/self/maps")
 def tensorflow() -> ModuleType:
     """The tensorflow module with every GPU hidden from it. The first call takes seconds.
 
-    Raises ImportError where it would crash: after software OpenGL (both carry LLVM) or SentencePiece (protobuf).
+    Raises ImportError where it would crash: after software OpenGL, since both carry LLVM.
     """
-    if "tensorflow" not in sys.modules and "sentencepiece" in sys.modules:
-        raise ImportError(
-            "TensorFlow cannot be loaded after SentencePiece: both carry protobuf, and crash in that order; "
-            "call data_pipeline.tensorflow_cpu.tensorflow() before the first Tokenizer, as experiments/train.py does"
-        )
     if "tensorflow" not in sys.modules and _MAPS.is_file() and "libLLVM" in _MAPS.read_text():
         raise ImportError(
             "TensorFlow cannot be loaded where software OpenGL has rendered: both carry LLVM, and crash together; "

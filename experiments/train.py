@@ -25,7 +25,6 @@ from data_pipeline.drift import newest_data_drift
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import get_mapping
 from data_pipeline.mixture import MixtureConfig, mixture_table
-from data_pipeline.tensorflow_cpu import tensorflow
 from dexhil.augment import AugmentConfig
 from dexhil.commands import (
     Run,
@@ -76,7 +75,6 @@ def main(argv: Sequence[str]) -> None:
     config, options = load_config(
         argv, command_parser("Trains a policy on RLDS data.", config="experiments/configs/sim.py")
     )
-    tensorflow()  # before SentencePiece, or both crash
     run = Run(options.workdir, "train", config)
     data = make_loader(config, "train")
     print(mixture_table(data.mixture.card()))

@@ -14,15 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """TensorFlow first: it crashes when loaded after SentencePiece. tests/sim renders, in a process without it."""
-    only_schedules = bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
-    if not only_schedules and not all("tests/sim" in argument for argument in config.args):
-        from data_pipeline.tensorflow_cpu import tensorflow
-
-        tensorflow()
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with real recordings (robot episodes, human hands). Skips where the checkout has no such neighbour."""

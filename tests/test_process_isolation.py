@@ -1,4 +1,4 @@
-"""TensorFlow crashes beside software OpenGL and after SentencePiece: an error comes first."""
+"""TensorFlow crashes beside software OpenGL: an error comes first. Beside SentencePiece it works."""
 
 import subprocess
 import sys
@@ -22,12 +22,7 @@ def test_rendering_and_tensorflow_in_one_process_is_an_error_not_a_crash(first: 
     assert on_a_gpu or "process of its own" in done.stderr or "one of its own" in done.stderr, done.stderr[-2000:]
 
 
-def test_tensorflow_after_sentencepiece_is_an_error_not_a_crash() -> None:
-    code = "from dexhil.models.tokenizer import train_tokenizer\ntrain_tokenizer(['Grab'])\n" + LOAD
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "cannot be loaded after SentencePiece" in done.stderr
-
-
-def test_sentencepiece_works_after_tensorflow() -> None:
-    code = LOAD + "from dexhil.models.tokenizer import train_tokenizer\ntrain_tokenizer(['Grab'])\n"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+def test_tensorflow_and_sentencepiece_live_together_in_either_order() -> None:
+    text = "from dexhil.models.tokenizer import train_tokenizer\ntrain_tokenizer(['Grab'])\n"
+    for code in (text + LOAD, LOAD + text):
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

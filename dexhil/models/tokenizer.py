@@ -9,16 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sentencepiece
 
 _PAD, _END, _BEGIN, _UNKNOWN = 0, 1, 2, 3  # as in Gemma
 _REPEATS = 20  # with every word on its own: a handful of instructions alone would end up as characters
-
-
-def _sentencepiece() -> Any:
-    """Loaded on first use: a process that also needs TensorFlow must load that first, or it crashes."""
-    import sentencepiece
-
-    return sentencepiece
 
 
 class Tokenizer:
@@ -26,7 +20,7 @@ class Tokenizer:
 
     def __init__(self, model: str | Path | bytes) -> None:
         self.model_bytes = model if isinstance(model, bytes) else _read(Path(model))
-        self._processor = _sentencepiece().SentencePieceProcessor()
+        self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(self.model_bytes)
         except RuntimeError as error:
@@ -85,7 +79,7 @@ def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes
         raise ValueError("train_tokenizer: no instruction with text; expected at least one")
     words = sorted({word for text in [*texts, prompt("", np.linspace(-1, 1, 64))] for word in text.split()})
     model = io.BytesIO()
-    _sentencepiece().SentencePieceTrainer.Train(
+    sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter((texts + words) * _REPEATS),
         model_writer=model,
         vocab_size=vocab_size,
