@@ -57,8 +57,8 @@ def draw_style(rng: np.random.Generator) -> Style:
     """Human-like variation between episodes."""
     return Style(
         speed=float(rng.uniform(0.85, 1.15)),
-        perception_m=rng.normal(0.0, [0.007, 0.007, 0.002]).clip(-0.012, 0.012),
-        perception_yaw=float(rng.normal(0.0, 0.10)),
+        perception_m=rng.normal(0.0, [0.006, 0.006, 0.002]).clip(-0.010, 0.010),
+        perception_yaw=float(rng.normal(0.0, 0.08)),
         tremor_m=0.0015,
         hesitates_at=float(rng.uniform(0.3, 1.5)),
         hesitates_for=float(rng.uniform(0.15, 0.35) * (rng.uniform() < 0.3)),

@@ -126,7 +126,7 @@ def _add_room(spec: mujoco.MjSpec) -> None:
     sky.rgb1, sky.rgb2, sky.width, sky.height = (0.80, 0.83, 0.86), (0.55, 0.58, 0.62), 32, 192
     world.add_light(pos=(0.9, -0.6, 1.6), dir=(-0.4, 0.45, -1), diffuse=(0.50, 0.50, 0.48), castshadow=False)
     world.add_light(pos=(0.2, 0.9, 1.6), dir=(0.2, -0.6, -1), diffuse=(0.25, 0.25, 0.28), castshadow=False)
-    world.add_camera(name="scene", pos=SCENE_EYE, quat=look_at(SCENE_EYE, SCENE_TARGET), fovy=42)
+    world.add_camera(name="scene", pos=SCENE_EYE, quat=look_at(SCENE_EYE, SCENE_TARGET), fovy=46)
 
 
 def _decoration(parent: mujoco.MjsBody, kind: mujoco.mjtGeom, **geom: object) -> None:

@@ -17,7 +17,7 @@ from dexhil.sim.robot_model import SCENE_EYE, SCENE_TARGET, look_at
 from dexhil.sim.tasks.nominals import Nominals, rows_with_prefix
 
 CLUTTER = 4  # objects in the scene; how many of them a reset shows grows with the difficulty
-REGION = np.array([[0.32, -0.34], [0.78, 0.34]])  # m, where clutter lies in the base frame
+REGION = np.array([[0.32, -0.36], [0.78, 0.36]])  # m, where clutter lies in the base frame
 CLEAR_M = 0.15  # clutter keeps away from the task's object
 EYE_M, TARGET_M = 0.07, 0.035  # how far the scene camera and its aim move at difficulty 1
 WRIST_M, WRIST_RAD = 0.01, 0.10  # how far the wrist camera is off its mount at difficulty 1
@@ -86,7 +86,7 @@ class Surroundings:
 
     def _light(self, rng: np.random.Generator, difficulty: float) -> None:
         lights = self._model.nlight
-        self._nominals.scale("light_diffuse", 1.0 + 0.5 * difficulty * rng.uniform(-1.0, 1.0, (lights, 1)))
+        self._nominals.scale("light_diffuse", 1.0 + 0.3 * difficulty * rng.uniform(-1.0, 1.0, (lights, 1)))
         self._model.light_pos[:, :2] += 0.6 * difficulty * rng.uniform(-1.0, 1.0, (lights, 2))
 
     def _place_clutter(
