@@ -107,7 +107,7 @@ def test_ranges_grow_with_difficulty_and_vanish_at_zero(module) -> None:
         assert (np.diff(gaps, axis=0) >= -1e-12).all()
 
 
-def test_full_difficulty_spans_the_published_plush_ranges() -> None:
+def test_full_difficulty_spans_the_whole_plush_ranges() -> None:
     draws = [plush_module.draw(np.random.default_rng(seed), 1.0) for seed in range(500)]
     for field, low, high in (
         ("yaw", -np.pi / 2, 3 * np.pi / 2),
@@ -120,10 +120,10 @@ def test_full_difficulty_spans_the_published_plush_ranges() -> None:
         assert high - 0.05 * (high - low) < seen.max() <= high, field
 
 
-def test_full_difficulty_spans_the_published_tissue_ranges() -> None:
+def test_full_difficulty_spans_the_whole_tissue_ranges() -> None:
     draws = [tissue_module.draw(np.random.default_rng(seed), 1.0) for seed in range(500)]
     for field, low, high in (
-        ("yaw", -np.pi / 3, np.pi / 3), ("height", -0.02, 0.02), ("visible", 0.02, 0.04), ("width", 0.05, 0.07),
+        ("yaw", -1.4, 1.4), ("height", -0.015, 0.015), ("visible", 0.02, 0.04), ("width", 0.05, 0.07),
         ("retention", 0.2, 0.8),
     ):  # fmt: skip
         seen = np.array([getattr(values, field) for values in draws])
