@@ -34,19 +34,29 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--episodes", type=int, default=60, help="successful episodes, spread evenly over the tasks")
     parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
     config, options = load_config(argv, parser)
-    per_task, rest = divmod(options.episodes, len(config.rig.tasks))
-    if rest or not per_task:
-        raise ConfigError(f"--episodes {options.episodes}: expected a multiple of the {len(config.rig.tasks)} tasks")
+    per_task = share_of_a_task(options.episodes, config)
     run = Run(options.out, "collect", config)
     episodes = options.out / "episodes"
     episodes.mkdir(exist_ok=True)
     attempts = collect(config, episodes, per_task)
-    with progress(len(list_episodes(episodes)), "building the data set") as bar:
-        dataset = build_dataset(
-            episodes, options.out / "rlds", workers=config.collect.workers, on_progress=lambda done, _: bar.update(done)
-        )
+    dataset = build(config, options.out)
     run.report({"dataset": dataset, "tasks": {task: _summary(seeds) for task, seeds in attempts.items()}})
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")
+
+
+def share_of_a_task(episodes: int, config: Config) -> int:
+    """Episodes of each task. Raises ConfigError where `episodes` is no multiple of the tasks."""
+    per_task, rest = divmod(episodes, len(config.rig.tasks))
+    if rest or not per_task:
+        raise ConfigError(f"--episodes {episodes}: expected a multiple of the {len(config.rig.tasks)} tasks")
+    return per_task
+
+
+def build(config: Config, out: Path) -> Path:
+    """The RLDS data set OUT/rlds of what is recorded in OUT/episodes."""
+    episodes, workers = out / "episodes", config.collect.workers
+    with progress(len(list_episodes(episodes)), "building the data set") as bar:
+        return build_dataset(episodes, out / "rlds", workers=workers, on_progress=lambda done, _: bar.update(done))
 
 
 def collect(config: Config, root: Path, per_task: int) -> Done:

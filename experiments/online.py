@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.build import build_dataset
-from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command, write_json
+from dexhil.commands import Run, command_parser, load_config, run_command, write_json
 from dexhil.config import Config
 from dexhil.evaluation.study import OnlineEpisode
 from dexhil.evaluation.supervised import Supervised, run_supervised
@@ -30,6 +29,7 @@ from dexhil.schema import EpisodeMetadata
 from dexhil.sim.person import PersonConfig, SimulatedPerson
 from dexhil.sim.rig import SimRig
 from dexhil.training.checkpoints import find_step, load_meta
+from experiments.collect import build, share_of_a_task
 from experiments.eval import check_rig
 from experiments.quota import fill_quota
 from experiments.rigs import make_rig
@@ -55,21 +55,20 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--round", type=int, default=1, help="number of the round")
     parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
     config, options = load_config(argv, parser)
-    per_task, rest = divmod(options.episodes, len(config.rig.tasks))
-    if rest or not per_task:
-        raise ConfigError(f"--episodes {options.episodes}: expected a multiple of the {len(config.rig.tasks)} tasks")
+    per_task = share_of_a_task(options.episodes, config)
     run = Run(options.out, "online", config)
     check_rig(load_meta(options.checkpoint), config)
     step = int(find_step(options.checkpoint).name)
     online = Round(options.out, options.checkpoint, step, options.round, config.online.first_seed)
     episodes = collect_online(config, online, per_task)
     dataset = build(config, options.out)
-    run.report({"dataset": dataset, "episodes": episodes}, lineage={"checkpoint": find_step(options.checkpoint)})
+    results = {"dataset": dataset, "episodes": [dataclasses.asdict(episode) for episode in episodes]}
+    run.report(results, lineage={"checkpoint": find_step(options.checkpoint)})
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")
 
 
 def collect_online(config: Config, online: Round, per_task: int) -> list[OnlineEpisode]:
-    """Records the round; returns its episodes. Raises ConfigError where a task ends without one corrected success."""
+    """Records the round; returns its episodes. A task that needs too few corrections is named and gets fewer."""
     episodes = online.out / "episodes"
     episodes.mkdir(parents=True, exist_ok=True)
     settings = config.online
@@ -90,15 +89,6 @@ def collect_online(config: Config, online: Round, per_task: int) -> list[OnlineE
                 f"correction or failed under it (online.most_attempts = {settings.most_attempts} ends the search)"
             )
     return read_online(online.out, "", online.number)
-
-
-def build(config: Config, out: Path) -> Path:
-    """The RLDS data set of what is recorded under `out`."""
-    episodes = out / "episodes"
-    with progress(len(list_episodes(episodes)), "building the data set") as bar:
-        return build_dataset(
-            episodes, out / "rlds", workers=config.collect.workers, on_progress=lambda done, _: bar.update(done)
-        )
 
 
 def read_online(out: Path, arm: str, number: int) -> list[OnlineEpisode]:
