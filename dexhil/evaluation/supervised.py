@@ -88,7 +88,8 @@ def run_supervised(
         state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
         if decision.mode is Mode.RELEASING:  # the policy has planned anew already
             state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
-        watch("person" if decision.is_intervention else "policy")
+        who.append("person" if decision.is_intervention else "policy")
+        watch(who[-1])
         command = rig.apply(decision.command)
         state = executed(state, command)
         asked = np.full_like(command, np.nan) if wanted is None else wanted.astype(np.float32)
@@ -97,7 +98,6 @@ def run_supervised(
             engaged.append(jump(before, command))
         elif mode_before is Mode.HUMAN and not decision.is_intervention:
             released.append(jump(before, command))
-        who.append("person" if decision.is_intervention else "policy")
         age += 1
     rig.stop()
     success = rig.success()

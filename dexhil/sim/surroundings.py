@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.sim.robot_model import SCENE_EYE, SCENE_TARGET, look_at
+from dexhil.sim.tasks.base import yaw_quat
 from dexhil.sim.tasks.nominals import Nominals, rows_with_prefix
 
 CLUTTER = 4  # objects in the scene; how many of them a reset shows grows with the difficulty
@@ -105,7 +106,7 @@ class Surroundings:
             if shown and free:
                 taken.append((free[0], 0.08))
             self._model.body_pos[body] = where
-            self._model.body_quat[body] = [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+            self._model.body_quat[body] = yaw_quat(yaw)
             self._model.geom_size[geom] = size
             self._model.geom_rgba[geom, :3] = colours[which] if same else any_colour
 
