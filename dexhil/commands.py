@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
 
 
 class Run:
@@ -106,6 +107,7 @@ class Run:
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
     """Calls `main(arguments)`; an error in the input becomes one line on stderr and exit status 2, Ctrl-C 130."""
+    keep_compiled()
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
@@ -115,6 +117,19 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
             raise
         print(f"error: {error}\n(DEXHIL_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         sys.exit(2)
+
+
+def keep_compiled() -> None:
+    """Has JAX keep what it compiles: the next process that needs the same program loads it.
+
+    In JAX_COMPILATION_CACHE_DIR, by default ~/.cache/dexhil/compiled; an empty value turns it off.
+    """
+    if COMPILED in os.environ:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ[COMPILED] = str(home / "dexhil" / "compiled")  # for the processes that this one starts
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_compilation_cache_dir", os.environ[COMPILED])
 
 
 def code_version() -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -264,3 +266,24 @@ def test_outside_the_main_thread_nothing_is_asked():
     thread.start()
     thread.join()
     assert answers == [False]
+
+
+def test_a_second_process_loads_what_the_first_one_compiled(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import jax\n"
+        "from dexhil.commands import run_command\n"
+        "jax.monitoring.register_event_listener(lambda event, **_: print(event))\n"
+        "run_command(lambda argv: jax.jit(lambda x: x + 1)(1))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != commands.COMPILED}
+    environment |= {
+        "XDG_CACHE_HOME": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    events = [
+        subprocess.run([sys.executable, script], env=environment, check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+    assert ["/jax/compilation_cache/cache_hits" in seen for seen in events] == [False, True]
+    assert list((tmp_path / "dexhil" / "compiled").iterdir())
