@@ -34,7 +34,7 @@ class PersonConfig:
     """reaction_s: range of the time from seeing a reason to taking over. no_progress_s: patience without progress.
 
     late_s: time after which a person helps in any case. false_alarms_per_s: takeovers without a reason.
-    hand_back: chance of handing back once the object is in the hand and rising, else the person finishes.
+    hand_back: chance of handing back once the object is in the hand and moves with it, else the person finishes.
     """
 
     reaction_s: tuple[float, float] = (0.2, 0.5)
@@ -126,12 +126,14 @@ class SimulatedPerson:
         return self._show(self._operator.intent)
 
     def _decides(self, seen: Attention) -> bool:
-        """Whether to take over now: a reason was seen, and the reaction time is over."""
+        """Whether to take over now: the time to react to a reason is over, and the object was not caught meanwhile."""
         reason = foresee(self._rig.task, seen, self._watch, self._config)
         false_alarm = self._rng.uniform() < self._config.false_alarms_per_s / self._rig.control_hz
         reaction = self._rng.uniform(*self._config.reaction_s)
         if self._due is None and (reason or false_alarm):
             self._due = seen.time_s + reaction, reason or "false_alarm"
+        if self._due is not None and self._due[1] != "false_alarm" and seen.in_hand and not reason:
+            self._due = None  # it goes well after all
         return self._due is not None and seen.time_s >= self._due[0]
 
     def _take_over(self, command: np.ndarray) -> ScriptedOperator:

@@ -109,3 +109,19 @@ def test_what_a_person_foresees(change, reason):
 def test_patience_ends_late_even_with_progress():
     watch, seen = Watch(best=0.3, since=8.5), dataclasses.replace(WELL, time_s=8.6)
     assert foresee("plush", seen, watch, PersonConfig()) == "late"
+
+
+@pytest.mark.parametrize(("caught", "takes_over"), [(False, True), (True, False)])
+def test_a_policy_that_catches_itself_within_the_reaction_time_is_left_alone(rig, monkeypatch, caught, takes_over):
+    rig.reset(task="plush", seed=5)
+    person = SimulatedPerson(rig, seed=5, config=PersonConfig(reaction_s=(0.3, 0.3)))
+    stuck = dataclasses.replace(WELL, away=0.01, above=0.0)
+    then = dataclasses.replace(stuck, in_hand=True, moved=0.03) if caught else stuck
+    at = {1.0: stuck, 2.6: stuck, 2.8: then, 3.0: then}
+    shown = []
+    for time_s, seen in at.items():
+        moment = dataclasses.replace(seen, time_s=time_s)
+        monkeypatch.setattr(person, "_look", lambda moment=moment: moment)
+        shown.append(person.tick(rig.command) is not None)
+    assert any(shown) == takes_over
+    assert person.reasons == (["no_progress"] if takes_over else [])
