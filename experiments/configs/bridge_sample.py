@@ -25,6 +25,7 @@ def get_config(preset: str = "default") -> Config:
     config.data.action_space = "recorded"  # its actions are end-effector deltas already
 
     config.model.max_tokens = 40
+    config.train.augment = True
 
     if preset != "debug":
         config.train.steps = 400
