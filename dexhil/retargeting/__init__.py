@@ -1,0 +1,1 @@
+"""Human key points to hand joints: kinematics, losses, network, training, metrics."""

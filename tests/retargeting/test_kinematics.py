@@ -1,0 +1,158 @@
+"""Hands from files and their kinematics, against MuJoCo and against the simulator's own geometry."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+
+from dexhil.retargeting import kinematics
+from dexhil.retargeting.hand import ALLEGRO, CARDS, DEXHAND021, Hand, HandCard, load_urdf, simulated_dexhand021
+from dexhil.robot_geometry import dexhand_joint_frames, finger_tips
+
+FILES = {"allegro": "allegro_hand_right.urdf", "dexhand021": "dexhand021_right.urdf"}
+
+
+@pytest.fixture(params=sorted(FILES))
+def file_and_card(request: pytest.FixtureRequest, shared_data: Path) -> tuple[Path, HandCard]:
+    return shared_data / "hands" / "urdf" / FILES[request.param], CARDS[request.param]
+
+
+def random_motors(hand: Hand, seed: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).uniform(hand.lower, hand.upper), jnp.float32)
+
+
+def mujoco_hand(path: Path) -> mujoco.MjModel:
+    """The URDF file as MuJoCo reads it, without the meshes that are not there."""
+    root = ElementTree.parse(path).getroot()
+    for link in root.iter("link"):
+        for part in [*link.findall("visual"), *link.findall("collision")]:
+            link.remove(part)
+        if link.find("inertial") is None:
+            inertial = ElementTree.SubElement(link, "inertial")
+            ElementTree.SubElement(inertial, "mass", value="1")
+            ElementTree.SubElement(inertial, "inertia", ixx="1", iyy="1", izz="1", ixy="0", ixz="0", iyz="0")
+    for extra in root.findall("mujoco"):
+        root.remove(extra)
+    options = ElementTree.SubElement(root, "mujoco")
+    ElementTree.SubElement(options, "compiler", fusestatic="false", balanceinertia="true")
+    return mujoco.MjModel.from_xml_string(ElementTree.tostring(root, encoding="unicode"))
+
+
+def test_tips_of_a_urdf_hand_are_where_mujoco_has_them(file_and_card: tuple[Path, HandCard]) -> None:
+    path, card = file_and_card
+    hand, model = load_urdf(path, card), mujoco_hand(path)
+    data, tips = mujoco.MjData(model), jax.jit(lambda motors: kinematics.points(hand, hand.tips, motors))
+    for seed in range(5):
+        motors = random_motors(hand, seed)
+        angles = hand.coupling @ np.asarray(motors) + hand.bias
+        for name, angle in zip(hand.joint_names, angles, strict=True):
+            data.qpos[model.joint(name).qposadr[0]] = angle
+        mujoco.mj_kinematics(model, data)
+        expected = np.stack([data.body(link).xpos for link in card.tips.values()])
+        np.testing.assert_allclose(tips(motors), expected, atol=1e-6)
+
+
+def test_the_simulated_hand_is_the_simulators(shared_data: Path) -> None:
+    hand = simulated_dexhand021()
+    for seed in range(5):
+        motors = random_motors(hand, seed)
+        np.testing.assert_allclose(
+            kinematics.points(hand, hand.tips, motors), finger_tips(np.asarray(motors)), atol=1e-6
+        )
+        positions, rotations = kinematics.joint_frames(hand, motors)
+        frames = dexhand_joint_frames(np.asarray(motors))
+        for joint, name in enumerate(hand.joint_names):
+            np.testing.assert_allclose(positions[joint], frames[name][:3, 3], atol=1e-6)
+            np.testing.assert_allclose(rotations[joint], frames[name][:3, :3], atol=1e-5)
+
+
+def test_the_simulated_hand_is_the_vendors_to_a_millimetre(shared_data: Path) -> None:
+    ours = simulated_dexhand021()
+    vendors = load_urdf(shared_data / "hands" / "urdf" / FILES["dexhand021"], DEXHAND021)
+    assert len(vendors.motor_names) == ours.num_motors == 12
+    for seed in range(20):
+        motors = random_motors(ours, seed)
+        by_finger = jnp.asarray(np.asarray(motors)[[0, 1, 2, 3, *range(4, 12)]])
+        order = vendors_order(vendors)
+        gap = kinematics.points(vendors, vendors.tips, by_finger[order]) - kinematics.points(ours, ours.tips, motors)
+        assert np.abs(gap).max() < 1e-3
+
+
+def vendors_order(vendors: Hand) -> np.ndarray:
+    """For each of the vendor's motors, which of ours it is: joint D_S is segment S of digit D."""
+    ours = {"1_1": 0, "1_2": 1, "1_3": 2, "2_1": 3}
+    ours |= {f"{digit}_{segment}": 2 * digit + segment - 2 for digit in range(2, 6) for segment in (2, 3)}
+    return np.array([ours[name.removeprefix("r_f_joint")] for name in vendors.motor_names])
+
+
+def test_gradients_match_finite_differences() -> None:
+    hand = simulated_dexhand021()
+    with jax.enable_x64(True):
+        motors = jnp.asarray(np.random.default_rng(0).uniform(hand.lower, hand.upper))
+
+        def tips(q: jax.Array) -> jax.Array:
+            return kinematics.points(hand, hand.tips, q).ravel()
+
+        exact, step = jax.jacfwd(tips)(motors), 1e-6
+        for motor in range(hand.num_motors):
+            change = jnp.zeros(hand.num_motors).at[motor].set(step)
+            np.testing.assert_allclose(
+                exact[:, motor], (tips(motors + change) - tips(motors - change)) / (2 * step), atol=1e-8
+            )
+
+
+def test_a_motor_belongs_to_the_fingers_that_it_moves() -> None:
+    hand = simulated_dexhand021()
+    jacobian = jax.jacfwd(lambda q: kinematics.points(hand, hand.tips, q))(random_motors(hand, 1))
+    for finger, rows in zip(hand.fingers, np.asarray(jacobian), strict=True):
+        np.testing.assert_array_equal(np.abs(rows).max(axis=0) > 1e-6, hand.motors_of(finger))
+
+
+def write_urdf(path: Path, joint: str) -> Path:
+    path.write_text(f'<robot name="r"><link name="a"/><link name="b"/>{joint}</robot>')
+    return path
+
+
+HINGE = (
+    '<joint name="j" type="{kind}"><parent link="a"/><child link="b"/><axis xyz="0 0 1"/>'
+    '<limit lower="0" upper="{upper}"/></joint>'
+)
+
+
+@pytest.mark.parametrize(
+    ("joint", "card", "message"),
+    [
+        (
+            HINGE.format(kind="prismatic", upper=1),
+            HandCard({"thumb": "b"}, {"thumb": "j"}),
+            "'j' is prismatic; expected",
+        ),
+        (HINGE.format(kind="revolute", upper=1), HandCard({"thumb": "bb"}, {"thumb": "j"}), "names 'bb'.*mean 'b'"),
+        (HINGE.format(kind="revolute", upper=1), HandCard({"thumb": "b"}, {"thumb": "jj"}), "names 'jj'.*mean 'j'"),
+        (HINGE.format(kind="revolute", upper=0), HandCard({"thumb": "b"}, {"thumb": "j"}), "'j': expected limits with"),
+        ("", HandCard({"thumb": "b"}, {"thumb": "j"}), "expected a URDF file with joints, found none"),
+        ("<", ALLEGRO, "is not XML"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, joint: str, card: HandCard, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_urdf(write_urdf(tmp_path / "hand.urdf", joint), card)
+
+
+def test_mimic_joints_follow_their_motor(tmp_path: Path) -> None:
+    second = (
+        '<link name="c"/><joint name="k" type="revolute"><parent link="b"/><child link="c"/><origin xyz="1 0 0"/>'
+        '<axis xyz="0 0 1"/><limit lower="0" upper="1"/><mimic joint="j" multiplier="2" offset="0.5"/></joint>'
+    )
+    path = write_urdf(tmp_path / "hand.urdf", HINGE.format(kind="revolute", upper=1) + second)
+    hand = load_urdf(path, HandCard({"thumb": "c"}, {"thumb": "j"}))
+    assert hand.motor_names == ("j",)
+    np.testing.assert_array_equal(hand.coupling, [[1.0], [2.0]])
+    np.testing.assert_array_equal(hand.bias, [0.0, 0.5])
+    assert hand.upper[0] == 0.25  # where the second joint, at 0.5 + 2 q, ends
