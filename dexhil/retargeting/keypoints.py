@@ -1,0 +1,67 @@
+"""Human hands as 21 key points [..., 21, 3] m: the canonical frame, bending, and what is wrong with a recording.
+
+0 is the wrist; thumb 1-4, index 5-8, middle 9-12, ring 13-16, little 17-20, each from root to tip. Canonical frame of a
+right hand: wrist at the origin, z to the middle knuckle, y from the ring's knuckle to the index' made orthogonal to z,
+x = y x z, out of the palm. NumPy only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dexhil.robot_geometry import FINGERS
+
+NUM_POINTS = 21
+OF_FINGER = {finger: slice(4 * index + 1, 4 * index + 5) for index, finger in enumerate(FINGERS)}
+TIPS = np.array([OF_FINGER[finger].stop - 1 for finger in FINGERS])
+KNUCKLES = np.array([OF_FINGER[finger].start for finger in FINGERS])
+_PALM_M = (0.05, 0.14)  # wrist to middle knuckle of people
+
+
+def check_keypoints(points: np.ndarray) -> None:
+    """Raises ValueError where a recording [T, 21, 3] is no right hand in metres; non-finite frames are passed over."""
+    if points.ndim != 3 or points.shape[1:] != (NUM_POINTS, 3) or not len(points):
+        raise ValueError(f"key points: expected an array [frames, 21, 3], got {list(points.shape)}")
+    finite = points[np.isfinite(points).all(axis=(1, 2))]
+    if not len(finite):
+        raise ValueError(f"key points: none of the {len(points)} frames is finite; check the glove's connection")
+    size = float(np.median(np.linalg.norm(finite[:, KNUCKLES[2]] - finite[:, 0], axis=-1)))
+    if not _PALM_M[0] <= size <= _PALM_M[1]:
+        factor = next((f for f in (1000.0, 100.0) if _PALM_M[0] <= size / f <= _PALM_M[1]), None)
+        hint = f"; divide by {factor:g}: they look like {'mm' if factor == 1000.0 else 'cm'}" if factor else ""
+        raise ValueError(
+            f"key points: expected metres, {_PALM_M[0]:g} to {_PALM_M[1]:g} from wrist to middle knuckle, "
+            f"got {size:.3g}{hint}"
+        )
+    canonical = to_canonical(finite)
+    bent = np.median(canonical[:, TIPS[1:4], 0] - canonical[:, KNUCKLES[1:4], 0])
+    if bent < -0.2 * size:
+        raise ValueError(
+            "key points: the fingers bend out of the back of a right hand; this looks like a left hand: mirror it "
+            "(negate one axis) or name the right side"
+        )
+
+
+def to_canonical(points: np.ndarray) -> np.ndarray:
+    """Key points [..., 21, 3] in the hand's canonical frame."""
+    centred = points - points[..., :1, :]
+    return centred @ canonical_axes(centred[..., KNUCKLES[1:4], :])
+
+
+def canonical_axes(knuckles: np.ndarray) -> np.ndarray:
+    """Axes x, y, z as columns [..., 3, 3], from the index, middle and ring knuckles [..., 3, 3] seen from the wrist."""
+    index, middle, ring = np.moveaxis(knuckles, -2, 0)
+    z = middle / np.linalg.norm(middle, axis=-1, keepdims=True)
+    across = index - ring
+    y = across - (across * z).sum(axis=-1, keepdims=True) * z
+    y /= np.linalg.norm(y, axis=-1, keepdims=True)
+    return np.stack([np.cross(y, z), y, z], axis=-1)
+
+
+def bending(points: np.ndarray, finger: str) -> np.ndarray:
+    """Summed bending [...] rad of a finger's three joints: the angles between its segments, wrist to tip."""
+    chain = np.concatenate([points[..., :1, :], points[..., OF_FINGER[finger], :]], axis=-2)
+    segments = np.diff(chain, axis=-2)
+    segments /= np.linalg.norm(segments, axis=-1, keepdims=True)
+    cosines = (segments[..., :-1, :] * segments[..., 1:, :]).sum(axis=-1)
+    return np.arccos(np.clip(cosines, -1.0, 1.0)).sum(axis=-1)

@@ -1,0 +1,142 @@
+"""How good a retargeting is: one number per thing that goes wrong in teleoperation. NumPy and SciPy only.
+
+A method maps key points [T, 21, 3] m of a right hand, canonical frame, one clip in order, to motor angles [T, m] rad;
+it starts afresh at every call. Robot positions are in the robot's own canonical frame, human ones times `scale`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from dexhil.retargeting.keypoints import TIPS, bending
+from dexhil.retargeting.kinematics import CanonicalHand
+
+Method = Callable[[np.ndarray], np.ndarray]
+
+PINCHED_M, CONTACT_M = 0.015, 0.005  # between tips of a person, between pads of the robot
+SMALL_M = 0.005  # no human tip moves as far in a small motion
+PROBE_M, PROBES = 0.005, 500
+SWEEPS, SWEEP_STEPS = 4, 300
+VOXEL_M, REACHED_M, REACH_SAMPLES = 0.005, 0.020, 60_000
+FIST, OPEN = 0.8, 0.2  # of the 99th percentile of a person's bending
+LAGS = 15
+_BENT = ("index", "middle", "ring")
+
+
+def score(method: Method, clip: np.ndarray, robot: CanonicalHand, scale: float, *, seed: int = 0) -> dict[str, float]:
+    """Every metric of a method on a clip [T, 21, 3], by the names of the benchmark's report."""
+    motors = method(clip)
+    human, tips = scale * human_tips(clip, robot), robot.tips(motors)
+    jump, hysteresis = pinch_sweep(method, clip, robot)
+    fist, open_hand = bending_scores(clip, motors, robot)
+    return {
+        "tip_error_mm": 1e3 * float(np.linalg.norm(tips - human, axis=-1).mean()),
+        "pinch_contact": pinch_contact(clip, motors, robot),
+        "max_step_mm": 1e3 * largest_small_step(clip, tips, robot),
+        "sweep_jump_mm": 1e3 * jump,
+        "sweep_hysteresis_mm": 1e3 * hysteresis,
+        "fist_completeness": fist,
+        "open_hand_error_deg": float(np.degrees(open_hand)),
+        "coverage": coverage(tips, robot.tips(robot.random_motors(seed, REACH_SAMPLES))),
+        "motion_preservation": motion_preservation(method, clip, robot, seed),
+        "jerk_gain": float(_jerk(tips) / _jerk(human)),
+        "lag_frames": float(lag(human, tips)),
+    }
+
+
+def human_tips(clip: np.ndarray, robot: CanonicalHand) -> np.ndarray:
+    """Tips [T, F, 3] m of the fingers that the robot has."""
+    return clip[:, TIPS[robot.columns]]
+
+
+def pinch_contact(clip: np.ndarray, motors: np.ndarray, robot: CanonicalHand) -> float:
+    """Of the moments when thumb and a finger of the person are together, the share in which the robot's pads are."""
+    human, pads = human_tips(clip, robot), robot.pads(motors)
+    pinched = np.linalg.norm(human[:, 1:] - human[:, :1], axis=-1) < PINCHED_M
+    radius = 0.012
+    apart = np.linalg.norm(pads[:, 1:] - pads[:, :1], axis=-1) - 2 * radius
+    return float((apart < CONTACT_M)[pinched].mean()) if pinched.any() else float("nan")
+
+
+def largest_small_step(clip: np.ndarray, tips: np.ndarray, robot: CanonicalHand) -> float:
+    """m: the furthest that a robot tip moves in a frame in which no human tip moves SMALL_M."""
+    human = np.linalg.norm(np.diff(human_tips(clip, robot), axis=0), axis=-1).max(axis=-1)
+    moved = np.linalg.norm(np.diff(tips, axis=0), axis=-1).max(axis=-1)
+    return float(moved[human < SMALL_M].max(initial=0.0))
+
+
+def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand) -> tuple[float, float]:
+    """(largest robot step per 0.5 mm of human step, largest difference between the ways there and back), both m.
+
+    Key points go straight from the most open frame to a pinched one and back, for SWEEPS pinches of each finger.
+    """
+    human = human_tips(clip, robot)
+    gap = np.linalg.norm(human[:, 1:] - human[:, :1], axis=-1)
+    opened = clip[int(np.argmin(_human_bending(clip)))]
+    jump = hysteresis = 0.0
+    for finger in range(gap.shape[1]):
+        pinched = np.flatnonzero(gap[:, finger] < PINCHED_M)
+        for frame in pinched[np.linspace(0, len(pinched) - 1, min(SWEEPS, len(pinched))).astype(int)]:
+            share = np.linspace(0.0, 1.0, SWEEP_STEPS + 1)
+            share = np.concatenate([share, share[-2::-1]])[:, None, None]
+            path = opened + share * (clip[frame] - opened)
+            tips = robot.tips(method(path))
+            step = np.linalg.norm(np.diff(human_tips(path, robot), axis=0), axis=-1).max(axis=-1)
+            moved = np.linalg.norm(np.diff(tips, axis=0), axis=-1).max(axis=-1)
+            jump = max(jump, float((moved * 0.0005 / np.maximum(step, 1e-9)).max()))
+            hysteresis = max(hysteresis, float(np.linalg.norm(tips - tips[::-1], axis=-1).max()))
+    return jump, hysteresis
+
+
+def bending_scores(clip: np.ndarray, motors: np.ndarray, robot: CanonicalHand) -> tuple[float, float]:
+    """(robot's bending over the person's in fists, their absolute difference in open hands, rad per finger)."""
+    human = _human_bending(clip)
+    ours = np.mean([robot.bending(motors, finger) for finger in _BENT], axis=0)
+    most = np.percentile(human, 99)
+    fist, opened = human > FIST * most, human < OPEN * most
+    return float(ours[fist].mean() / human[fist].mean()), float(abs(ours[opened].mean() - human[opened].mean()))
+
+
+def _human_bending(clip: np.ndarray) -> np.ndarray:
+    return np.mean([bending(clip, finger) for finger in _BENT], axis=0)
+
+
+def coverage(tips: np.ndarray, reachable: np.ndarray) -> float:
+    """Share of the voxels that robot tips can reach [N, F, 3] with a visited one [T, F, 3] near; GeoRT's measure."""
+    shares = []
+    for finger in range(tips.shape[1]):
+        voxels = np.unique(np.round(reachable[:, finger] / VOXEL_M), axis=0) * VOXEL_M
+        distance, _ = cKDTree(tips[:, finger]).query(voxels, distance_upper_bound=REACHED_M)
+        shares.append(np.isfinite(distance).mean())
+    return float(np.mean(shares))
+
+
+def motion_preservation(method: Method, clip: np.ndarray, robot: CanonicalHand, seed: int) -> float:
+    """Mean cosine between a probe, one finger's tip moved by PROBE_M any way, and what the robot's tip does."""
+    rng = np.random.default_rng(seed)
+    frames = clip[rng.integers(len(clip), size=PROBES)]
+    before, cosines = robot.tips(method(frames)), []
+    for finger, column in enumerate(robot.columns):
+        way = rng.normal(size=(PROBES, 3))
+        way /= np.linalg.norm(way, axis=-1, keepdims=True)
+        probed = frames.copy()
+        probed[:, TIPS[column]] += PROBE_M * way
+        moved = robot.tips(method(probed))[:, finger] - before[:, finger]
+        cosines.append((moved * way).sum(axis=-1) / np.maximum(np.linalg.norm(moved, axis=-1), 1e-9))
+    return float(np.mean(cosines))
+
+
+def lag(human: np.ndarray, tips: np.ndarray) -> int:
+    """Frames by which the robot's motion follows the person's: where the velocities correlate best."""
+    mine, theirs = np.diff(human, axis=0).ravel(), np.diff(tips, axis=0)
+    size = human[0].size
+    return max(
+        range(LAGS), key=lambda shift: np.corrcoef(mine[: mine.size - shift * size], theirs[shift:].ravel())[0, 1]
+    )
+
+
+def _jerk(positions: np.ndarray) -> float:
+    return float(np.linalg.norm(np.diff(positions, n=3, axis=0), axis=-1).mean())
