@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from dexhil.retargeting.keypoints import TIPS, bending
 from dexhil.retargeting.kinematics import CanonicalHand
@@ -109,7 +109,7 @@ def coverage(tips: np.ndarray, reachable: np.ndarray) -> float:
     shares = []
     for finger in range(tips.shape[1]):
         voxels = np.unique(np.round(reachable[:, finger] / VOXEL_M), axis=0) * VOXEL_M
-        distance, _ = cKDTree(tips[:, finger]).query(voxels, distance_upper_bound=REACHED_M)
+        distance, _ = KDTree(tips[:, finger]).query(voxels, distance_upper_bound=REACHED_M)
         shares.append(np.isfinite(distance).mean())
     return float(np.mean(shares))
 
