@@ -89,7 +89,7 @@ def get_config(preset: str = "default") -> Config:
     config.online.person.hand_back = 1.0  # the policy goes on with what the person put into its hand
 
     if preset == "demo":
-        config.train.steps = 6000
+        config.train.steps = 5000
     elif preset == "quick":
         config.rig.difficulty = 0.2
         config.train.steps = 3000
