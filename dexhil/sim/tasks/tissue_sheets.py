@@ -18,7 +18,7 @@ from dexhil.sim.tasks.nominals import Nominals, Rows
 PREFIX = "tissue_"
 SLIDE = PREFIX + "slide"
 LENGTH, WIDTH, THICKNESS = 0.16, 0.06, 0.0016
-VISIBLE = 0.03
+VISIBLE = 0.033
 ROWS = 8
 STEP = LENGTH / ROWS
 MASS_KG = 0.004
