@@ -19,7 +19,7 @@ from dexhil.robot import FR3_DEXHAND021
 from dexhil.robot_geometry import DEXHAND_JOINTS, FINGERS, TIP_IN_DIP_M
 from dexhil.schema import ARM_DOF
 
-PAD_BEHIND_TIP_M = 0.012  # a finger pad is a sphere of this radius, this far behind the tip
+PAD_RADIUS_M = 0.012  # a finger pad is a sphere whose centre is its radius behind the tip
 BASE = -1
 
 
@@ -31,9 +31,9 @@ class Point:
     offset: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Hand:
-    """A hand with J hinges, driven by m motors.
+    """A hand with J hinges, driven by m motors. Compared by identity.
 
     joint_names: J names, a parent before its children. parents: [J], BASE or a joint. positions [J, 3] m and rotations
     [J, 3, 3]: each joint's frame at angle 0 in its parent's. axes: [J, 3], unit vectors in the joint's own frame.
@@ -63,13 +63,17 @@ class Hand:
     def num_motors(self) -> int:
         return len(self.motor_names)
 
+    def chain(self, finger: str) -> list[int]:
+        """The joints that carry the tip of `finger`, from the tip to the base."""
+        joint, chain = self.tips[self.fingers.index(finger)].joint, []
+        while joint != BASE:
+            chain.append(joint)
+            joint = self.parents[joint]
+        return chain
+
     def motors_of(self, finger: str) -> np.ndarray:
         """bool [m]: the motors that move the tip of `finger`."""
-        joint, mask = self.tips[self.fingers.index(finger)].joint, np.zeros(self.num_motors, bool)
-        while joint != BASE:
-            mask |= self.coupling[joint] != 0
-            joint = self.parents[joint]
-        return mask
+        return (self.coupling[self.chain(finger)] != 0).any(axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +138,8 @@ def simulated_dexhand021() -> Hand:
     )
 
 
-def load_urdf(path: str | Path, card: HandCard, name: str = "") -> Hand:
-    """The hand that a URDF file and a card describe; meshes are not looked at.
+def load_urdf(path: str | Path, card: HandCard) -> Hand:
+    """The hand that a URDF file and a card describe, called like the file; meshes are not looked at.
 
     Raises ValueError where the file is no URDF, has a joint that is no hinge, or lacks what the card names.
     """
@@ -158,7 +162,7 @@ def load_urdf(path: str | Path, card: HandCard, name: str = "") -> Hand:
     carriers = [links.carrier(joints[name]) for name in names]
     tips = tuple(links.point(joints[links.of_child[link]]) for link in card.tips.values())
     return Hand(
-        name=name or path.stem,
+        name=path.stem,
         joint_names=names,
         parents=tuple(parent for parent, _ in carriers),
         positions=np.array([frame[:3, 3] for _, frame in carriers]),
@@ -180,7 +184,7 @@ def load_urdf(path: str | Path, card: HandCard, name: str = "") -> Hand:
 def pad_of(tip: Point) -> Point:
     """The centre of the pad behind a tip, on the way back to the last joint."""
     length = float(np.linalg.norm(tip.offset))
-    return Point(tip.joint, tip.offset * max(0.0, 1.0 - PAD_BEHIND_TIP_M / length) if length else tip.offset)
+    return Point(tip.joint, tip.offset * max(0.0, 1.0 - PAD_RADIUS_M / length) if length else tip.offset)
 
 
 class _Links:

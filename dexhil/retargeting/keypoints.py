@@ -15,6 +15,9 @@ NUM_POINTS = 21
 OF_FINGER = {finger: slice(4 * index + 1, 4 * index + 5) for index, finger in enumerate(FINGERS)}
 TIPS = np.array([OF_FINGER[finger].stop - 1 for finger in FINGERS])
 KNUCKLES = np.array([OF_FINGER[finger].start for finger in FINGERS])
+PALM_FINGERS = ("index", "middle", "ring")  # their knuckles give the canonical frame
+PINCHED_M = 0.015  # two tips of a person that are nearer than this touch
+_PALM_KNUCKLES = KNUCKLES[[FINGERS.index(finger) for finger in PALM_FINGERS]]
 _PALM_M = (0.05, 0.14)  # wrist to middle knuckle of people
 
 
@@ -34,7 +37,7 @@ def check_keypoints(points: np.ndarray) -> None:
             f"got {size:.3g}{hint}"
         )
     canonical = to_canonical(finite)
-    bent = np.median(canonical[:, TIPS[1:4], 0] - canonical[:, KNUCKLES[1:4], 0])
+    bent = np.median(canonical[:, TIPS[1:4], 0] - canonical[:, _PALM_KNUCKLES, 0])
     if bent < -0.2 * size:
         raise ValueError(
             "key points: the fingers bend out of the back of a right hand; this looks like a left hand: mirror it "
@@ -45,7 +48,7 @@ def check_keypoints(points: np.ndarray) -> None:
 def to_canonical(points: np.ndarray) -> np.ndarray:
     """Key points [..., 21, 3] in the hand's canonical frame."""
     centred = points - points[..., :1, :]
-    return centred @ canonical_axes(centred[..., KNUCKLES[1:4], :])
+    return centred @ canonical_axes(centred[..., _PALM_KNUCKLES, :])
 
 
 def canonical_axes(knuckles: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dexhil.retargeting.hand import BASE, Hand, Point
-from dexhil.retargeting.keypoints import canonical_axes
+from dexhil.retargeting.keypoints import PALM_FINGERS, canonical_axes
 from dexhil.robot_geometry import FINGERS
 
 _SPREADS = 0.7  # a joint whose axis is this much along the palm's normal spreads the fingers, any other bends them
@@ -58,12 +58,12 @@ def canonical_frame(hand: Hand) -> tuple[np.ndarray, np.ndarray]:
 
     Raises ValueError for a hand without index, middle and ring, whose knuckles give the frame.
     """
-    missing = [finger for finger in ("index", "middle", "ring") if finger not in hand.fingers]
+    missing = [finger for finger in PALM_FINGERS if finger not in hand.fingers]
     if missing:
         raise ValueError(
             f"{hand.name}: expected fingers index, middle and ring, which give the frame; missing: {missing}"
         )
-    knuckles = [hand.roots[hand.fingers.index(finger)] for finger in ("index", "middle", "ring")]
+    knuckles = [hand.roots[hand.fingers.index(finger)] for finger in PALM_FINGERS]
     at_rest = points(hand, knuckles, jnp.zeros(hand.num_motors))
     return hand.wrist, canonical_axes(np.asarray(at_rest, np.float64) - hand.wrist)
 
@@ -95,15 +95,8 @@ class CanonicalHand:
 
     def bending(self, motors: np.ndarray, finger: str) -> np.ndarray:
         """Summed angle [T] rad of the finger's joints that bend it towards the palm."""
-        angles, joint = (
-            motors @ self.hand.coupling.T + self.hand.bias,
-            self.hand.tips[self.hand.fingers.index(finger)].joint,
-        )
-        total = np.zeros(len(motors))
-        while joint != BASE:
-            total += angles[:, joint] * self._bends[joint]
-            joint = self.hand.parents[joint]
-        return total
+        angles = motors @ self.hand.coupling.T + self.hand.bias
+        return angles[:, [joint for joint in self.hand.chain(finger) if self._bends[joint]]].sum(axis=1)
 
     def random_motors(self, seed: int, count: int) -> np.ndarray:
         """[count, m] rad, uniform within the limits."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-PINCHED_M, APART_M = 0.015, 0.050  # a person's gap between two tips: together, and surely not
-PAD_GAP_M = 0.024  # between the centres of two pads that touch
+from dexhil.retargeting.hand import PAD_RADIUS_M
+from dexhil.retargeting.keypoints import PINCHED_M
+
+APART_M = 0.050  # two tips of a person that are surely not meant to touch
+PAD_GAP_M = 2 * PAD_RADIUS_M  # between the centres of two pads that touch
 
 
 def closeness(gap: jax.Array) -> jax.Array:

@@ -11,19 +11,19 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial import KDTree
 
-from dexhil.retargeting.keypoints import TIPS, bending
+from dexhil.retargeting.hand import PAD_RADIUS_M
+from dexhil.retargeting.keypoints import PALM_FINGERS, PINCHED_M, TIPS, bending
 from dexhil.retargeting.kinematics import CanonicalHand
 
 Method = Callable[[np.ndarray], np.ndarray]
 
-PINCHED_M, CONTACT_M = 0.015, 0.005  # between tips of a person, between pads of the robot
+CONTACT_M = 0.005  # between the robot's pads
 SMALL_M = 0.005  # no human tip moves as far in a small motion
 PROBE_M, PROBES = 0.005, 500
 SWEEPS, SWEEP_STEPS = 4, 300
 VOXEL_M, REACHED_M, REACH_SAMPLES = 0.005, 0.020, 60_000
 FIST, OPEN = 0.8, 0.2  # of the 99th percentile of a person's bending
 LAGS = 15
-_BENT = ("index", "middle", "ring")
 
 
 def score(method: Method, clip: np.ndarray, robot: CanonicalHand, scale: float, *, seed: int = 0) -> dict[str, float]:
@@ -54,18 +54,14 @@ def human_tips(clip: np.ndarray, robot: CanonicalHand) -> np.ndarray:
 
 def pinch_contact(clip: np.ndarray, motors: np.ndarray, robot: CanonicalHand) -> float:
     """Of the moments when thumb and a finger of the person are together, the share in which the robot's pads are."""
-    human, pads = human_tips(clip, robot), robot.pads(motors)
-    pinched = np.linalg.norm(human[:, 1:] - human[:, :1], axis=-1) < PINCHED_M
-    radius = 0.012
-    apart = np.linalg.norm(pads[:, 1:] - pads[:, :1], axis=-1) - 2 * radius
-    return float((apart < CONTACT_M)[pinched].mean()) if pinched.any() else float("nan")
+    pinched = _to_thumb(human_tips(clip, robot)) < PINCHED_M
+    touching = _to_thumb(robot.pads(motors)) - 2 * PAD_RADIUS_M < CONTACT_M
+    return float(touching[pinched].mean()) if pinched.any() else float("nan")
 
 
 def largest_small_step(clip: np.ndarray, tips: np.ndarray, robot: CanonicalHand) -> float:
     """m: the furthest that a robot tip moves in a frame in which no human tip moves SMALL_M."""
-    human = np.linalg.norm(np.diff(human_tips(clip, robot), axis=0), axis=-1).max(axis=-1)
-    moved = np.linalg.norm(np.diff(tips, axis=0), axis=-1).max(axis=-1)
-    return float(moved[human < SMALL_M].max(initial=0.0))
+    return float(_steps(tips)[_steps(human_tips(clip, robot)) < SMALL_M].max(initial=0.0))
 
 
 def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand) -> tuple[float, float]:
@@ -73,20 +69,17 @@ def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand) -> tuple
 
     Key points go straight from the most open frame to a pinched one and back, for SWEEPS pinches of each finger.
     """
-    human = human_tips(clip, robot)
-    gap = np.linalg.norm(human[:, 1:] - human[:, :1], axis=-1)
     opened = clip[int(np.argmin(_human_bending(clip)))]
+    there = np.linspace(0.0, 1.0, SWEEP_STEPS + 1)
+    share = np.concatenate([there, there[-2::-1]])[:, None, None]
     jump = hysteresis = 0.0
-    for finger in range(gap.shape[1]):
-        pinched = np.flatnonzero(gap[:, finger] < PINCHED_M)
+    for gap in _to_thumb(human_tips(clip, robot)).T:
+        pinched = np.flatnonzero(gap < PINCHED_M)
         for frame in pinched[np.linspace(0, len(pinched) - 1, min(SWEEPS, len(pinched))).astype(int)]:
-            share = np.linspace(0.0, 1.0, SWEEP_STEPS + 1)
-            share = np.concatenate([share, share[-2::-1]])[:, None, None]
             path = opened + share * (clip[frame] - opened)
             tips = robot.tips(method(path))
-            step = np.linalg.norm(np.diff(human_tips(path, robot), axis=0), axis=-1).max(axis=-1)
-            moved = np.linalg.norm(np.diff(tips, axis=0), axis=-1).max(axis=-1)
-            jump = max(jump, float((moved * 0.0005 / np.maximum(step, 1e-9)).max()))
+            step = np.maximum(_steps(human_tips(path, robot)), 1e-9)
+            jump = max(jump, float((_steps(tips) * 0.0005 / step).max()))
             hysteresis = max(hysteresis, float(np.linalg.norm(tips - tips[::-1], axis=-1).max()))
     return jump, hysteresis
 
@@ -94,14 +87,14 @@ def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand) -> tuple
 def bending_scores(clip: np.ndarray, motors: np.ndarray, robot: CanonicalHand) -> tuple[float, float]:
     """(robot's bending over the person's in fists, their absolute difference in open hands, rad per finger)."""
     human = _human_bending(clip)
-    ours = np.mean([robot.bending(motors, finger) for finger in _BENT], axis=0)
+    ours = np.mean([robot.bending(motors, finger) for finger in PALM_FINGERS], axis=0)
     most = np.percentile(human, 99)
     fist, opened = human > FIST * most, human < OPEN * most
     return float(ours[fist].mean() / human[fist].mean()), float(abs(ours[opened].mean() - human[opened].mean()))
 
 
 def _human_bending(clip: np.ndarray) -> np.ndarray:
-    return np.mean([bending(clip, finger) for finger in _BENT], axis=0)
+    return np.mean([bending(clip, finger) for finger in PALM_FINGERS], axis=0)
 
 
 def coverage(tips: np.ndarray, reachable: np.ndarray) -> float:
@@ -136,6 +129,16 @@ def lag(human: np.ndarray, tips: np.ndarray) -> int:
     return max(
         range(LAGS), key=lambda shift: np.corrcoef(mine[: mine.size - shift * size], theirs[shift:].ravel())[0, 1]
     )
+
+
+def _to_thumb(positions: np.ndarray) -> np.ndarray:
+    """Distances [T, F - 1] m of the fingers' points [T, F, 3] from the thumb's, which comes first."""
+    return np.linalg.norm(positions[:, 1:] - positions[:, :1], axis=-1)
+
+
+def _steps(positions: np.ndarray) -> np.ndarray:
+    """The furthest [T - 1] m that any finger's point [T, F, 3] moves in a frame."""
+    return np.linalg.norm(np.diff(positions, axis=0), axis=-1).max(axis=-1)
 
 
 def _jerk(positions: np.ndarray) -> float:

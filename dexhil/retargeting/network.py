@@ -8,6 +8,7 @@ the paper's second stage trains. Angles are within the limits by construction.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +33,7 @@ class Group:
     motors: tuple[int, ...]
 
 
+@functools.cache
 def groups_of(hand: Hand) -> tuple[Group, ...]:
     """The motors by the fingers that they move."""
     moved = np.stack([hand.motors_of(finger) for finger in hand.fingers])
