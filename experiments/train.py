@@ -184,6 +184,7 @@ def make_training(config: Config, meta: CheckpointMeta) -> tuple[TrainState, Any
     settings = config.train
     options = OptimizerConfig(
         steps=settings.steps,
+        name=settings.optimizer,
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,

@@ -1,19 +1,48 @@
-"""AdamW with clipping, decay on matrices alone and a warm-up cosine schedule."""
+"""Muon for matrices with AdamW for the rest, or AdamW for all; clipping and a warm-up cosine schedule.
+
+From scratch Muon reaches AdamW's loss in a third of the steps (README, benchmarks); weights that AdamW made are best
+tuned with AdamW.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+OPTIMIZERS = ("muon", "adamw")
+UPDATE_RMS = 0.2  # of a Muon step, relative to the rate: AdamW's usual one, so that their rates compare
+VECTOR_RATE = 0.5  # of what is not a matrix, relative to the rate
+
+# Matrices by name, and which axes, counted from the end, they multiply and make. What none names is AdamW's: vectors,
+# embeddings, and the projections from and to robot, pixel and action values. Any axis besides counts matrices.
+_MATRICES = tuple(
+    (re.compile(pattern), axes)
+    for pattern, axes in {
+        r"(action_in|action_out|state)_proj/|stem_0/|embedding$": None,
+        r"(query|key|value)/kernel$": MuonDimensionNumbers(-3, (-2, -1)),
+        r"MultiHeadDotProductAttention_0/out/kernel$": MuonDimensionNumbers((-3, -2), -1),
+        r"img/embedding/kernel$": MuonDimensionNumbers((-4, -3, -2), -1),
+        r"q_einsum(_1)?/w$": MuonDimensionNumbers(-2, (-3, -1)),
+        r"attn_vec_einsum(_1)?/w$": MuonDimensionNumbers((-3, -2), -1),
+        r"kv_einsum(_1)?/w$|gating_einsum$|linear$|kernel$": MuonDimensionNumbers(-2, -1),
+    }.items()
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """steps: length of the schedule; the rate falls to `final_fraction` of its peak there and stays."""
+    """steps: length of the schedule; the rate falls to `final_fraction` of its peak there and stays.
+
+    name: "muon" or "adamw".
+    """
 
     steps: int
+    name: str = "muon"
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     final_fraction: float = 0.1
@@ -23,6 +52,8 @@ class OptimizerConfig:
     b2: float = 0.95
 
     def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise ValueError(f"optimizer: expected one of {list(OPTIMIZERS)}, got {self.name!r}")
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(
                 f"warmup_steps: expected 0 <= warmup_steps < steps = {self.steps}, got {self.warmup_steps}"
@@ -54,7 +85,34 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def matrix_axes(params: Any) -> Any:
+    """MuonDimensionNumbers of every leaf that is a matrix or a stack of them, None of every other."""
+
+    def axes(path: tuple[Any, ...], leaf: jax.Array) -> MuonDimensionNumbers | None:
+        name = "/".join(str(part.key) for part in path)
+        found = next((axes for pattern, axes in _MATRICES if pattern.search(name)), None)
+        return found if leaf.ndim >= 2 else None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by the global norm, then AdamW."""
-    adamw = optax.adamw(schedule(config), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decay_mask)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    """Clip by the global norm, then what `config.name` says.
+
+    Sources: Muon with the scale of arXiv 2502.16982, from optax.
+    """
+    rate = schedule(config)
+    if config.name == "adamw":
+        step = optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decay_mask)
+    else:
+        step = muon(
+            rate,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=decay_mask,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_learning_rate=lambda count: VECTOR_RATE * rate(count),
+            muon_weight_dimension_numbers=matrix_axes,
+            consistent_rms=UPDATE_RMS,
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), step)

@@ -23,17 +23,17 @@ def get_config(preset: str = "default") -> Config:
     config.hil.rounds = 3
     config.hil.demonstrations = 30  # per task, for the warm-up
     config.hil.per_round = 10  # corrected episodes, or demonstrations, per task and round
-    config.hil.round_steps = 2000  # gradient steps of a round, the same for every arm
-    config.hil.round_learning_rate = 7e-4
+    config.hil.round_steps = 1000  # gradient steps of a round, the same for every arm
+    config.hil.round_learning_rate = 2e-3
     config.hil.round_warmup_steps = 100
     config.hil.jobs = 1  # arms at a time
 
     if preset == "quick":
-        config.train.steps = 800
+        config.train.steps = 500
         config.hil.rounds = 2
         config.hil.demonstrations = 15
         config.hil.per_round = 4
-        config.hil.round_steps = 200
+        config.hil.round_steps = 150
         config.eval.trials = 10
     elif preset == "debug":
         config.hil.rounds = 1

@@ -54,10 +54,11 @@ def get_config(preset: str = "default") -> Config:
 
     config.train = ConfigDict()
     config.train.init_from = ""  # workdir of the run to go on from: its averaged parameters, tokenizer, norm statistics
-    config.train.steps = 10000
+    config.train.steps = 5000
     config.train.batch_size = 32
     config.train.flow_samples = 4
-    config.train.learning_rate = 1e-3
+    config.train.optimizer = "muon"  # "adamw" for pretrained weights, which AdamW made
+    config.train.learning_rate = 4e-3
     config.train.warmup_steps = 200
     config.train.weight_decay = 1e-4
     config.train.clip_norm = 1.0
@@ -66,8 +67,8 @@ def get_config(preset: str = "default") -> Config:
     config.train.bfloat16 = False
     config.train.augment = False  # the scenes vary enough; on real cameras turn it on
     config.train.log_every = 100
-    config.train.save_every = 1000
-    config.train.heldout_every = 500
+    config.train.save_every = 500
+    config.train.heldout_every = 250
 
     config.eval = ConfigDict()
     config.eval.trials = 20
@@ -89,10 +90,10 @@ def get_config(preset: str = "default") -> Config:
     config.online.person.hand_back = 1.0  # the policy goes on with what the person put into its hand
 
     if preset == "demo":
-        config.train.steps = 5000
+        config.train.steps = 2500
     elif preset == "quick":
         config.rig.difficulty = 0.2
-        config.train.steps = 3000
+        config.train.steps = 1000
         config.eval.trials = 10
     elif preset == "debug":
         config.train.steps = 4

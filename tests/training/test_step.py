@@ -9,7 +9,7 @@ import pytest
 from dexhil.models.config import TINY
 from dexhil.models.vla import init_params
 from dexhil.training.checkpoints import Checkpoints, load_train_state
-from dexhil.training.optimizer import OptimizerConfig, decay_mask, make_optimizer, schedule
+from dexhil.training.optimizer import UPDATE_RMS, OptimizerConfig, decay_mask, make_optimizer, matrix_axes, schedule
 from dexhil.training.step import (
     NonFiniteError,
     StepConfig,
@@ -24,7 +24,7 @@ from dexhil.training.step import (
 )
 
 BATCH, CHUNK, WIDTH = 8, 4, 3
-OPTIMIZER = OptimizerConfig(steps=50, warmup_steps=2, learning_rate=0.05)
+OPTIMIZER = OptimizerConfig(steps=50, name="adamw", warmup_steps=2, learning_rate=0.05)
 
 
 def linear_loss(params, inputs, key):
@@ -236,9 +236,59 @@ def test_decay_spares_biases_scales_and_embeddings():
     assert [name for name in names if mask[name]] == ["kernel", "w", "linear"]
 
 
+def as_multiplied(name, leaf):
+    """A layer's matrices [*, in, out] as the model multiplies them, written once more."""
+    if name.endswith("q_einsum/w"):
+        return leaf.transpose(1, 0, 2).reshape(leaf.shape[1], -1)
+    if name.endswith(("query/kernel", "key/kernel", "value/kernel")):
+        return leaf.reshape(leaf.shape[0], -1)
+    if "attn_vec_einsum" in name or name.endswith("out/kernel") or "img/embedding" in name:
+        return leaf.reshape(-1, leaf.shape[-1])
+    return leaf
+
+
+def test_muon_steps_are_orthogonal_matrices_and_the_rest_is_left_to_adamw():
+    """Of a matrix's step all singular values are about one size, whatever the gradient's were."""
+    params = init_params(TINY, jax.random.key(0))
+    gradient = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
+    optimizer = make_optimizer(OptimizerConfig(steps=10, warmup_steps=0, learning_rate=1.0, weight_decay=0.0))
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    axes = jax.tree.leaves(matrix_axes(params), is_leaf=lambda leaf: leaf is None or isinstance(leaf, tuple))
+    others = []
+    for (path, update), is_matrix in zip(jax.tree_util.tree_leaves_with_path(updates), axes, strict=True):
+        name = "/".join(part.key for part in path)
+        if not is_matrix:
+            others.append(name)
+            continue
+        layers = update if "layers/" in name or "encoderblock/" in name else update[None]
+        matrices = np.stack([as_multiplied(name.replace("_1/w", "/w"), layer) for layer in layers])
+        size = UPDATE_RMS * np.sqrt(max(matrices.shape[-2:]))
+        singular = np.linalg.svd(matrices, compute_uv=False) / size
+        assert singular.min() > 0.2, name
+        assert singular.max() < 1.3, name
+    assert [name for name in others if not name.endswith(("bias", "scale", "embedding"))] == [
+        "PaliGemma/img/stem_0/kernel",
+        "action_in_proj/kernel",
+        "action_out_proj/kernel",
+        "state_proj/kernel",
+    ]
+
+
+def test_muon_lowers_the_loss():
+    options = OptimizerConfig(steps=50, warmup_steps=2, learning_rate=0.5)
+    step = make_train_step(linear_loss, make_optimizer(options), schedule(options), StepConfig())
+    state = init_state(make_params(), make_optimizer(options))
+    losses = []
+    for _ in range(50):
+        state, metrics = step(state, jax.device_put(make_inputs()))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.1 * losses[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"name": "adam"}, r"optimizer: expected one of \['muon', 'adamw'\], got 'adam'"),
         ({"warmup_steps": 10}, "expected 0 <= warmup_steps < steps = 10, got 10"),
         ({"learning_rate": 0.0, "warmup_steps": 1}, "learning_rate and clip_norm must be positive, got 0.0"),
     ],
