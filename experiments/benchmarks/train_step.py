@@ -54,7 +54,7 @@ def milliseconds(call: Callable[[], Any], repeats: int) -> tuple[np.ndarray, flo
 
 
 def time_training(meta: CheckpointMeta, batch_size: int, flow_samples: int, steps: int) -> dict[str, float]:
-    """Whole steps: raw batch to the model's terms, transfer, augmentation, loss, gradient, AdamW, EMA."""
+    """Whole steps: raw batch to the model's terms, transfer, augmentation, loss, gradient, optimiser, EMA."""
     options = OptimizerConfig(steps=10_000)
     optimizer = make_optimizer(options)
     state = init_state(init_params(meta.model, jax.random.key(0)), optimizer)
