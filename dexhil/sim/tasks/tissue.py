@@ -53,8 +53,8 @@ def draw(rng: np.random.Generator, difficulty: float) -> TissueDraw:
     unit = rng.uniform(-1.0, 1.0, 12)
     return TissueDraw(
         position=CENTRE + difficulty * np.array([0.14, 0.30]) * unit[:2],
-        yaw=float(1.3 * difficulty * unit[2]),
-        height=float(0.015 * difficulty * unit[3]),
+        yaw=float(1.2 * difficulty * unit[2]),
+        height=float(0.010 * difficulty * unit[3]),
         visible=float(VISIBLE + 0.005 * difficulty * unit[4]),
         width=float(WIDTH + 0.01 * difficulty * unit[5]),
         retention=float(RETENTION_N + 0.3 * difficulty * unit[6]),
