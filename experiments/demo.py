@@ -1,6 +1,6 @@
 """The main job on the embedded simulator: demonstrations, data set, training, score. What `make demo` runs.
 
-    python experiments/demo.py [--preset demo] [--workdir runs/demo]
+    python experiments/demo.py [--preset default] [--workdir runs/demo]
 
 Each stage is a command of its own, printed as a user would type it. Interrupt it whenever you like: calling it again
 goes on where it was.
@@ -24,8 +24,8 @@ CONFIG = "experiments/configs/sim.py"
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="demo", help="preset of the config")
-    parser.add_argument("--episodes", type=int, default=240, help="demonstrations, over both tasks")
+    parser.add_argument("--preset", default="default", help="preset of the config")
+    parser.add_argument("--episodes", type=int, default=400, help="demonstrations, over both tasks")
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
     options = parser.parse_args(argv)
     began, data = time.monotonic(), options.workdir / "data"

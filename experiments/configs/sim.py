@@ -4,11 +4,11 @@ from ml_collections import ConfigDict
 
 from dexhil.config import Config
 
-PRESETS = ("default", "demo", "quick", "debug")
+PRESETS = ("default", "quick", "debug")
 
 
 def get_config(preset: str = "default") -> Config:
-    """default: the learning curve's setting. demo: the same, shorter. quick: minutes, easier scenes. debug: seconds."""
+    """default: the demo's and the learning curve's setting. quick: minutes, easier scenes. debug: seconds."""
     config = ConfigDict()
     config.preset = preset
     config.seed = 0
@@ -54,7 +54,7 @@ def get_config(preset: str = "default") -> Config:
 
     config.train = ConfigDict()
     config.train.init_from = ""  # workdir of the run to go on from: its averaged parameters, tokenizer, norm statistics
-    config.train.steps = 5000
+    config.train.steps = 2500
     config.train.batch_size = 32
     config.train.flow_samples = 4
     config.train.optimizer = "muon"  # "adamw" for pretrained weights, which AdamW made
@@ -89,9 +89,7 @@ def get_config(preset: str = "default") -> Config:
     config.online.person.false_alarms_per_s = 0.0
     config.online.person.hand_back = 1.0  # the policy goes on with what the person put into its hand
 
-    if preset == "demo":
-        config.train.steps = 2500
-    elif preset == "quick":
+    if preset == "quick":
         config.rig.difficulty = 0.2
         config.train.steps = 1000
         config.eval.trials = 10
