@@ -6,9 +6,10 @@ A field is named by its path inside a step (`observation/image_0`) or an episode
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from collections.abc import Mapping as Dict
+
+from dexhil.names import did_you_mean
 
 CATEGORIES = ("offline", "autonomous", "intervention", "pre_intervention")
 """Who produced a step's action: an offline demonstration, the policy, a person who took over, and, where a data set
@@ -60,9 +61,8 @@ def check_known(name: str, known: Iterable[str], what: str, where: str) -> None:
     known = sorted(known)
     if name in known:
         return
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise DatasetError(f"{what} {name!r} is not in {where}; {hint}There are: {', '.join(known)}")
+    hint = did_you_mean(name, known) or "."
+    raise DatasetError(f"{what} {name!r} is not in {where}{hint} There are: {', '.join(known)}")
 
 
 def resolve_cameras(mapping: Mapping, fields: Iterable[str]) -> dict[str, str]:

@@ -6,10 +6,10 @@ An action vector is `[arm joints (7), actuated hand joints (m)]` in the order of
 from __future__ import annotations
 
 import dataclasses
-import difflib
 
 import numpy as np
 
+from dexhil.names import check_known
 from dexhil.schema import ARM_DOF
 
 
@@ -109,7 +109,5 @@ ROBOTS: dict[str, RobotSpec] = {spec.name: spec for spec in (FR3_DEXHAND021,)}
 
 def get_robot(name: str) -> RobotSpec:
     """The spec called `name`. Raises ValueError with the nearest name where there is none."""
-    if name in ROBOTS:
-        return ROBOTS[name]
-    nearest = difflib.get_close_matches(name, ROBOTS, n=1, cutoff=0.0)[0]
-    raise ValueError(f"robot {name!r} is not known; did you mean {nearest!r}? Known robots: {sorted(ROBOTS)}")
+    check_known("robot", name, ROBOTS)
+    return ROBOTS[name]

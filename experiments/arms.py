@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 
 from dexhil.config import ConfigError
+from dexhil.names import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,5 +38,4 @@ def get_arm(name: str) -> Arm:
     """The arm called `name`. Raises ConfigError with the nearest name where there is none."""
     if name in ARMS:
         return ARMS[name]
-    nearest = difflib.get_close_matches(name, ARMS, n=1, cutoff=0.0)[0]
-    raise ConfigError(f"hil.arms: {name!r} is not known; did you mean {nearest!r}? Known: {', '.join(ARMS)}")
+    raise ConfigError(f"hil.arms: {name!r} is not known{did_you_mean(name, ARMS)} Known: {', '.join(ARMS)}")

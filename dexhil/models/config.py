@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from dexhil.names import check_known, did_you_mean
 
 Variant = Literal["pi0", "pi05"]
 StateInput = Literal["token", "text", "none"]
@@ -130,8 +131,7 @@ def _build(kind: type, values: Mapping[str, Any]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in values:
         if key not in fields:
-            nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{kind.__name__}: unknown field {key!r}; did you mean {nearest!r}?")
+            raise ValueError(f"{kind.__name__}: unknown field {key!r}{did_you_mean(key, fields)}")
     missing = [k for k, f in fields.items() if f.default is dataclasses.MISSING and k not in values]
     if missing:
         raise ValueError(f"{kind.__name__}: missing fields {missing}; expected all of {sorted(fields)}")
@@ -206,7 +206,5 @@ CONFIGS: dict[str, VLAConfig] = {"tiny": TINY, "embedded": EMBEDDED, "paligemma_
 
 def get_model_config(name: str) -> VLAConfig:
     """The config called `name`. Raises ValueError with the nearest name where there is none."""
-    if name in CONFIGS:
-        return CONFIGS[name]
-    nearest = difflib.get_close_matches(name, CONFIGS, n=1, cutoff=0.0)[0]
-    raise ValueError(f"model {name!r} is not known; did you mean {nearest!r}? Known models: {sorted(CONFIGS)}")
+    check_known("model", name, CONFIGS)
+    return CONFIGS[name]

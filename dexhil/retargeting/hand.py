@@ -7,7 +7,6 @@ which joints one motor drives together. `simulated_dexhand021` is the simulator'
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from dexhil.names import did_you_mean
 from dexhil.robot import FR3_DEXHAND021
 from dexhil.robot_geometry import DEXHAND_JOINTS, FINGERS, TIP_IN_DIP_M
 from dexhil.schema import ARM_DOF
@@ -299,6 +299,5 @@ def _check_named(path: Path, name: str, known: Iterable[str]) -> None:
     """Raises ValueError with the nearest name where `name` is not among `known`."""
     known = list(known)
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        hint = did_you_mean(name, known)
         raise ValueError(f"{path}: the hand's card names {name!r}, which the file does not have{hint}")

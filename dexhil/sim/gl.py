@@ -17,7 +17,10 @@ class NoRenderingError(OSError):
     """There is no OpenGL to render with; the message says which packages bring it."""
 
     def __init__(self, cause: object) -> None:
-        super().__init__(f"{NO_GL_HELP} (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}: {cause})")
+        super().__init__(cause)  # the arguments alone, so that the error comes through from a worker process unchanged
+
+    def __str__(self) -> str:
+        return f"{NO_GL_HELP} (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}: {self.args[0]})"
 
 
 def choose_backend() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 
 import mujoco
 import numpy as np
 
+from dexhil.names import check_known
 from dexhil.robot import RobotSpec
 from dexhil.safety import limit_command
 from dexhil.schema import ARM_DOF, Observation
@@ -190,9 +190,7 @@ class SimRig:
         return self._scene
 
     def _prepare(self, name: str) -> _Scene:
-        if name not in self.tasks:
-            nearest = difflib.get_close_matches(str(name), self.tasks, n=1, cutoff=0.0)[0]
-            raise ValueError(f"task {name!r} is not on this rig; did you mean {nearest!r}? Tasks: {list(self.tasks)}")
+        check_known("this rig's task", name, self.tasks)
         if name not in self._scenes:
             self._scenes[name] = _compile(name, self.fidelity)
         return self._scenes[name]

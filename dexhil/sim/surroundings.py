@@ -1,6 +1,6 @@
 """What a task is not about and a policy must look past: colours, light, where the scene camera stands, clutter.
 
-A reset draws them; every range grows with the difficulty. Nothing here can be touched. About half of the clutter has
+A reset draws them; every range grows with the difficulty. Nothing here can be touched. Most of the clutter has
 the colours of the task's own object, so that looking for a colour is not enough.
 """
 
@@ -17,7 +17,7 @@ from dexhil.sim.robot_model import SCENE_EYE, SCENE_TARGET, look_at
 from dexhil.sim.tasks.base import yaw_quat
 from dexhil.sim.tasks.nominals import Nominals, rows_with_prefix
 
-CLUTTER = 4  # objects in the scene; how many of them a reset shows grows with the difficulty
+CLUTTER = 8  # objects in the scene; how many of them a reset shows grows with the difficulty
 REGION = np.array([[0.32, -0.36], [0.78, 0.36]])  # m, where clutter lies in the base frame
 CLEAR_M = 0.15  # clutter keeps away from the task's object
 EYE_M, TARGET_M = 0.07, 0.035  # how far the scene camera and its aim move at difficulty 1
@@ -99,7 +99,7 @@ class Surroundings:
             shown = rng.uniform() < 1.5 * difficulty
             size, yaw = rng.uniform(0.015, 0.040, 3), rng.uniform(0.0, np.pi)
             any_colour = _colour(rng, saturation=(0.4, 0.9), value=(0.3, 0.9))
-            same, which = rng.uniform() < 0.5, int(rng.integers(len(colours)))
+            same, which = rng.uniform() < 0.7, int(rng.integers(len(colours)))
             candidates = rng.uniform(REGION[0], REGION[1], (8, 2))
             free = [spot for spot in candidates if all(np.hypot(*(spot - at)) > gap for at, gap in taken)]
             where = (*free[0], self._half_height(geom, size)) if shown and free else _AWAY

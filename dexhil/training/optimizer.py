@@ -1,7 +1,7 @@
 """Muon for matrices with AdamW for the rest, or AdamW for all; clipping and a warm-up cosine schedule.
 
-From scratch Muon reaches AdamW's loss in a third of the steps (README, benchmarks); weights that AdamW made are best
-tuned with AdamW.
+From scratch Muon reaches in 500 steps what AdamW reaches in 1,500 (README, benchmarks); weights that AdamW made are
+best tuned with AdamW.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
+
+from dexhil.names import check_known
 
 OPTIMIZERS = ("muon", "adamw")
 UPDATE_RMS = 0.2  # of a Muon step, relative to the rate: AdamW's usual one, so that their rates compare
@@ -52,8 +54,7 @@ class OptimizerConfig:
     b2: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMIZERS:
-            raise ValueError(f"optimizer: expected one of {list(OPTIMIZERS)}, got {self.name!r}")
+        check_known("optimizer", self.name, OPTIMIZERS)
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(
                 f"warmup_steps: expected 0 <= warmup_steps < steps = {self.steps}, got {self.warmup_steps}"

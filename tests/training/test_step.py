@@ -288,7 +288,7 @@ def test_muon_lowers_the_loss():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "adam"}, r"optimizer: expected one of \['muon', 'adamw'\], got 'adam'"),
+        ({"name": "adam"}, r"optimizer 'adam' is not known; did you mean 'adamw'"),
         ({"warmup_steps": 10}, "expected 0 <= warmup_steps < steps = 10, got 10"),
         ({"learning_rate": 0.0, "warmup_steps": 1}, "learning_rate and clip_norm must be positive, got 0.0"),
     ],

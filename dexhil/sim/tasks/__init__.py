@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
+from dexhil.names import check_known
 from dexhil.sim.tasks.base import FIDELITIES, PlushState, Task, TissueState, check_difficulty, check_fidelity
 from dexhil.sim.tasks.plush import PlushTask
 from dexhil.sim.tasks.tissue import TissueTask
@@ -31,7 +30,5 @@ def task_names() -> tuple[str, ...]:
 
 def make_task(name: str) -> Task:
     """A new task called `name`. Raises ValueError with the nearest name where there is none."""
-    if name in _TASKS:
-        return _TASKS[name]()
-    nearest = difflib.get_close_matches(str(name), _TASKS, n=1, cutoff=0.0)[0]
-    raise ValueError(f"task {name!r} is not known; did you mean {nearest!r}? Known tasks: {sorted(_TASKS)}")
+    check_known("task", name, _TASKS)
+    return _TASKS[name]()

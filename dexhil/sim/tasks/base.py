@@ -10,11 +10,12 @@ HAND_BIT hands only.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Protocol
 
 import mujoco
 import numpy as np
+
+from dexhil.names import check_known
 
 FIDELITIES = ("fast", "flex")
 WORLD_BIT = 1
@@ -108,9 +109,7 @@ class Task(Protocol):
 
 def check_fidelity(fidelity: str) -> None:
     """Raises ValueError unless `fidelity` names a set of object models."""
-    if fidelity not in FIDELITIES:
-        nearest = difflib.get_close_matches(str(fidelity), FIDELITIES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"fidelity {fidelity!r} is not known; did you mean {nearest!r}? Known: {list(FIDELITIES)}")
+    check_known("fidelity", fidelity, FIDELITIES)
 
 
 def check_difficulty(difficulty: float) -> None:

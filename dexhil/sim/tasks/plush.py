@@ -43,7 +43,7 @@ def draw(rng: np.random.Generator, difficulty: float) -> PlushDraw:
     unit = rng.uniform(-1.0, 1.0, 12)
     shove_angle, shove_m = np.pi * unit[8], 0.05 * difficulty * (unit[9] + 1) / 2
     return PlushDraw(
-        position=CENTRE + difficulty * np.array([0.18, 0.34]) * unit[:2],
+        position=CENTRE + difficulty * np.array([0.18, 0.32]) * unit[:2],
         yaw=float(np.pi / 2 + min(4.4 * difficulty**2, np.pi) * unit[2]),
         size=1.0 + 0.26 * difficulty * unit[3],
         friction=FRICTION + difficulty * np.interp(unit[4], [-1, 0, 1], [-0.4, 0, 0.3]),

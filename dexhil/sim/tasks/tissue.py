@@ -52,7 +52,7 @@ def draw(rng: np.random.Generator, difficulty: float) -> TissueDraw:
     """Draws a reset; every range grows with `difficulty`, and the same numbers are used whatever it is."""
     unit = rng.uniform(-1.0, 1.0, 12)
     return TissueDraw(
-        position=CENTRE + difficulty * np.array([0.14, 0.30]) * unit[:2],
+        position=CENTRE + difficulty * np.array([0.14, 0.28]) * unit[:2],
         yaw=float(1.2 * difficulty * unit[2]),
         height=float(0.010 * difficulty * unit[3]),
         visible=float(VISIBLE + 0.005 * difficulty * unit[4]),
