@@ -45,7 +45,7 @@ def test_every_part_varies_with_the_seed(rig):
         assert not np.array_equal(getattr(second, field), first[field]), field
 
 
-def test_clutter_stays_off_the_object_touches_nothing_and_often_shares_its_colours(rig):
+def test_clutter_stays_off_the_object_touches_nothing_and_mostly_shares_its_colours(rig):
     alike = []
     for seed in range(30):
         model = reset(rig, seed, 1.0)
@@ -57,4 +57,4 @@ def test_clutter_stays_off_the_object_touches_nothing_and_often_shares_its_colou
             assert np.hypot(*away) > CLEAR_M
             assert model.geom_contype[geom] == model.geom_conaffinity[geom] == 0
     assert len(alike) > 60
-    assert 0.3 < np.mean(alike) < 0.7
+    assert 0.5 < np.mean(alike) < 0.9
