@@ -159,7 +159,7 @@ class ScriptedOperator:
         state: Any = self._rig.privileged()
         seen = dataclasses.replace(state, grasp_point=state.grasp_point + self.style.perception_m)
         grasp = Grasp(*self._target[5:])
-        behind = grasp_to_hand(grasp) - self._rig.joints[ARM_DOF:]
+        behind = self._rig.command[ARM_DOF:] - self._rig.joints[ARM_DOF:]
         resistance = float(behind[_THUMB_BENDING].mean())
         return Moment(self._rig.time, position, tilt, yaw + self.style.perception_yaw, grasp, resistance, seen)
 

@@ -83,12 +83,12 @@ class Surroundings:
     def _colour_room(self, rng: np.random.Generator, difficulty: float) -> None:
         nominal = self._model.geom_rgba[self._room, :3]
         drawn = np.array([_colour(rng, saturation=(0.0, 0.6), value=(0.2, 0.9)) for _ in self._room])
-        self._model.geom_rgba[self._room, :3] = nominal + min(1.0, 1.5 * difficulty) * (drawn - nominal)
+        self._model.geom_rgba[self._room, :3] = nominal + min(1.0, 2.0 * difficulty) * (drawn - nominal)
 
     def _light(self, rng: np.random.Generator, difficulty: float) -> None:
         lights = self._model.nlight
-        self._nominals.scale("light_diffuse", 1.0 + 0.3 * difficulty * rng.uniform(-1.0, 1.0, (lights, 1)))
-        self._model.light_pos[:, :2] += 0.6 * difficulty * rng.uniform(-1.0, 1.0, (lights, 2))
+        self._nominals.scale("light_diffuse", 1.0 + 0.8 * difficulty * rng.uniform(-1.0, 1.0, (lights, 1)))
+        self._model.light_pos[:, :2] += 0.8 * difficulty * rng.uniform(-1.0, 1.0, (lights, 2))
 
     def _place_clutter(
         self, rng: np.random.Generator, difficulty: float, keep_clear: np.ndarray, colours: Colours

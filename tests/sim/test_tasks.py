@@ -111,8 +111,8 @@ def test_full_difficulty_spans_the_whole_plush_ranges() -> None:
     draws = [plush_module.draw(np.random.default_rng(seed), 1.0) for seed in range(500)]
     for field, low, high in (
         ("yaw", -np.pi / 2, 3 * np.pi / 2),
-        ("size", 0.74, 1.26),
-        ("friction", 0.5, 1.2),
+        ("size", 0.8, 1.2),
+        ("friction", 1.0, 1.7),
         ("mass", 0.5, 2.0),
     ):
         seen = np.array([getattr(values, field) for values in draws])
@@ -123,8 +123,8 @@ def test_full_difficulty_spans_the_whole_plush_ranges() -> None:
 def test_full_difficulty_spans_the_whole_tissue_ranges() -> None:
     draws = [tissue_module.draw(np.random.default_rng(seed), 1.0) for seed in range(500)]
     for field, low, high in (
-        ("yaw", -1.2, 1.2), ("height", -0.010, 0.010), ("visible", 0.028, 0.038), ("width", 0.05, 0.07),
-        ("retention", 0.2, 0.8),
+        ("yaw", -1.0, 1.0), ("height", -0.006, 0.006), ("visible", 0.032, 0.042), ("width", 0.05, 0.07),
+        ("retention", 0.3, 0.7),
     ):  # fmt: skip
         seen = np.array([getattr(values, field) for values in draws])
         assert low <= seen.min() < low + 0.05 * (high - low), field
@@ -212,7 +212,8 @@ def test_plush_failure_names_the_furthest_stage() -> None:
     assert task.failure() == "knocked_off_table"
 
 
-def test_a_shove_moves_the_plush_by_what_was_drawn_unless_it_was_touched() -> None:
+def test_a_shove_moves_the_plush_about_as_far_as_drawn_unless_it_was_touched() -> None:
+    """A toy that grips tips over and stops sooner than one that slides, so "about" is a third to all of it."""
     seed = next(s for s in SEEDS if np.linalg.norm(plush_module.draw(np.random.default_rng(s), 1.0).shove) > 0.03)
     shove = plush_module.draw(np.random.default_rng(seed), 1.0).shove
     for touched in (False, True):
@@ -226,7 +227,10 @@ def test_a_shove_moves_the_plush_by_what_was_drawn_unless_it_was_touched() -> No
             place_pad(model, data, start + ABOVE)
         run(task, model, data, 2.5)
         moved = (task.privileged(model, data).grasp_point - start)[:2]
-        np.testing.assert_allclose(moved, np.zeros(2) if touched else shove, atol=0.012)
+        if touched:
+            np.testing.assert_allclose(moved, 0.0, atol=0.012)
+        else:
+            assert 0.3 < moved @ shove / (shove @ shove) < 1.1
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)

@@ -47,7 +47,7 @@ class Goal:
 class Moment:
     """What the operator perceives. position [3], tilt, yaw: the hand, measured. grasp: shown now.
 
-    resistance: rad, how far the thumb, which opposes whatever is held, stays behind that grasp.
+    resistance: rad, how far the thumb, which opposes whatever is held, stays behind what it was told.
     state: the task's privileged state, with the operator's perception error.
     """
 

@@ -21,7 +21,7 @@ class PlushDraw:
     """What one reset draws.
 
     position: [2] m. yaw: rad. size, mass, tint: factors. friction: coefficient. shove: [2] m along the table, at
-    shove_time s.
+    shove_time s; a toy that grips tips over and stops sooner.
     """
 
     position: np.ndarray
@@ -44,11 +44,11 @@ def draw(rng: np.random.Generator, difficulty: float) -> PlushDraw:
     shove_angle, shove_m = np.pi * unit[8], 0.05 * difficulty * (unit[9] + 1) / 2
     return PlushDraw(
         position=CENTRE + difficulty * np.array([0.18, 0.32]) * unit[:2],
-        yaw=float(np.pi / 2 + min(4.4 * difficulty**2, np.pi) * unit[2]),
-        size=1.0 + 0.26 * difficulty * unit[3],
+        yaw=float(np.pi / 2 + min(3.6 * difficulty**2, np.pi) * unit[2]),
+        size=1.0 + 0.20 * difficulty * unit[3],
         friction=FRICTION + difficulty * np.interp(unit[4], [-1, 0, 1], [-0.4, 0, 0.3]),
         mass=float(2.0 ** (difficulty * unit[5])),
-        tint=1.0 + difficulty * np.array([0.0, 0.12, 0.08]) * unit[[6, 6, 7]],
+        tint=1.0 + difficulty * (0.3 * (unit[6] - 1.0) + np.array([0.0, 0.15, 0.5]) * unit[7]),
         shove=shove_m * np.array([np.cos(shove_angle), np.sin(shove_angle)]),
         shove_time=0.9 + 0.6 * unit[10],
     )
@@ -97,7 +97,7 @@ class PlushTask:
         self._toy.place(data, np.array([*values.position, self._rest]), values.yaw)
 
     def before_step(self, model: mujoco.MjModel, data: mujoco.MjData, time_s: float) -> None:
-        """Pushes the toy once, before it was touched: it slides about `shove` and stops by friction."""
+        """Pushes the toy once, before it was touched, so fast that by friction alone it would slide `shove`."""
         if self._shoved or self._touched or time_s < self._draw.shove_time:
             return
         self._shoved = True

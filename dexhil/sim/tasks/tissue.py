@@ -53,11 +53,11 @@ def draw(rng: np.random.Generator, difficulty: float) -> TissueDraw:
     unit = rng.uniform(-1.0, 1.0, 12)
     return TissueDraw(
         position=CENTRE + difficulty * np.array([0.14, 0.28]) * unit[:2],
-        yaw=float(1.2 * difficulty * unit[2]),
-        height=float(0.010 * difficulty * unit[3]),
+        yaw=float(1.0 * difficulty * unit[2]),
+        height=float(0.006 * difficulty * unit[3]),
         visible=float(VISIBLE + 0.005 * difficulty * unit[4]),
         width=float(WIDTH + 0.01 * difficulty * unit[5]),
-        retention=float(RETENTION_N + 0.3 * difficulty * unit[6]),
+        retention=float(RETENTION_N + 0.2 * difficulty * unit[6]),
         curl=float(0.9 * difficulty * unit[7]),
         tint=1.0 + difficulty * np.array([0.3, 0.3, 0.2]) * unit[8:11],
     )

@@ -18,14 +18,14 @@ from dexhil.sim.tasks.nominals import Nominals, Rows
 PREFIX = "tissue_"
 SLIDE = PREFIX + "slide"
 LENGTH, WIDTH, THICKNESS = 0.16, 0.06, 0.0016
-VISIBLE = 0.033
+VISIBLE = 0.037
 ROWS = 8
 STEP = LENGTH / ROWS
 MASS_KG = 0.004
 RETENTION_N = 0.5
 COLOUR = (0.97, 0.97, 0.97, 1.0)
 PAPER = PREFIX + "paper"
-FRICTION = (1.2, 0.01, 0.0005)
+FRICTION = (1.6, 0.01, 0.0005)
 GUIDES = ("x", "y", "yaw", "pitch")
 COLUMNS = 4
 CLOTH_TIMESTEP_S = 0.0025
