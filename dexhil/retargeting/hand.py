@@ -1,26 +1,26 @@
 """Robot hands as data: the tree of joints, what drives them, and where finger tips, pads and knuckles are. NumPy only.
 
-A hand comes from a URDF file and a `HandCard`, which says what a URDF does not: which link is which finger's tip, and
-which joints one motor drives together. `simulated_dexhand021` is the simulator's own hand.
+A hand comes from a URDF file (`urdf`) or is the simulator's own, `simulated_dexhand021`. Its canonical frame is that of
+`keypoints`: wrist at the origin, z to the middle knuckle, x out of the palm.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil.names import did_you_mean
+from dexhil.retargeting.keypoints import PALM_FINGERS, canonical_axes
 from dexhil.robot import FR3_DEXHAND021
 from dexhil.robot_geometry import DEXHAND_JOINTS, FINGERS, TIP_IN_DIP_M
 from dexhil.schema import ARM_DOF
 
 PAD_RADIUS_M = 0.012  # a finger pad is a sphere whose centre is its radius behind the tip
 BASE = -1
+_SPREADS = 0.7  # a joint whose axis is this much along the palm's normal spreads the fingers, any other bends them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,42 +76,6 @@ class Hand:
         return (self.coupling[self.chain(finger)] != 0).any(axis=0)
 
 
-@dataclasses.dataclass(frozen=True)
-class HandCard:
-    """What a URDF file does not say.
-
-    tips: finger -> link of its tip, thumb first. roots: finger -> the joint at its knuckle. wrist: link where the human
-    wrist would be, "" for the base. coupled: joint -> (joint that its motor drives first, ratio); `<mimic>` elements
-    count without being named. locked: joints without a motor.
-    """
-
-    tips: Mapping[str, str]
-    roots: Mapping[str, str]
-    wrist: str = ""
-    coupled: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
-    locked: tuple[str, ...] = ()
-
-
-ALLEGRO = HandCard(
-    tips={"thumb": "link_15.0_tip", "index": "link_3.0_tip", "middle": "link_7.0_tip", "ring": "link_11.0_tip"},
-    roots={"thumb": "joint_12.0", "index": "joint_1.0", "middle": "joint_5.0", "ring": "joint_9.0"},
-    wrist="wrist",
-)
-_DIGITS = dict(zip(FINGERS, range(1, 6), strict=True))
-DEXHAND021 = HandCard(
-    tips={finger: f"r_f_link{digit}_tip" for finger, digit in _DIGITS.items()},
-    roots={finger: f"r_f_joint{digit}_{1 if finger == 'thumb' else 2}" for finger, digit in _DIGITS.items()},
-    coupled={
-        "r_f_joint1_4": ("r_f_joint1_3", 1.0),
-        **{f"r_f_joint{digit}_4": (f"r_f_joint{digit}_3", 1.0) for digit in range(2, 6)},
-        "r_f_joint4_1": ("r_f_joint2_1", 1.0),
-        "r_f_joint5_1": ("r_f_joint2_1", 2.0),
-    },
-    locked=("r_f_joint3_1",),
-)
-CARDS = {"allegro": ALLEGRO, "dexhand021": DEXHAND021}
-
-
 def simulated_dexhand021() -> Hand:
     """The hand of the simulator, in its palm frame: the same joints, limits and coupling as `robot.FR3_DEXHAND021`."""
     names = tuple(joint.name for joint in DEXHAND_JOINTS)
@@ -138,166 +102,58 @@ def simulated_dexhand021() -> Hand:
     )
 
 
-def load_urdf(path: str | Path, card: HandCard) -> Hand:
-    """The hand that a URDF file and a card describe, called like the file; meshes are not looked at.
-
-    Raises ValueError where the file is no URDF, has a joint that is no hinge, or lacks what the card names.
-    """
-    path = Path(path)
-    try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: expected a URDF file, but it is not XML: {error}") from None
-    joints = {joint.attrib["name"]: joint for joint in root.iter("joint") if joint.find("child") is not None}
-    if not joints:
-        raise ValueError(f"{path}: expected a URDF file with joints, found none")
-    links = _Links(path, joints)
-    for link in (*card.tips.values(), *([card.wrist] if card.wrist else ())):
-        _check_named(path, link, links.of_child)
-    for joint in (*card.roots.values(), *card.coupled, *(first for first, _ in card.coupled.values()), *card.locked):
-        _check_named(path, joint, joints)
-    names = links.hinges
-    motors, coupling, bias = _motors(joints, names, card)
-    lower, upper = _limits(path, [joints[name] for name in names], motors, coupling, bias)
-    carriers = [links.carrier(joints[name]) for name in names]
-    tips = tuple(links.point(joints[links.of_child[link]]) for link in card.tips.values())
-    return Hand(
-        name=path.stem,
-        joint_names=names,
-        parents=tuple(parent for parent, _ in carriers),
-        positions=np.array([frame[:3, 3] for _, frame in carriers]),
-        rotations=np.array([frame[:3, :3] for _, frame in carriers]),
-        axes=np.array([_axis(joints[joint]) for joint in names]),
-        motor_names=motors,
-        lower=lower,
-        upper=upper,
-        coupling=coupling,
-        bias=bias,
-        fingers=tuple(card.tips),
-        tips=tips,
-        pads=tuple(pad_of(tip) for tip in tips),
-        roots=tuple(Point(names.index(joint), np.zeros(3)) for joint in card.roots.values()),
-        wrist=links.point(joints[links.of_child[card.wrist]]).offset if card.wrist else np.zeros(3),
-    )
-
-
 def pad_of(tip: Point) -> Point:
     """The centre of the pad behind a tip, on the way back to the last joint."""
     length = float(np.linalg.norm(tip.offset))
     return Point(tip.joint, tip.offset * max(0.0, 1.0 - PAD_RADIUS_M / length) if length else tip.offset)
 
 
-class _Links:
-    """The tree of a URDF file with its fixed joints folded away.
+@functools.cache
+def canonical_frame(hand: Hand) -> tuple[np.ndarray, np.ndarray]:
+    """(origin [3] m, axes [3, 3] as columns) of the hand's canonical frame in its base frame: that of `keypoints`.
 
-    hinges: names of the movable joints, a parent before its children. of_child: link -> the joint that carries it.
+    Raises ValueError for a hand without index, middle and ring, whose knuckles give the frame.
     """
-
-    def __init__(self, path: Path, joints: Mapping[str, ElementTree.Element]) -> None:
-        self._joints = joints
-        self.of_child = {_link(joint, "child"): name for name, joint in joints.items()}
-        hinges: list[str] = []
-        for name, joint in joints.items():
-            kind = joint.attrib["type"]
-            if kind not in ("revolute", "continuous", "fixed"):
-                raise ValueError(f"{path}: joint {name!r} is {kind}; expected hinges (revolute) and fixed joints only")
-            self._add_hinges(name, hinges)
-        self.hinges = tuple(hinges)
-
-    def _add_hinges(self, name: str, hinges: list[str]) -> None:
-        """Adds the joint's ancestors and itself, in the file's order otherwise."""
-        parent = _link(self._joints[name], "parent")
-        if parent in self.of_child:
-            self._add_hinges(self.of_child[parent], hinges)
-        if self._joints[name].attrib["type"] != "fixed" and name not in hinges:
-            hinges.append(name)
-
-    def carrier(self, joint: ElementTree.Element) -> tuple[int, np.ndarray]:
-        """(hinge that carries `joint` or BASE, the joint's frame [4, 4] at angle 0 in that hinge's)."""
-        frame, parent = _origin(joint), _link(joint, "parent")
-        while parent in self.of_child:
-            above = self.of_child[parent]
-            if above in self.hinges:
-                return self.hinges.index(above), frame
-            frame, parent = _origin(self._joints[above]) @ frame, _link(self._joints[above], "parent")
-        return BASE, frame
-
-    def point(self, joint: ElementTree.Element) -> Point:
-        """The origin of the link that `joint` carries."""
-        if joint.attrib["name"] in self.hinges:
-            return Point(self.hinges.index(joint.attrib["name"]), np.zeros(3))
-        carrier, frame = self.carrier(joint)
-        return Point(carrier, frame[:3, 3])
+    missing = [finger for finger in PALM_FINGERS if finger not in hand.fingers]
+    if missing:
+        raise ValueError(
+            f"{hand.name}: expected fingers index, middle and ring, which give the frame; missing: {missing}"
+        )
+    knuckles = [hand.roots[hand.fingers.index(finger)] for finger in PALM_FINGERS]
+    return hand.wrist, canonical_axes(_points(hand, knuckles, np.zeros(hand.num_motors)) - hand.wrist)
 
 
-def _motors(
-    joints: Mapping[str, ElementTree.Element], names: tuple[str, ...], card: HandCard
-) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """(motor names, coupling [J, m], bias [J]); a motor is called like the joint that it drives first."""
-    driven = {name: (first, ratio, 0.0) for name, (first, ratio) in card.coupled.items()}
-    for name in names:
-        mimic = joints[name].find("mimic")
-        if mimic is not None:
-            ratio, offset = float(mimic.get("multiplier", 1.0)), float(mimic.get("offset", 0.0))
-            driven.setdefault(name, (mimic.attrib["joint"], ratio, offset))
-    motors = tuple(name for name in names if name not in driven and name not in card.locked)
-    coupling, bias = np.zeros((len(names), len(motors))), np.zeros(len(names))
-    for row, name in enumerate(names):
-        factor, offset = 1.0, 0.0
-        while name in driven:
-            name, ratio, shift = driven[name]
-            factor, offset = factor * ratio, offset + factor * shift
-        if name in motors:
-            coupling[row, motors.index(name)], bias[row] = factor, offset
-    return motors, coupling, bias
+@functools.cache
+def hand_length(hand: Hand) -> float:
+    """m from the wrist to the tips of index, middle and ring, their mean, every joint as near to 0 as it goes."""
+    straight = np.clip(np.zeros(hand.num_motors), hand.lower, hand.upper)
+    tips = _points(hand, [hand.tips[hand.fingers.index(finger)] for finger in PALM_FINGERS], straight)
+    return float(np.linalg.norm(tips - hand.wrist, axis=-1).mean())
 
 
-def _limits(
-    path: Path, joints: Sequence[ElementTree.Element], motors: tuple[str, ...], coupling: np.ndarray, bias: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ranges [m] of the motors in which all joints that they drive are within theirs."""
-    lower, upper = np.full(len(motors), -np.inf), np.full(len(motors), np.inf)
-    for joint, row, shift in zip(joints, coupling, bias, strict=True):
-        limit = joint.find("limit")
-        if limit is None or joint.attrib["type"] != "revolute":
-            continue
-        for motor in np.flatnonzero(row):
-            ends = sorted((float(limit.get(end, 0.0)) - shift) / row[motor] for end in ("lower", "upper"))
-            lower[motor], upper[motor] = max(lower[motor], ends[0]), min(upper[motor], ends[1])
-    for motor, low, high in zip(motors, lower, upper, strict=True):
-        if not (low < high and np.isfinite([low, high]).all()):
-            raise ValueError(f"{path}: joint {motor!r}: expected limits with lower < upper, got [{low:g}, {high:g}]")
-    return lower, upper
+@functools.cache
+def bending_joints(hand: Hand) -> np.ndarray:
+    """[F, J]: 1 for the joints that bend a finger towards the palm, 0 for those that spread it and for the others'."""
+    _, turns = _frames(hand, np.zeros(hand.num_motors))
+    bends = np.abs(np.einsum("jab,jb->ja", turns, hand.axes) @ canonical_frame(hand)[1][:, 0]) < _SPREADS
+    chains = [[joint in hand.chain(finger) for joint in range(len(hand.joint_names))] for finger in hand.fingers]
+    return (np.array(chains) & bends).astype(np.float64)
 
 
-def _origin(joint: ElementTree.Element) -> np.ndarray:
-    """Frame [4, 4] of a joint in its parent link; `rpy` are rotations about the fixed x, y and z axes."""
-    origin, frame = joint.find("origin"), np.eye(4)
-    if origin is not None:
-        frame[:3, 3] = _numbers(origin.get("xyz", "0 0 0"))
-        frame[:3, :3] = Rotation.from_euler("xyz", _numbers(origin.get("rpy", "0 0 0"))).as_matrix()
-    return frame
+def _frames(hand: Hand, motors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position [J, 3] m and rotation [J, 3, 3] of every joint in the base frame, at `motors` [m] rad."""
+    angles = hand.coupling @ motors + hand.bias
+    turns = hand.rotations @ Rotation.from_rotvec(angles[:, None] * hand.axes).as_matrix()
+    positions, rotations = hand.positions.copy(), turns.copy()
+    for joint, parent in enumerate(hand.parents):
+        if parent != BASE:
+            positions[joint] = positions[parent] + rotations[parent] @ hand.positions[joint]
+            rotations[joint] = rotations[parent] @ turns[joint]
+    return positions, rotations
 
 
-def _axis(joint: ElementTree.Element) -> np.ndarray:
-    axis = joint.find("axis")
-    vector = np.array([1.0, 0.0, 0.0]) if axis is None else _numbers(axis.attrib["xyz"])
-    return vector / np.linalg.norm(vector)
-
-
-def _numbers(text: str) -> np.ndarray:
-    return np.array([float(number) for number in text.split()])
-
-
-def _link(joint: ElementTree.Element, end: str) -> str:
-    element = joint.find(end)
-    assert element is not None
-    return element.attrib["link"]
-
-
-def _check_named(path: Path, name: str, known: Iterable[str]) -> None:
-    """Raises ValueError with the nearest name where `name` is not among `known`."""
-    known = list(known)
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise ValueError(f"{path}: the hand's card names {name!r}, which the file does not have{hint}")
+def _points(hand: Hand, which: Sequence[Point], motors: np.ndarray) -> np.ndarray:
+    """Positions [P, 3] m of points in the base frame."""
+    positions, rotations = _frames(hand, motors)
+    at = [p.offset if p.joint == BASE else positions[p.joint] + rotations[p.joint] @ p.offset for p in which]
+    return np.stack(at)

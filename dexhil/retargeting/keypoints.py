@@ -7,6 +7,8 @@ x = y x z, out of the palm. NumPy only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dexhil.robot_geometry import FINGERS
@@ -68,3 +70,28 @@ def bending(points: np.ndarray, finger: str) -> np.ndarray:
     segments /= np.linalg.norm(segments, axis=-1, keepdims=True)
     cosines = (segments[..., :-1, :] * segments[..., 1:, :]).sum(axis=-1)
     return np.arccos(np.clip(cosines, -1.0, 1.0)).sum(axis=-1)
+
+
+def hand_size(points: np.ndarray) -> float:
+    """m from a person's wrist along index, middle and ring to their tips, the mean; key points [T, 21, 3], finite."""
+    chains = np.stack([np.concatenate([points[:, :1], points[:, OF_FINGER[f]]], axis=1) for f in PALM_FINGERS])
+    return float(np.median(np.linalg.norm(np.diff(chains, axis=2), axis=-1).sum(axis=-1), axis=-1).mean())
+
+
+def skeleton(points: np.ndarray) -> dict[str, np.ndarray]:
+    """Finger -> [..., 5, 3] m, the line from the wrist over its joints to its tip, for pictures."""
+    return {
+        finger: np.concatenate([points[..., :1, :], points[..., joints, :]], axis=-2)
+        for finger, joints in OF_FINGER.items()
+    }
+
+
+def gesture_frames(clip: np.ndarray, fingers: Sequence[str] = FINGERS) -> dict[str, int]:
+    """Frames of `clip` [T, 21, 3] that show the canonical gestures best: open, fist, and a pinch with each finger."""
+    bent = np.mean([bending(clip, finger) for finger in PALM_FINGERS], axis=0)
+    frames = {"open": int(bent.argmin()), "fist": int(bent.argmax())}
+    for finger in fingers:
+        if finger != "thumb":
+            gap = np.linalg.norm(clip[:, TIPS[FINGERS.index(finger)]] - clip[:, TIPS[0]], axis=-1)
+            frames[f"pinch {finger}"] = int(gap.argmin())
+    return frames

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dexhil.retargeting.hand import BASE, Hand, Point
-from dexhil.retargeting.keypoints import PALM_FINGERS, canonical_axes
+from dexhil.retargeting.hand import BASE, Hand, Point, bending_joints, canonical_frame
 from dexhil.robot_geometry import FINGERS
-
-_SPREADS = 0.7  # a joint whose axis is this much along the palm's normal spreads the fingers, any other bends them
 
 
 def joint_frames(hand: Hand, motors: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -53,19 +52,18 @@ def about_axis(axis: jax.Array, angle: jax.Array) -> jax.Array:
     return jnp.eye(3, dtype=angle.dtype) + jnp.sin(angle) * cross + (1.0 - jnp.cos(angle)) * cross @ cross
 
 
-def canonical_frame(hand: Hand) -> tuple[np.ndarray, np.ndarray]:
-    """(origin [3] m, axes [3, 3] as columns) of the hand's canonical frame in its base frame: that of `keypoints`.
+def canonical_points(hand: Hand, motors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(tips, centres of the pads), [F, 3] m each in the canonical frame, at `motors` [m] rad."""
+    origin, axes = canonical_frame(hand)
+    both = points(hand, (*hand.tips, *hand.pads), motors)
+    both = (both - jnp.asarray(origin, motors.dtype)) @ jnp.asarray(axes, motors.dtype)
+    return both[: len(hand.tips)], both[len(hand.tips) :]
 
-    Raises ValueError for a hand without index, middle and ring, whose knuckles give the frame.
-    """
-    missing = [finger for finger in PALM_FINGERS if finger not in hand.fingers]
-    if missing:
-        raise ValueError(
-            f"{hand.name}: expected fingers index, middle and ring, which give the frame; missing: {missing}"
-        )
-    knuckles = [hand.roots[hand.fingers.index(finger)] for finger in PALM_FINGERS]
-    at_rest = points(hand, knuckles, jnp.zeros(hand.num_motors))
-    return hand.wrist, canonical_axes(np.asarray(at_rest, np.float64) - hand.wrist)
+
+def bending_of(hand: Hand, motors: Any) -> Any:
+    """Summed angle [..., F] rad of the joints that bend each finger, at `motors` [..., m] rad; NumPy or JAX."""
+    joints = bending_joints(hand)
+    return motors @ (joints @ hand.coupling).T.astype(motors.dtype) + (joints @ hand.bias).astype(motors.dtype)
 
 
 class CanonicalHand:
@@ -77,26 +75,30 @@ class CanonicalHand:
     def __init__(self, hand: Hand) -> None:
         self.hand = hand
         self.columns = np.array([FINGERS.index(finger) for finger in hand.fingers])
-        origin, axes = canonical_frame(hand)
-        self.to_canonical = lambda at: (at - jnp.asarray(origin, at.dtype)) @ jnp.asarray(axes, at.dtype)
-        self._tips = jax.jit(jax.vmap(lambda motors: self.to_canonical(points(hand, hand.tips, motors))))
-        self._pads = jax.jit(jax.vmap(lambda motors: self.to_canonical(points(hand, hand.pads, motors))))
-        rest = np.asarray(joint_frames(hand, jnp.zeros(hand.num_motors))[1])
-        axes_at_rest = np.einsum("jab,jb->ja", rest, hand.axes)
-        self._bends = np.abs(axes_at_rest @ axes[:, 0]) < _SPREADS
+        self._points = jax.jit(jax.vmap(functools.partial(canonical_points, hand)))
+        self._joints = jax.jit(jax.vmap(lambda motors: joint_frames(hand, motors)[0]))
 
     def tips(self, motors: np.ndarray) -> np.ndarray:
         """[T, F, 3] m."""
-        return np.asarray(self._tips(jnp.asarray(motors, jnp.float32)), np.float64)
+        return np.asarray(self._points(jnp.asarray(motors, jnp.float32))[0], np.float64)
 
     def pads(self, motors: np.ndarray) -> np.ndarray:
         """[T, F, 3] m, centres of the pads."""
-        return np.asarray(self._pads(jnp.asarray(motors, jnp.float32)), np.float64)
+        return np.asarray(self._points(jnp.asarray(motors, jnp.float32))[1], np.float64)
+
+    def skeleton(self, motors: np.ndarray) -> dict[str, np.ndarray]:
+        """Finger -> [T, k, 3] m, the line from the wrist over its joints to its tip, for pictures."""
+        origin, axes = canonical_frame(self.hand)
+        joints, tips = (np.asarray(self._joints(jnp.asarray(motors, jnp.float32))) - origin) @ axes, self.tips(motors)
+        wrist = np.zeros((len(tips), 1, 3))
+        return {
+            finger: np.concatenate([wrist, joints[:, self.hand.chain(finger)[::-1]], tips[:, [index]]], axis=1)
+            for index, finger in enumerate(self.hand.fingers)
+        }
 
     def bending(self, motors: np.ndarray, finger: str) -> np.ndarray:
         """Summed angle [T] rad of the finger's joints that bend it towards the palm."""
-        angles = motors @ self.hand.coupling.T + self.hand.bias
-        return angles[:, [joint for joint in self.hand.chain(finger) if self._bends[joint]]].sum(axis=1)
+        return bending_of(self.hand, motors)[:, self.hand.fingers.index(finger)]
 
     def random_motors(self, seed: int, count: int) -> np.ndarray:
         """[count, m] rad, uniform within the limits."""

@@ -10,16 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from dexhil.retargeting.hand import PAD_RADIUS_M
-from dexhil.retargeting.keypoints import PINCHED_M
 
-APART_M = 0.050  # two tips of a person that are surely not meant to touch
 PAD_GAP_M = 2 * PAD_RADIUS_M  # between the centres of two pads that touch
-
-
-def closeness(gap: jax.Array) -> jax.Array:
-    """How much two tips of a person, `gap` m apart unscaled, mean to touch: 1 to PINCHED_M, smoothly 0 at APART_M."""
-    share = jnp.clip((APART_M - gap) / (APART_M - PINCHED_M), 0.0, 1.0)
-    return share * share * (3.0 - 2.0 * share)
 
 
 def vector_loss(robot: jax.Array, human: jax.Array, weights: jax.Array) -> jax.Array:
@@ -32,8 +24,8 @@ def vector_loss(robot: jax.Array, human: jax.Array, weights: jax.Array) -> jax.A
 
 def direction_loss(robot_step: jax.Array, human_step: jax.Array) -> jax.Array:
     """1 - cos between the step of a robot tip and that of the person's [B, F, 3]. Source: GeoRT, `dir` of eq. 2."""
-    lengths = jnp.linalg.norm(robot_step, axis=-1) * jnp.linalg.norm(human_step, axis=-1)
-    return (1.0 - (robot_step * human_step).sum(-1) / (lengths + 1e-9)).mean()
+    lengths = _length(robot_step) * _length(human_step)
+    return (1.0 - (robot_step * human_step).sum(-1) / lengths).mean()
 
 
 def coverage_loss(robot: jax.Array, reachable: jax.Array) -> jax.Array:
@@ -47,7 +39,20 @@ def flatness_loss(before: jax.Array, here: jax.Array, after: jax.Array) -> jax.A
     return ((before + after - 2.0 * here) ** 2).sum(-1).mean()
 
 
-def pinch_loss(pads: jax.Array, human_gap: jax.Array) -> jax.Array:
-    """Pads [B, F, 3], thumb first, that do not touch while the person's gaps [B, F - 1] m say so. `pinch` of eq. 2."""
-    distance = jnp.linalg.norm(pads[:, 1:] - pads[:, :1] + 1e-9, axis=-1)
-    return (closeness(human_gap) * jnp.maximum(distance - PAD_GAP_M, 0.0) ** 2).sum(-1).mean()
+def speed_loss(robot_step: jax.Array, human_step_m: float) -> jax.Array:
+    """Steps of robot tips [..., F, 3] m that are longer than the person's: what makes a robot's hand jump."""
+    return (jnp.maximum(_length(robot_step) - human_step_m, 0.0) ** 2).sum(-1).mean()
+
+
+def pinch_loss(pads: jax.Array, wanted: jax.Array, weights: jax.Array) -> jax.Array:
+    """Distances of the pads [B, F, 3], thumb first, from the thumb's that are not as `wanted` [B, F - 1] m; eq. 2.
+
+    Wanted at most PAD_GAP_M means touching: nearer than that is as good.
+    """
+    distance = _length(pads[:, 1:] - pads[:, :1])
+    return (weights * (jnp.maximum(distance, PAD_GAP_M) - wanted) ** 2).sum(-1).mean()
+
+
+def _length(vectors: jax.Array) -> jax.Array:
+    """Lengths of vectors [..., 3] with a gradient at 0, where a joint at its limit leaves a tip."""
+    return jnp.sqrt((vectors**2).sum(-1) + 1e-12)

@@ -1,26 +1,29 @@
-"""The retargeting network: scaled finger tips to motor angles, in plain JAX or NumPy with the same code.
+"""The retargeting network: scaled finger tips to motor angles, the same code for NumPy and JAX.
 
 Every set of motors that moves the same fingers has a small network of its own, which sees those fingers only, so that
 a finger does not stir when another one moves. The thumb's angles get a residual that sees all fingers, which is what
-the paper's second stage trains. Angles are within the limits by construction.
+the paper's second stage trains. Where `meet` is there, a finger that comes near the thumb gets a residual too, which
+sees both and vanishes smoothly as they part: the thumb alone does not reach every pinch. Angles are within the limits
+by construction.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from types import ModuleType
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dexhil.retargeting.hand import Hand
+from dexhil.retargeting.hand import Hand, hand_length
 
 Layers = list[dict[str, Any]]
-Params = dict[str, Any]  # "groups": Layers of each Group; "thumb": Layers of the residual
+Params = dict[str, Any]  # "groups": Layers of each Group; "thumb": Layers; "meet": Layers of each of `meeting` or []
 
+TOGETHER_M, APART_M = 0.018, 0.060  # between two tips of a person that mean to touch, and that surely do not
+USUAL_M = 0.18  # `keypoints.hand_size` of an adult
 UNIT_M = 0.1  # lengths enter the network in this unit
 _REACH = 1.05  # of half the range: so far the smooth squashing goes, and then it is cut, so that limits are reached
 
@@ -43,18 +46,15 @@ def groups_of(hand: Hand) -> tuple[Group, ...]:
     return tuple(Group(fingers, tuple(motors)) for fingers, motors in by_fingers.items())
 
 
-def init(key: jax.Array, hand: Hand, width: int) -> Params:
-    """New parameters; the residual of the thumb starts at zero."""
-    groups = groups_of(hand)
-    keys = jax.random.split(key, len(groups) + 1)
-    thumb = _init_layers(keys[-1], (3 * len(hand.fingers), width, width, len(thumb_group(hand).motors)))
-    thumb[-1] = jax.tree.map(jnp.zeros_like, thumb[-1])
+def init(rng: np.random.Generator, hand: Hand, width: int, *, meet: bool = True) -> Params:
+    """New parameters; residuals start at zero."""
+    every, meeting = 3 * len(hand.fingers), meeting_groups(hand) if meet else ()
     return {
         "groups": [
-            _init_layers(key, (3 * len(group.fingers), width, width, len(group.motors)))
-            for key, group in zip(keys[:-1], groups, strict=True)
+            _init_layers(rng, (3 * len(group.fingers), width, width, len(group.motors))) for group in groups_of(hand)
         ],
-        "thumb": thumb,
+        "thumb": _init_residual(rng, (every, width, width, len(thumb_group(hand).motors))),
+        "meet": [_init_residual(rng, (6, width, width, len(group.motors))) for group in meeting],
     }
 
 
@@ -64,27 +64,69 @@ def thumb_group(hand: Hand) -> Group:
     return next(group for group in groups_of(hand) if group.fingers == (thumb,))
 
 
-def forward(params: Params, hand: Hand, tips: Any, xp: ModuleType = jnp) -> Any:
+@functools.cache
+def meeting_groups(hand: Hand) -> tuple[Group, ...]:
+    """The motors that move one finger only, which may meet the thumb."""
+    return tuple(g for g in groups_of(hand) if len(g.fingers) == 1 and g != thumb_group(hand))
+
+
+def gaps(tips: Any, hand: Hand, xp: ModuleType = np) -> Any:
+    """Distances [..., F - 1] m of the fingers' tips [..., F, 3] from the thumb's, as on a hand of the usual size."""
+    thumb = hand.fingers.index("thumb")
+    others = [i for i in range(len(hand.fingers)) if i != thumb]
+    between = tips[..., others, :] - tips[..., thumb : thumb + 1, :]
+    return xp.sqrt((between**2).sum(axis=-1) + 1e-12) * (USUAL_M / hand_length(hand))
+
+
+def closeness(gap: Any, xp: ModuleType = np) -> Any:
+    """How much two tips of a person, `gap` m apart, mean to touch: 1 where they do, smoothly 0 where far apart."""
+    share = xp.clip((APART_M - gap) / (APART_M - TOGETHER_M), 0.0, 1.0)
+    return share * share * (3.0 - 2.0 * share)
+
+
+def forward(params: Params, hand: Hand, tips: Any, xp: ModuleType = np) -> Any:
     """Motor angles [..., m] rad of tips [..., F, 3] m, canonical frame, already scaled to the robot. xp: jnp or np."""
+    return xp.clip(squash(raw_angles(params, hand, tips, xp), hand, xp), hand.lower, hand.upper)
+
+
+def squash(raw: Any, hand: Hand, xp: ModuleType = np) -> Any:
+    """Raw outputs [..., m] to angles that reach a little beyond the limits, so that clipping makes these reachable."""
+    middle, half = (hand.upper + hand.lower) / 2, (hand.upper - hand.lower) / 2
+    return middle + half * _REACH * xp.tanh(raw)
+
+
+def raw_angles(params: Params, hand: Hand, tips: Any, xp: ModuleType = np) -> Any:
+    """What the networks say [..., m], unbounded."""
     scaled = tips / UNIT_M
     lead = scaled.shape[:-2]
+    thumb, close = hand.fingers.index("thumb"), closeness(gaps(tips, hand, xp), xp)
     columns: dict[int, Any] = {}
     for group, layers in zip(groups_of(hand), params["groups"], strict=True):
         out = _apply(layers, scaled[..., list(group.fingers), :].reshape(*lead, -1), xp)
         if group == thumb_group(hand):
             out = out + _apply(params["thumb"], scaled.reshape(*lead, -1), xp)
+        elif params["meet"] and group in meeting_groups(hand):
+            (finger,) = group.fingers
+            both = scaled[..., [finger, thumb], :].reshape(*lead, -1)
+            residual = _apply(params["meet"][meeting_groups(hand).index(group)], both, xp)
+            out = out + close[..., finger - 1 : finger] * residual
         columns |= {motor: out[..., i] for i, motor in enumerate(group.motors)}
-    raw = xp.stack([columns[motor] for motor in range(hand.num_motors)], axis=-1)
-    middle, half = (hand.upper + hand.lower) / 2, (hand.upper - hand.lower) / 2
-    return xp.clip(middle + half * _REACH * xp.tanh(raw), hand.lower, hand.upper)
+    return xp.stack([columns[motor] for motor in range(hand.num_motors)], axis=-1)
 
 
-def _init_layers(key: jax.Array, sizes: tuple[int, ...]) -> Layers:
-    keys = jax.random.split(key, len(sizes) - 1)
+def _init_layers(rng: np.random.Generator, sizes: tuple[int, ...]) -> Layers:
     return [
-        {"w": jax.random.normal(k, (fan_in, fan_out)) / np.sqrt(fan_in), "b": jnp.zeros(fan_out)}
-        for k, fan_in, fan_out in zip(keys, sizes[:-1], sizes[1:], strict=True)
+        {
+            "w": (rng.normal(size=(fan_in, fan_out)) / np.sqrt(fan_in)).astype(np.float32),
+            "b": np.zeros(fan_out, np.float32),
+        }
+        for fan_in, fan_out in itertools.pairwise(sizes)
     ]
+
+
+def _init_residual(rng: np.random.Generator, sizes: tuple[int, ...]) -> Layers:
+    *layers, last = _init_layers(rng, sizes)
+    return [*layers, {name: np.zeros_like(value) for name, value in last.items()}]
 
 
 def _apply(layers: Layers, x: Any, xp: ModuleType) -> Any:

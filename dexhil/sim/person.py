@@ -9,16 +9,16 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from dexhil import arm_ik
-from dexhil.poses import compose, inverse, make_pose
+from dexhil.retargeting.runtime import Model
 from dexhil.schema import ARM_DOF
-from dexhil.sim.operator import Intent, ScriptedOperator, grasp_to_hand, hand_to_grasp
+from dexhil.sim.operator import Intent, ScriptedOperator, hand_to_grasp
 from dexhil.sim.rig import SimRig
 from dexhil.sim.strategies.plush import GRASP_HEIGHT_M
 from dexhil.sim.strategies.tissue import pinch_point
 from dexhil.sim.tasks import PlushState, TissueState
+from dexhil.sim.teleoperation import Devices
 from dexhil.takeover import HumanCommand
 
 NEAR_M = {"plush": 0.030, "tissue": 0.020}  # a hand this far beside its goal will miss
@@ -96,10 +96,13 @@ def foresee(task: str, seen: Attention, watch: Watch, config: PersonConfig) -> s
 class SimulatedPerson:
     """One person beside `rig` for one episode: call `tick` once per control step, before the rig is told anything.
 
+    model: a retargeter, through which the person's hand passes; None: the hand's joints come from the intent itself.
     reasons: why the person took over, one per takeover. cube_to_ee: [7], the constant `C` of DexHiL eq. 3.
     """
 
-    def __init__(self, rig: SimRig, *, seed: int, config: PersonConfig | None = None) -> None:
+    def __init__(
+        self, rig: SimRig, *, seed: int, config: PersonConfig | None = None, model: Model | None = None
+    ) -> None:
         self._rig, self._seed = rig, seed
         self._config = config or PersonConfig()
         self._rng = np.random.default_rng([seed, _PERSON_STREAM])
@@ -108,9 +111,8 @@ class SimulatedPerson:
         self._due: tuple[float, str] | None = None
         self._hands_back = False
         self.reasons: list[str] = []
-        # The camera stands anywhere and the cube is held anyhow: only how it moves may count.
-        self.cube_to_ee = self._any_pose()
-        self._camera = self._any_pose()
+        self._devices = Devices(self._rng, model, rig.control_hz)
+        self.cube_to_ee = self._devices.cube_to_ee
 
     def tick(self, command: np.ndarray) -> HumanCommand | None:
         """What the person shows, or None while it only watches. command: [A] rad, the last executed."""
@@ -119,11 +121,11 @@ class SimulatedPerson:
             self._operator, self._watch = None, Watch(since=seen.time_s)
             return None
         if self._operator is not None:
-            return self._show(self._operator.think())
+            return self._devices.show(self._operator.think())
         if not self._decides(seen):
             return None
         self._operator = self._take_over(command)
-        return self._show(self._operator.intent)
+        return self._devices.show(self._operator.intent)
 
     def _decides(self, seen: Attention) -> bool:
         """Whether to take over now: the time to react to a reason is over, and the object was not caught meanwhile."""
@@ -145,10 +147,6 @@ class SimulatedPerson:
         shown = Intent(arm_ik.forward(command[:ARM_DOF].astype(np.float64)), hand_to_grasp(command[ARM_DOF:]))
         return ScriptedOperator(self._rig, seed=self._seed + len(self.reasons), start=shown)
 
-    def _show(self, intent: Intent) -> HumanCommand:
-        cube = compose(self._camera, compose(intent.pose_base_ee, inverse(self.cube_to_ee)))
-        return HumanCommand(cube, grasp_to_hand(intent.grasp).astype(np.float64))
-
     def _look(self) -> Attention:
         """What there is to see now."""
         state: PlushState | TissueState = self._rig.privileged()
@@ -169,6 +167,3 @@ class SimulatedPerson:
             moved=moved,
             dropped=self._most_moved - moved,
         )
-
-    def _any_pose(self) -> np.ndarray:
-        return make_pose(self._rng.uniform(-0.1, 0.1, 3), Rotation.random(rng=self._rng))

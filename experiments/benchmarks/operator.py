@@ -1,9 +1,11 @@
 """How often the scripted operator succeeds, over seeded trials of every task.
 
     python experiments/benchmarks/operator.py --out FILE.json [--trials 100] [--difficulty 0.5] [--workers 2]
+        [--retargeter runs/retarget/retargeter.npz]     # the same trials through the whole teleoperation chain too
 
 Writes per task {"successes", "trials", "rate", "interval" (95 %, Wilson), "seconds" (median and 90 % of the successes),
-"first_try" (rate of successes without a second attempt), "failures" {category: count}}.
+"first_try" (rate of successes without a second attempt), "failures" {category: count}}: "tasks" when the intent is
+executed directly, "chain" through cube, glove key points, retargeter, anchored mapping and inverse kinematics.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ import dataclasses
 import functools
 import json
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dexhil.evaluation.intervals import wilson
+from dexhil.retargeting.runtime import Model, load
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
+from dexhil.sim.teleoperation import Devices
+from dexhil.takeover import Inputs, advance, executed, start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +44,30 @@ def make_rig(difficulty: float) -> SimRig:
     return SimRig(difficulty=difficulty, cameras=())
 
 
-def run_trial(task: str, difficulty: float, seed: int) -> Outcome:
+def run_trial(task: str, difficulty: float, retargeter: Path | None, seed: int) -> Outcome:
     """Runs the operator until success or the task's horizon."""
     rig = make_rig(difficulty)
     rig.reset(task=task, seed=seed)
     operator, attempts, phase = ScriptedOperator(rig, seed=seed), 0, ""
+    act = operator.act if retargeter is None else through_devices(rig, operator, load(retargeter), seed)
     while rig.time < rig.horizon_s and not rig.success():
-        rig.apply(operator.act())
+        rig.apply(act())
         attempts += operator.strategy.phase == "close" != phase
         phase = operator.strategy.phase
     return Outcome(rig.time, rig.failure(), attempts)
+
+
+def through_devices(rig: SimRig, operator: ScriptedOperator, model: Model, seed: int) -> Callable[[], np.ndarray]:
+    """What the robot is told when the operator teleoperates it: one command [A] rad per call."""
+    devices, state = Devices(np.random.default_rng(seed), model, rig.control_hz), start(rig.command)
+
+    def act() -> np.ndarray:
+        nonlocal state
+        inputs = Inputs(engage=True, human=devices.show(operator.think()), policy_action=None)
+        state, decision = advance(executed(state, rig.command), inputs, rig.spec, devices.cube_to_ee)
+        return decision.command
+
+    return act
 
 
 def summarise(outcomes: Sequence[Outcome]) -> dict[str, object]:
@@ -72,15 +91,23 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--difficulty", type=float, default=0.5)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--retargeter", type=Path, help="file of experiments/retarget.py for the simulated hand")
     options = parser.parse_args()
+    ways: dict[str, Path | None] = {"tasks": None, **({"chain": options.retargeter} if options.retargeter else {})}
     tasks, context = make_rig(options.difficulty).tasks, multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.workers, context) as pool:
         trials = {
-            task: [pool.submit(run_trial, task, options.difficulty, seed) for seed in range(options.trials)]
-            for task in tasks
+            way: {
+                task: [pool.submit(run_trial, task, options.difficulty, file, seed) for seed in range(options.trials)]
+                for task in tasks
+            }
+            for way, file in ways.items()
         }
-        scores = {task: summarise([trial.result() for trial in futures]) for task, futures in trials.items()}
-    result = {"benchmark": "operator", "difficulty": options.difficulty, "tasks": scores}
+        scores = {
+            way: {task: summarise([trial.result() for trial in futures]) for task, futures in of_way.items()}
+            for way, of_way in trials.items()
+        }
+    result = {"benchmark": "operator", "difficulty": options.difficulty, **scores}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

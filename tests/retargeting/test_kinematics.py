@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dexhil.retargeting import kinematics
-from dexhil.retargeting.hand import ALLEGRO, CARDS, DEXHAND021, Hand, HandCard, load_urdf, simulated_dexhand021
+from dexhil.retargeting.hand import Hand, simulated_dexhand021
+from dexhil.retargeting.urdf import ALLEGRO, CARDS, DEXHAND021, HandCard, load_urdf
 from dexhil.robot_geometry import dexhand_joint_frames, finger_tips
 
 FILES = {"allegro": "allegro_hand_right.urdf", "dexhand021": "dexhand021_right.urdf"}

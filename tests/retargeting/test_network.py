@@ -18,8 +18,9 @@ def hand() -> Hand:
 
 @pytest.fixture(scope="module")
 def params(hand: Hand) -> network.Params:
-    params = network.init(jax.random.key(0), hand, width=16)
-    params["thumb"][-1] = jax.tree.map(lambda x: x + 0.1, params["thumb"][-1])
+    params = network.init(np.random.default_rng(0), hand, width=16)
+    for layers in (params["thumb"], *params["meet"]):
+        layers[-1] = jax.tree.map(lambda x: x + np.float32(0.1), layers[-1])
     return params
 
 
@@ -45,8 +46,11 @@ def test_angles_are_within_the_limits_and_reach_them(hand: Hand, params: network
     assert (motors == hand.upper.astype(np.float32)).any(axis=0).all()
 
 
-def test_a_finger_moves_its_own_motors_and_the_thumb_only(hand: Hand, params: network.Params) -> None:
+def test_a_finger_far_from_the_thumb_moves_its_own_motors_and_the_thumbs_only(
+    hand: Hand, params: network.Params
+) -> None:
     tips = random_tips(1)
+    tips[0] += 1.0
     before = network.forward(params, hand, tips)
     tips[1] += 0.02
     moved = np.asarray(network.forward(params, hand, tips) != before)
@@ -57,15 +61,25 @@ def test_a_finger_moves_its_own_motors_and_the_thumb_only(hand: Hand, params: ne
 
 def test_numpy_computes_what_jax_does(hand: Hand, params: network.Params) -> None:
     tips = random_tips(2, 7)
-    plain = network.forward(jax.tree.map(np.asarray, params), hand, tips, np)
-    np.testing.assert_allclose(plain, network.forward(params, hand, tips), atol=1e-6)
+    tips[..., 1, :] = tips[..., 0, :] + 0.02
+    plain = network.forward(params, hand, tips)
+    np.testing.assert_allclose(plain, network.forward(params, hand, jnp.asarray(tips), jnp), atol=1e-6)
+
+
+def test_a_finger_meets_the_thumb_with_a_part_of_its_own(hand: Hand, params: network.Params) -> None:
+    tips = random_tips(1)
+    tips[1] = tips[0] + [0.01, 0.0, 0.0]
+    apart = {**params, "meet": []}
+    moved = network.forward(params, hand, tips) != network.forward(apart, hand, tips)
+    assert {"index_mcp", "index_pip"} <= {name for name, m in zip(hand.motor_names, moved, strict=True) if m}
 
 
 def test_closeness_falls_smoothly_from_one_to_zero() -> None:
-    gaps = jnp.linspace(0.0, 0.07, 141)
-    values, slopes = losses.closeness(gaps), jax.vmap(jax.grad(losses.closeness))(gaps)
-    np.testing.assert_array_equal(values[gaps <= losses.PINCHED_M], 1.0)
-    np.testing.assert_array_equal(values[gaps >= losses.APART_M], 0.0)
+    gaps = jnp.linspace(0.0, 0.08, 161)
+    slope = jax.grad(lambda gap: network.closeness(gap, jnp))
+    values, slopes = network.closeness(gaps, jnp), jax.vmap(slope)(gaps)
+    np.testing.assert_array_equal(values[gaps <= network.TOGETHER_M], 1.0)
+    np.testing.assert_array_equal(values[gaps >= network.APART_M + 1e-6], 0.0)
     assert (slopes <= 0).all()
     assert abs(np.diff(slopes)).max() < 6.0  # per 0.5 mm: no kink
 
@@ -82,8 +96,18 @@ def test_losses_by_hand() -> None:
 
 
 def test_pads_are_drawn_together_only_where_the_person_pinches() -> None:
-    pads = jnp.array([[[0.0, 0, 0], [0.05, 0, 0]]])
-    assert losses.pinch_loss(pads, jnp.array([[0.01]])) == pytest.approx((0.05 - losses.PAD_GAP_M) ** 2, rel=1e-4)
-    assert losses.pinch_loss(pads, jnp.array([[0.06]])) == 0.0
-    assert losses.pinch_loss(pads * 0.4, jnp.array([[0.01]])) == 0.0
-    assert np.isfinite(jax.grad(losses.pinch_loss)(pads * 0.0, jnp.array([[0.01]]))).all()
+    pads, one = jnp.array([[[0.0, 0, 0], [0.05, 0, 0]]]), jnp.ones((1, 1))
+    touching = losses.PAD_GAP_M * one
+    assert losses.pinch_loss(pads, touching, one) == pytest.approx((0.05 - losses.PAD_GAP_M) ** 2, rel=1e-4)
+    assert losses.pinch_loss(pads, touching, 0.0 * one) == 0.0
+    assert losses.pinch_loss(pads, 0.05 * one, one) == pytest.approx(0.0, abs=1e-9)
+    assert losses.pinch_loss(pads * 0.4, touching, one) == pytest.approx(0.0, abs=1e-9)
+    assert np.isfinite(jax.grad(losses.pinch_loss)(pads * 0.0, touching, one)).all()
+
+
+def test_a_tip_that_stands_still_at_a_limit_has_a_gradient() -> None:
+    still, step = jnp.zeros((2, 1, 3)), jnp.ones((2, 1, 3))
+    assert np.isfinite(jax.grad(losses.direction_loss)(still, step)).all()
+    assert np.isfinite(jax.grad(losses.speed_loss)(still, 0.01)).all()
+    assert losses.speed_loss(0.01 * step, 0.01 * 3**0.5) == pytest.approx(0.0, abs=1e-9)
+    assert losses.speed_loss(0.02 * step, 0.01 * 3**0.5) == pytest.approx(3e-4, rel=1e-3)

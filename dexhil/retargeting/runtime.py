@@ -1,0 +1,147 @@
+"""A trained retargeter in use: key points of one frame to hand joints, and what is kept on disk.
+
+A file holds the network, the hand that it was trained for and how: `save`, `load`. NumPy only, no JAX, so that a
+control loop starts at once and every call takes tens of microseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dexhil.retargeting import network
+from dexhil.retargeting.hand import Hand, Point, hand_length
+from dexhil.retargeting.keypoints import NUM_POINTS, TIPS, check_keypoints, hand_size, to_canonical
+from dexhil.robot_geometry import FINGERS
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained network for `hand`. config: how it was trained, for people to read."""
+
+    hand: Hand
+    params: network.Params
+    config: dict[str, Any]
+
+    def motors(self, points: np.ndarray, scale: float) -> np.ndarray:
+        """Motor angles [..., m] rad of key points [..., 21, 3] in the canonical frame, `scale` times as large."""
+        columns = [FINGERS.index(finger) for finger in self.hand.fingers]
+        return np.asarray(network.forward(self.params, self.hand, scale * points[..., TIPS[columns], :], np))
+
+
+class Retargeter:
+    """Key points of one person to hand joints, frame by frame: call it with [21, 3] m in any frame of the glove.
+
+    size_m: the person's hand, wrist to the middle finger's tip; None measures it on the first good frame. What comes
+    out is the absolute mapping; `dexhil.takeover` anchors it to the robot's last command. valid: whether the last
+    frame was used; where it was not, the last joints are held and `reason` says why.
+    """
+
+    def __init__(self, model: Model, *, size_m: float | None = None) -> None:
+        self.model = model
+        self._size = size_m
+        self._last: np.ndarray | None = None
+        self.valid, self.reason = False, "no frame yet"
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Hand joints [m] rad. Raises ValueError on a wrong shape, and where the first frame is no right hand in m."""
+        points = np.asarray(points, np.float64)
+        if points.shape != (NUM_POINTS, 3):
+            raise ValueError(f"key points: expected [{NUM_POINTS}, 3], got {list(points.shape)}")
+        self.valid = bool(np.isfinite(points).all())
+        self.reason = "" if self.valid else f"{int((~np.isfinite(points)).any(axis=1).sum())} key points not finite"
+        if not self.valid:
+            return self._held()
+        if self._size is None:
+            check_keypoints(points[None])
+            self._size = hand_size(points[None])
+        self._last = self.model.motors(to_canonical(points), hand_length(self.model.hand) / self._size)
+        return self._last.copy()
+
+    def _held(self) -> np.ndarray:
+        """The last joints; before any good frame, the middle of the ranges."""
+        hand = self.model.hand
+        return (hand.lower + hand.upper) / 2 if self._last is None else self._last.copy()
+
+
+def save(model: Model, path: str | Path) -> None:
+    """Writes one .npz file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {f"params/{name}": value for name, value in _flat(model.params)}
+    facts = {"format": FORMAT, "hand": _hand_to_dict(model.hand), "config": model.config}
+    np.savez(path, facts=json.dumps(facts), **arrays)
+
+
+def load(path: str | Path) -> Model:
+    """The model in a file of `save`. Raises ValueError where it is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; train a retargeter with experiments/retarget.py")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            facts = json.loads(str(file["facts"]))
+            arrays = {name.removeprefix("params/"): file[name] for name in file.files if name != "facts"}
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: expected a retargeter's .npz file: {error}") from None
+    if facts.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected format {FORMAT}, got {facts.get('format')!r}; train it again")
+    hand = _hand_from_dict(facts["hand"])
+    return Model(hand, _nested(arrays), facts["config"])
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, np.ndarray]]:
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        return [(prefix, np.asarray(value))]
+    return [leaf for key, part in items for leaf in _flat(part, f"{prefix}/{key}" if prefix else str(key))]
+
+
+def _nested(arrays: dict[str, np.ndarray]) -> network.Params:
+    """groups/0/1/w -> {"groups": [[…, {"w": …}]]}; empty lists were not written."""
+    root: dict[str, Any] = {}
+    for name, value in arrays.items():
+        *path, last = name.split("/")
+        node = root
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = value
+
+    def lists(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        if node and all(key.isdigit() for key in node):
+            return [lists(node[str(index)]) for index in range(len(node))]
+        return {key: lists(part) for key, part in node.items()}
+
+    return {"groups": [], "thumb": [], "meet": [], **lists(root)}
+
+
+def _hand_to_dict(hand: Hand) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, Point):
+            return {"joint": value.joint, "offset": value.offset.tolist()}
+        if isinstance(value, np.ndarray):
+            return value.tolist()
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    return {field.name: plain(getattr(hand, field.name)) for field in dataclasses.fields(hand)}
+
+
+def _hand_from_dict(values: dict[str, Any]) -> Hand:
+    arrays = ("positions", "rotations", "axes", "lower", "upper", "coupling", "bias", "wrist")
+    built: dict[str, Any] = {name: np.array(values[name], np.float64) for name in arrays}
+    for name in ("tips", "pads", "roots"):
+        built[name] = tuple(Point(point["joint"], np.array(point["offset"])) for point in values[name])
+    for name in ("joint_names", "parents", "motor_names", "fingers"):
+        built[name] = tuple(values[name])
+    return Hand(name=values["name"], **built)

@@ -1,0 +1,119 @@
+"""Trains a hand retargeter and scores it on frames that it has not seen.
+
+    python experiments/retarget.py [--config.hand.urdf=hand.urdf] [--config.data.clips=glove.npy] [--workdir runs/NAME]
+    python experiments/retarget.py --workdir runs/NAME --view glove.npy
+
+WORKDIR/retargeter.npz is what teleoperation loads. --view plays a recording in a browser: the person's hand and the
+robot's side by side.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command
+from dexhil.config import Config
+from dexhil.names import check_known
+from dexhil.retargeting import metrics, network, runtime, training
+from dexhil.retargeting.hand import Hand, simulated_dexhand021
+from dexhil.retargeting.keypoints import check_keypoints, to_canonical
+from dexhil.retargeting.kinematics import CanonicalHand
+from dexhil.retargeting.synthetic import Person, free_motion
+from dexhil.retargeting.urdf import CARDS, load_urdf
+from dexhil.retargeting.view import show
+from experiments.retarget_report import write_retargeting_report
+
+FILE = "retargeter.npz"
+STRANGER_SEED, STRANGER_S, STRANGER_HZ = 99, 60.0, 30.0
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = command_parser("Trains a hand retargeter and scores it.", config="experiments/configs/retarget.py")
+    parser.add_argument("--view", type=Path, help="play this recording through the trained retargeter of --workdir")
+    parser.add_argument("--port", type=int, default=8080, help="of the view's page on this machine")
+    config, options = load_config(argv, parser)
+    if options.view:
+        view_clip(runtime.load(options.workdir / FILE), load_clip(options.view), options.port)
+        return
+    run = Run(options.workdir, "retarget", config)
+    run.resume(0)
+    hand = load_hand(config)
+    learnt, heldout = split({Path(path).stem: load_clip(Path(path)) for path in config.data.clips}, config)
+    model = runtime.Model(hand, train(run, hand, list(learnt.values()), config), run.config)
+    runtime.save(model, run.workdir / FILE)
+    robot = CanonicalHand(hand)
+    methods = {name: {"dexhil": mapping(model, clip)} for name, clip in heldout.items()}
+    scores = {
+        name: {
+            method: metrics.score(f, clip, robot, training.scale_of(clip, robot)) for method, f in methods[name].items()
+        }
+        for name, clip in heldout.items()
+    }
+    report = run.report({"clips": {name: {hand.name: values} for name, values in scores.items()}})
+    page = write_retargeting_report(run.workdir, report, hand, heldout, methods)
+    for name, values in scores.items():
+        print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in values["dexhil"].items()))
+    print(f"retargeter: {run.workdir / FILE}\nreport: {page}")
+
+
+def train(run: Run, hand: Hand, clips: list[np.ndarray], config: Config) -> network.Params:
+    """Trains with progress; losses go to metrics.jsonl."""
+    settings = training.TrainingConfig(**config.train.to_dict())
+    with progress(sum(settings.steps), "training") as bar:
+
+        def watch(step: int, losses: dict[str, float]) -> None:
+            bar.update(step, loss=sum(losses.values()))
+            run.log(step, losses)
+
+        return training.train(hand, clips, settings, watch=watch)
+
+
+def mapping(model: runtime.Model, clip: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The retargeter for the person of `clip` [T, 21, 3] m."""
+    scale = training.scale_of(clip, CanonicalHand(model.hand))
+    return functools.partial(model.motors, scale=scale)
+
+
+def view_clip(model: runtime.Model, clip: np.ndarray, port: int) -> None:
+    robot = CanonicalHand(model.hand)
+    show(robot, clip, mapping(model, clip), scale=training.scale_of(clip, robot), port=port)
+
+
+def load_hand(config: Config) -> Hand:
+    """The robot's hand. Raises ConfigError for an unknown card, ValueError for a file that does not fit it."""
+    if not config.hand.urdf:
+        return simulated_dexhand021()
+    check_known("hand.card", config.hand.card, CARDS)
+    if not Path(config.hand.urdf).is_file():
+        raise ConfigError(f"hand.urdf: no such file: {config.hand.urdf}")
+    return load_urdf(config.hand.urdf, CARDS[config.hand.card])
+
+
+def load_clip(path: Path) -> np.ndarray:
+    """A recording [T, 21, 3] m, canonical frame, without frames that are not finite. Raises ConfigError naming it."""
+    if not path.is_file():
+        raise ConfigError(f"no such recording: {path}; expected a .npy file of key points [frames, 21, 3] in metres")
+    try:
+        clip = np.load(path).astype(np.float64)
+        check_keypoints(clip)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return to_canonical(clip[np.isfinite(clip).all(axis=(1, 2))])
+
+
+def split(clips: dict[str, np.ndarray], config: Config) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What is learnt from and what is scored: the ends of the recordings, or a synthetic stranger's motion."""
+    if not clips:
+        rng = np.random.default_rng(STRANGER_SEED)
+        return {}, {"stranger": free_motion(rng, Person(), STRANGER_S, STRANGER_HZ)}
+    ends = {name: len(clip) - round(config.data.heldout_fraction * len(clip)) for name, clip in clips.items()}
+    learnt = {name: clip[: ends[name]] for name, clip in clips.items()}
+    return learnt, {name: clip[ends[name] :] for name, clip in clips.items() if ends[name] < len(clip)}
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,115 @@
+"""report.html of a retargeter: the canonical gestures, person beside robot, and the table of metrics."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from dexhil.evaluation.page import Block, Fact, Image, Page, Section, Table, Text, key_values, write_page
+from dexhil.progress import format_seconds
+from dexhil.retargeting.hand import Hand
+from dexhil.retargeting.keypoints import gesture_frames, skeleton
+from dexhil.retargeting.kinematics import CanonicalHand
+
+Method = Callable[[np.ndarray], np.ndarray]
+GOALS = {
+    "tip_error_mm": "<= 15", "pinch_contact": ">= 0.95", "max_step_mm": "<= 10", "sweep_jump_mm": "<= 3",
+    "sweep_hysteresis_mm": "0", "fist_completeness": "0.95 to 1.05", "open_hand_error_deg": "<= 15",
+    "coverage": ">= 0.80", "motion_preservation": ">= 0.95", "jerk_gain": "<= 1", "lag_frames": "0",
+}  # fmt: skip
+COLOURS = {"thumb": "#d62728", "index": "#ff7f0e", "middle": "#2ca02c", "ring": "#1f77b4", "little": "#9467bd"}
+
+
+def write_retargeting_report(
+    workdir: Path,
+    report: Mapping[str, Any],
+    hand: Hand,
+    clips: Mapping[str, np.ndarray],
+    methods: Mapping[str, Mapping[str, Method]],
+) -> Path:
+    """Writes workdir/report.html. clips: name -> [T, 21, 3] m, held out; methods: clip -> method -> its mapping."""
+    sections = []
+    for name, clip in clips.items():
+        scores = report["results"]["clips"][name][hand.name]
+        blocks: list[Block] = [metrics_table(scores), Image(gestures_picture(hand, clip, methods[name]))]
+        sections.append(Section(f"{name}: {len(clip)} frames that were not learnt from", blocks))
+    sections += [
+        Section("How to read it", [Text(READING)]),
+        Section("Config", [key_values(report["config"])], folded=True),
+    ]
+    page = Page(
+        title=f"retarget: {hand.name}",
+        subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
+        facts=[],
+        sections=sections,
+    )
+    return write_page(workdir / "report.html", page)
+
+
+def write_comparison(
+    path: Path,
+    result: Mapping[str, Any],
+    hands: Mapping[str, Hand],
+    clips: Mapping[str, np.ndarray],
+    methods: Mapping[str, Mapping[str, Mapping[str, Method]]],
+) -> Path:
+    """The benchmark's page. methods: clip -> hand -> method; the rest as in `write_retargeting_report`."""
+    sections = []
+    for name, clip in clips.items():
+        for hand, scores in result["clips"][name].items():
+            picture = Image(gestures_picture(hands[hand], clip, methods[name][hand]))
+            sections.append(Section(f"{name}, {hand}: {len(clip)} held-out frames", [metrics_table(scores), picture]))
+    sections.append(Section("How to read it", [Text(READING)]))
+    page = Page(
+        title="Retargeting methods side by side",
+        subtitle=f"DexHiL {result['code_version']} · {result['machine']}",
+        facts=[
+            Fact(method, f"{times['median']:.2f} ms", f"a frame; 99 % within {times['p99']:.2f} ms")
+            for method, times in result["latency_ms"].items()
+        ],
+        sections=sections,
+    )
+    return write_page(path, page)
+
+
+READING = (
+    "Tip error is against the person's tips in the wrist frame, scaled by the ratio of the hands' sizes. A pinch "
+    "counts when the robot's pads are less than 5 mm apart while the person's tips are less than 15 mm apart. A small "
+    "motion is a frame in which no tip of the person moves 5 mm. Coverage is the share of what the robot's tips can "
+    "reach that they visited; it pulls against the tip error: a person's tips, scaled, do not go everywhere."
+)
+
+
+def metrics_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """One row per metric, one column per method."""
+    rows = [[metric, *(f"{values[metric]:.3g}" for values in scores.values()), goal] for metric, goal in GOALS.items()]
+    return Table(("metric", *scores, "goal"), rows)
+
+
+def gestures_picture(hand: Hand, clip: np.ndarray, methods: Mapping[str, Method]) -> bytes:
+    """PNG: a column per gesture; the person in the first row, each method's robot hand below."""
+    robot = CanonicalHand(hand)
+    frames = gesture_frames(clip, hand.fingers)
+    poses = clip[list(frames.values())]
+    rows = {"person": skeleton(poses), **{name: robot.skeleton(method(poses)) for name, method in methods.items()}}
+    figure = plt.figure(figsize=(2.1 * len(frames), 2.4 * len(rows)), layout="constrained")
+    for row, (name, lines) in enumerate(rows.items()):
+        reach = max(np.abs(line).max() for line in lines.values())
+        for column, gesture in enumerate(frames):
+            axes = figure.add_subplot(len(rows), len(frames), row * len(frames) + column + 1, projection="3d")
+            for finger, line in lines.items():
+                axes.plot(*line[column].T, "-o", markersize=2.5, linewidth=2, color=COLOURS[finger])
+            axes.set(xlim=(-0.3 * reach, 0.7 * reach), ylim=(-reach / 2, reach / 2), zlim=(0, reach))
+            axes.set_box_aspect((1, 1, 1), zoom=1.5)  # pyright: ignore[reportArgumentType]
+            axes.view_init(elev=12, azim=35)
+            axes.set_axis_off()
+            axes.set_title(f"{name}: {gesture}" if not column else gesture, fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110)
+    plt.close(figure)
+    return buffer.getvalue()
