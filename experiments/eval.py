@@ -66,8 +66,11 @@ def evaluate(
         make_rig=functools.partial(make_rig, rig),
         make_policy=functools.partial(Policy.load, checkpoint, int(path.name)),
         folder=folder,
-        identity=json.dumps([str(path), path.stat().st_mtime_ns, to_json(rig), config.eval.execute_steps]),
+        identity=json.dumps(
+            [str(path), path.stat().st_mtime_ns, to_json(rig), config.eval.execute_steps, config.eval.max_seconds]
+        ),
         execute_steps=config.eval.execute_steps,
+        max_seconds=config.eval.max_seconds,
         videos_per_task=config.eval.videos_per_task,
     )
     per_task: int = config.eval.trials if count is None else count

@@ -13,6 +13,7 @@ def get_config(preset: str = "default") -> Config:
     config = sim.get_config(preset)
     config.data.heldout_fraction = 0.0
     config.eval.trials = 100
+    config.eval.max_seconds = config.online.max_seconds  # as long as under supervision: time to recover counts
 
     config.hil = ConfigDict()
     config.hil.arms = (
@@ -23,8 +24,8 @@ def get_config(preset: str = "default") -> Config:
     config.hil.rounds = 3
     config.hil.demonstrations = 30  # per task, for the warm-up
     config.hil.per_round = 10  # corrected episodes, or demonstrations, per task and round
-    config.hil.round_steps = 1000  # gradient steps of a round, the same for every arm
-    config.hil.round_learning_rate = 2e-3
+    config.hil.round_steps = 1500  # gradient steps of a round, the same for every arm
+    config.hil.round_learning_rate = 3e-3
     config.hil.round_warmup_steps = 100
     config.hil.jobs = 1  # arms at a time
 
