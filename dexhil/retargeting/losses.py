@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dexhil.retargeting.hand import PAD_RADIUS_M
 
 PAD_GAP_M = 2 * PAD_RADIUS_M  # between the centres of two pads that touch
+SQUEEZED_M = PAD_GAP_M / 2  # told to a robot that should press: it never gets there, and pushes
 
 
 def vector_loss(robot: jax.Array, human: jax.Array, weights: jax.Array) -> jax.Array:
@@ -47,10 +48,10 @@ def speed_loss(robot_step: jax.Array, human_step_m: float) -> jax.Array:
 def pinch_loss(pads: jax.Array, wanted: jax.Array, weights: jax.Array) -> jax.Array:
     """Distances of the pads [B, F, 3], thumb first, from the thumb's that are not as `wanted` [B, F - 1] m; eq. 2.
 
-    Wanted at most PAD_GAP_M means touching: nearer than that is as good.
+    Wanted SQUEEZED_M means pressing: nearer than that is as good.
     """
     distance = _length(pads[:, 1:] - pads[:, :1])
-    return (weights * (jnp.maximum(distance, PAD_GAP_M) - wanted) ** 2).sum(-1).mean()
+    return (weights * (jnp.maximum(distance, SQUEEZED_M) - wanted) ** 2).sum(-1).mean()
 
 
 def _length(vectors: jax.Array) -> jax.Array:

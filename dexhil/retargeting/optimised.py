@@ -32,7 +32,7 @@ class OptimisedRetargeter:
         """Raises ValueError on an unknown kind, ImportError with the remedy where dex-retargeting is not installed."""
         check_known("kind", kind, KINDS)
         try:
-            from dex_retargeting.retargeting_config import RetargetingConfig
+            from dex_retargeting.retargeting_config import RetargetingConfig  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError(f"retargeting by optimisation needs dex-retargeting ({error}); {_REMEDY}") from None
         self.hand = load_urdf(urdf, card)

@@ -159,10 +159,10 @@ def _step(
 
 
 def _pad_gaps(hand: Hand, gaps: jax.Array) -> jax.Array:
-    """How far apart the robot's pads should be, m, by the person's gaps: touching, then along a line to scaled gaps."""
+    """How far apart the robot's pads should be, m, by the person's gaps: on a line through touching and scaled gaps."""
     apart = network.APART_M * hand_length(hand) / network.USUAL_M
-    share = jnp.maximum(gaps - network.TOGETHER_M, 0.0) / (network.APART_M - network.TOGETHER_M)
-    return losses.PAD_GAP_M + share * (apart - losses.PAD_GAP_M)
+    share = (gaps - network.TOGETHER_M) / (network.APART_M - network.TOGETHER_M)
+    return jnp.maximum(losses.PAD_GAP_M + share * (apart - losses.PAD_GAP_M), losses.SQUEEZED_M)
 
 
 def _parts(

@@ -101,7 +101,7 @@ def test_pads_are_drawn_together_only_where_the_person_pinches() -> None:
     assert losses.pinch_loss(pads, touching, one) == pytest.approx((0.05 - losses.PAD_GAP_M) ** 2, rel=1e-4)
     assert losses.pinch_loss(pads, touching, 0.0 * one) == 0.0
     assert losses.pinch_loss(pads, 0.05 * one, one) == pytest.approx(0.0, abs=1e-9)
-    assert losses.pinch_loss(pads * 0.4, touching, one) == pytest.approx(0.0, abs=1e-9)
+    assert losses.pinch_loss(pads * 0.2, losses.SQUEEZED_M * one, one) == pytest.approx(0.0, abs=1e-9)
     assert np.isfinite(jax.grad(losses.pinch_loss)(pads * 0.0, touching, one)).all()
 
 
