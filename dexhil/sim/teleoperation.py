@@ -13,12 +13,17 @@ from dexhil.poses import compose, inverse, make_pose
 from dexhil.retargeting.hand import hand_length
 from dexhil.retargeting.keypoints import hand_size
 from dexhil.retargeting.runtime import Model, Retargeter
-from dexhil.retargeting.synthetic import LOWER, OPEN, UPPER, Person, draw_person, keypoints_of
+from dexhil.retargeting.synthetic import FIST, LOWER, OPEN, UPPER, Person, draw_person, keypoints_of
 from dexhil.sim.operator import Intent, grasp_to_hand
+from dexhil.sim.strategies.base import Grasp
 from dexhil.takeover import HumanCommand
 
 FINGER_SPEED = 6.0  # rad/s, the fastest that a joint of a person's hand turns
-_PROBE, _DAMPING, _EASE = 1e-3, 0.02, 0.02
+PRACTISED = (Grasp(thumb_opposition=1.0), Grasp(1.0, 1.0, 1.0, 1.0))
+_PROBE, _DAMPING, _EASE = 1e-3, 0.02, 0.3
+# How much a person minds each joint: how far the thumb bends and the fingers spread shows least in a grasp.
+_MATTERS = np.array([1.0, 0.3, 0.3, 0.3, *np.ones(8)])
+_LARGEST, _TRIES, _THOUGHTS = 0.2, 40, 4  # rad of one improvement; improvements when practising, and in a tick
 
 
 class CubeInHand:
@@ -33,7 +38,10 @@ class CubeInHand:
 
 
 class HandInGlove:
-    """A person's hand: `show` moves it towards the grasp that the robot should take. angles: [5, 4] rad, as it is."""
+    """A person's hand: `show` moves it towards the grasp that the robot should take. angles: [5, 4] rad, as it is.
+
+    Before the work the person has practised how to open and to close the robot's hand, and starts from these habits.
+    """
 
     def __init__(self, model: Model, rng: np.random.Generator, control_hz: float) -> None:
         self.person: Person = draw_person(rng)
@@ -41,19 +49,43 @@ class HandInGlove:
         self._model, self._period = model, 1.0 / control_hz
         self._glove = Rotation.random(rng=rng).as_matrix()
         self._scale = hand_length(model.hand) / hand_size(keypoints_of(OPEN, self.person)[None])
+        self._practised = [grasp_to_hand(grasp).astype(np.float64) for grasp in PRACTISED]
+        self._habits = [self._practise(q_hand, rng) for q_hand in self._practised]
 
     def show(self, q_hand: np.ndarray) -> np.ndarray:
         """Key points [21, 3] m in the glove's frame, one control period nearer to a robot hand at `q_hand` [m] rad."""
-        probes = self.angles.ravel() + np.vstack([np.zeros(20), _PROBE * np.eye(20)])
+        most, wanted = FINGER_SPEED * self._period, self.angles
+        for _ in range(_THOUGHTS):
+            wanted = self._better(wanted, q_hand, self._habit(q_hand))
+        self.angles = self.angles + np.clip(wanted - self.angles, -most, most)
+        return keypoints_of(self.angles, self.person) @ self._glove.T
+
+    def _better(self, angles: np.ndarray, q_hand: np.ndarray, habit: np.ndarray) -> np.ndarray:
+        """Damped least squares: angles [5, 4] at which the robot is nearer to `q_hand`; of those, near to the habit."""
+        probes = angles.ravel() + np.vstack([np.zeros(20), _PROBE * np.eye(20)])
         seen = self._model.motors(keypoints_of(probes.reshape(-1, 5, 4), self.person), self._scale)
         slope = (seen[1:] - seen[0]).T / _PROBE
-        # Damped least squares; among the shapes that do, the nearest to a relaxed hand.
-        rows = np.vstack([slope, np.sqrt(_DAMPING) * np.eye(20)])
-        wanted = np.concatenate([q_hand - seen[0], np.sqrt(_DAMPING) * _EASE * (OPEN - self.angles).ravel()])
+        rows = np.vstack([_MATTERS[:, None] * slope, np.sqrt(_DAMPING) * np.eye(20)])
+        wanted = np.concatenate([_MATTERS * (q_hand - seen[0]), np.sqrt(_DAMPING) * _EASE * (habit - angles).ravel()])
         step = np.linalg.lstsq(rows, wanted, rcond=None)[0].reshape(5, 4)
-        most = FINGER_SPEED * self._period
-        self.angles = np.clip(self.angles + np.clip(step, -most, most), LOWER, UPPER)
-        return keypoints_of(self.angles, self.person) @ self._glove.T
+        return np.clip(angles + np.clip(step, -_LARGEST, _LARGEST), LOWER, UPPER)
+
+    def _practise(self, q_hand: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The shape that brings the robot nearest to `q_hand`, found by trying from several."""
+        starts = [*(OPEN + share * (FIST - OPEN) for share in (0.0, 0.5, 1.0)), *rng.uniform(LOWER, UPPER, (5, 5, 4))]
+        shapes = []
+        for angles in starts:
+            for _ in range(_TRIES):
+                angles = self._better(angles, q_hand, OPEN)
+            shapes.append(angles)
+        reached = self._model.motors(keypoints_of(np.stack(shapes), self.person), self._scale)
+        return shapes[int(np.argmin(((_MATTERS * (reached - q_hand)) ** 2).sum(-1)))]
+
+    def _habit(self, q_hand: np.ndarray) -> np.ndarray:
+        """Between the practised shapes, as far along as `q_hand` is."""
+        way = self._practised[1] - self._practised[0]
+        share = np.clip((q_hand - self._practised[0]) @ way / (way @ way), 0.0, 1.0)
+        return self._habits[0] + share * (self._habits[1] - self._habits[0])
 
 
 class Devices:

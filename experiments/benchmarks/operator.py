@@ -27,7 +27,7 @@ from dexhil.retargeting.runtime import Model, load
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
 from dexhil.sim.teleoperation import Devices
-from dexhil.takeover import Inputs, advance, executed, start
+from dexhil.takeover import Inputs, Mode, advance, executed, start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,8 @@ def through_devices(rig: SimRig, operator: ScriptedOperator, model: Model, seed:
 
     def act() -> np.ndarray:
         nonlocal state
-        inputs = Inputs(engage=True, human=devices.show(operator.think()), policy_action=None)
+        intent = operator.think() if state.mode is Mode.HUMAN else operator.intent  # hands hold still at the takeover
+        inputs = Inputs(engage=True, human=devices.show(intent), policy_action=None)
         state, decision = advance(executed(state, rig.command), inputs, rig.spec, devices.cube_to_ee)
         return decision.command
 

@@ -24,6 +24,7 @@ def get_config(preset: str = "default") -> Config:
     config.data.heldout_fraction = 0.2  # the end of every recording
 
     config.train = ConfigDict(dataclasses.asdict(TrainingConfig()))
+    config.train.cover = 30.0  # every shape of the robot's hand in reach; 0 for tips where the person's are
 
     if preset == "quick":
         config.train.steps = (400, 600)

@@ -11,7 +11,7 @@ TILT = 0.85
 MAX_YAW = 1.1
 GRASP_HEIGHT_M = 0.052  # of the pinch point: the finger tips almost touch the table
 CLEARANCE_M = 0.11
-FELT_RAD = 0.35  # a closed hand that meets less resistance is empty: 0.15 there, 0.55 and more around a toy
+FELT_RAD = 0.25  # a closed hand that meets less resistance is empty: 0.15 there, 0.3 and more around a toy
 SLIPPED_M = 0.09  # the toy is this far below the hand
 LIFT_TO_M = 0.24
 OPEN = Grasp(thumb_opposition=1.0, spread=0.4)
