@@ -28,7 +28,10 @@ NOTHING = "-"  # in a table
 
 
 def write_study_report(workdir: Path, report: Mapping[str, Any], study: Study) -> Path:
-    """Writes workdir/report.html, and its first plot as success.png. report: as `Run.report` returns it, its results from `study_results`."""
+    """Writes workdir/report.html, and its first plot as success.png.
+
+    report: as `Run.report` returns it, its results from `study_results`.
+    """
     workdir, results = Path(workdir), report["results"]
     (workdir / "success.png").write_bytes(success_plot(study))
     page = Page(
