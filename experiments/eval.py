@@ -70,7 +70,7 @@ def evaluate(
             [str(path), path.stat().st_mtime_ns, to_json(rig), config.eval.execute_steps, config.eval.max_seconds]
         ),
         execute_steps=config.eval.execute_steps,
-        max_seconds=config.eval.max_seconds,
+        max_seconds=config.eval.max_seconds or None,
         videos_per_task=config.eval.videos_per_task,
     )
     per_task: int = config.eval.trials if count is None else count

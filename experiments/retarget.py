@@ -110,9 +110,14 @@ def split(clips: dict[str, np.ndarray], config: Config) -> tuple[dict[str, np.nd
     if not clips:
         rng = np.random.default_rng(STRANGER_SEED)
         return {}, {"stranger": free_motion(rng, Person(), STRANGER_S, STRANGER_HZ)}
-    ends = {name: len(clip) - round(config.data.heldout_fraction * len(clip)) for name, clip in clips.items()}
+    ends = {name: first_held_out(clip, config.data.heldout_fraction) for name, clip in clips.items()}
     learnt = {name: clip[: ends[name]] for name, clip in clips.items()}
     return learnt, {name: clip[ends[name] :] for name, clip in clips.items() if ends[name] < len(clip)}
+
+
+def first_held_out(clip: np.ndarray, fraction: float) -> int:
+    """The frame of `clip` [T, 21, 3] at which its last `fraction` begins."""
+    return len(clip) - round(fraction * len(clip))
 
 
 if __name__ == "__main__":

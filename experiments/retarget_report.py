@@ -15,6 +15,7 @@ from dexhil.progress import format_seconds
 from dexhil.retargeting.hand import Hand
 from dexhil.retargeting.keypoints import gesture_frames, skeleton
 from dexhil.retargeting.kinematics import CanonicalHand
+from dexhil.retargeting.view import COLOURS
 
 Method = Callable[[np.ndarray], np.ndarray]
 GOALS = {
@@ -22,7 +23,6 @@ GOALS = {
     "sweep_hysteresis_mm": "0", "fist_completeness": "0.95 to 1.05", "open_hand_error_deg": "<= 15",
     "coverage": ">= 0.80", "motion_preservation": ">= 0.95", "jerk_gain": "<= 1", "lag_frames": "0",
 }  # fmt: skip
-COLOURS = {"thumb": "#d62728", "index": "#ff7f0e", "middle": "#2ca02c", "ring": "#1f77b4", "little": "#9467bd"}
 
 
 def write_retargeting_report(
@@ -103,7 +103,7 @@ def gestures_picture(hand: Hand, clip: np.ndarray, methods: Mapping[str, Method]
         for column, gesture in enumerate(frames):
             axes = figure.add_subplot(len(rows), len(frames), row * len(frames) + column + 1, projection="3d")
             for finger, line in lines.items():
-                axes.plot(*line[column].T, "-o", markersize=2.5, linewidth=2, color=COLOURS[finger])
+                axes.plot(*line[column].T, "-o", markersize=2.5, linewidth=2, color=np.array(COLOURS[finger]) / 255)
             axes.set(xlim=(-0.3 * reach, 0.7 * reach), ylim=(-reach / 2, reach / 2), zlim=(0, reach))
             axes.set_box_aspect((1, 1, 1), zoom=1.5)  # pyright: ignore[reportArgumentType]
             axes.view_init(elev=12, azim=35)

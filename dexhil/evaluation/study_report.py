@@ -28,18 +28,20 @@ NOTHING = "-"  # in a table
 
 
 def write_study_report(workdir: Path, report: Mapping[str, Any], study: Study) -> Path:
-    """Writes workdir/report.html, and its first plot as success.png.
+    """Writes workdir/report.html, and once a policy is scored its first plot as success.png.
 
     report: as `Run.report` returns it, its results from `study_results`.
     """
     workdir, results = Path(workdir), report["results"]
-    (workdir / "success.png").write_bytes(success_plot(study))
+    curves = success_plot(study) if any(scored_cells(study, arm) for arm in study.arms) else None
+    if curves:
+        (workdir / "success.png").write_bytes(curves)
     page = Page(
         title=f"{report['command']}: {workdir.name}",
         subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
         facts=study_facts(study, results),
         sections=[
-            *success_sections(study),
+            *success_sections(study, curves),
             *difference_sections(study, results),
             *labour_sections(study, results),
             *loss_sections(study),
@@ -76,18 +78,18 @@ def study_facts(study: Study, results: Mapping[str, Any]) -> list[Fact]:
     return facts
 
 
-def success_sections(study: Study) -> list[Section]:
-    """Success over the rounds, and the paper's table beside ours."""
-    if not any(scored_cells(study, arm) for arm in study.arms):
+def success_sections(study: Study, curves: bytes | None) -> list[Section]:
+    """Success over the rounds, and the paper's table beside ours. curves: their plot, None before any is scored."""
+    if curves is None:
         return [Section("Success over the rounds", [Text("No policy is evaluated yet.")])]
-    curves = Image(
-        success_plot(study),
+    picture = Image(
+        curves,
         "Points: success rate. Bars: 95 % Wilson interval, of the mean from all trials together. Every policy meets "
         "the same starts: paired differences are surer than the overlap of these bars suggests.",
     )
     note = Text("The paper's figures come from a real robot: compare order and trend, not heights.")
     return [
-        Section("Success over the rounds", [curves]),
+        Section("Success over the rounds", [picture]),
         Section("The paper's table and ours", [note, _paper_table(study)]),
     ]
 

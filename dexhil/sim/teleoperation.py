@@ -44,6 +44,12 @@ class HandInGlove:
     """
 
     def __init__(self, model: Model, rng: np.random.Generator, control_hz: float) -> None:
+        """Raises ValueError where the retargeter is for another hand than the simulated one."""
+        if model.hand.num_motors != len(_MATTERS):
+            raise ValueError(
+                f"retargeter: made for {model.hand.name} with {model.hand.num_motors} motors; expected the simulated "
+                f"hand's {len(_MATTERS)}; train one with experiments/retarget.py, hand.urdf left empty"
+            )
         self.person: Person = draw_person(rng)
         self.angles = OPEN.copy()
         self._model, self._period = model, 1.0 / control_hz
@@ -54,9 +60,9 @@ class HandInGlove:
 
     def show(self, q_hand: np.ndarray) -> np.ndarray:
         """Key points [21, 3] m in the glove's frame, one control period nearer to a robot hand at `q_hand` [m] rad."""
-        most, wanted = FINGER_SPEED * self._period, self.angles
+        most, wanted, habit = FINGER_SPEED * self._period, self.angles, self._habit(q_hand)
         for _ in range(_THOUGHTS):
-            wanted = self._better(wanted, q_hand, self._habit(q_hand))
+            wanted = self._better(wanted, q_hand, habit)
         self.angles = self.angles + np.clip(wanted - self.angles, -most, most)
         return keypoints_of(self.angles, self.person) @ self._glove.T
 

@@ -44,12 +44,15 @@ def make_rig(difficulty: float) -> SimRig:
     return SimRig(difficulty=difficulty, cameras=())
 
 
+load_once = functools.cache(load)
+
+
 def run_trial(task: str, difficulty: float, retargeter: Path | None, seed: int) -> Outcome:
     """Runs the operator until success or the task's horizon."""
     rig = make_rig(difficulty)
     rig.reset(task=task, seed=seed)
     operator, attempts, phase = ScriptedOperator(rig, seed=seed), 0, ""
-    act = operator.act if retargeter is None else through_devices(rig, operator, load(retargeter), seed)
+    act = operator.act if retargeter is None else through_devices(rig, operator, load_once(retargeter), seed)
     while rig.time < rig.horizon_s and not rig.success():
         rig.apply(act())
         attempts += operator.strategy.phase == "close" != phase

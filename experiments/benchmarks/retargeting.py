@@ -22,10 +22,10 @@ import numpy as np
 from dexhil.commands import code_version, write_json
 from dexhil.progress import progress
 from dexhil.retargeting import metrics, runtime, training
-from dexhil.retargeting.keypoints import to_canonical
 from dexhil.retargeting.kinematics import CanonicalHand
 from dexhil.retargeting.optimised import KINDS, OptimisedRetargeter
 from dexhil.retargeting.urdf import CARDS, load_urdf
+from experiments.retarget import first_held_out, load_clip, mapping
 from experiments.retarget_report import write_comparison
 
 URDFS = {"allegro": "allegro_hand_right.urdf", "dexhand021": "dexhand021_right.urdf"}
@@ -42,7 +42,10 @@ def main() -> None:
     parser.add_argument("--hands", nargs="+", default=list(URDFS), choices=list(URDFS))
     parser.add_argument("--clips", nargs="+", default=list(EVERY), choices=list(EVERY))
     options = parser.parse_args()
-    clips = {name: load_clip(options.data, name) for name in dict.fromkeys([*options.clips, "manus_000", "geort_alex"])}
+    clips = {
+        name: load_clip(options.data / f"{name}_right_21kp.npy")[:: EVERY[name]]
+        for name in dict.fromkeys([*options.clips, "manus_000", "geort_alex"])
+    }
     scores: dict[str, dict[str, dict[str, dict[str, float]]]] = {name: {} for name in options.clips}
     latencies: dict[str, dict[str, float]] = {}
     seconds: dict[str, dict[str, float]] = {}
@@ -51,12 +54,12 @@ def main() -> None:
         urdf = options.data / "urdf" / URDFS[hand]
         models, seconds[hand] = train_all(hand, urdf, clips)
         for name in options.clips:
-            held_out = clips[name][split(clips[name]) :]
+            held_out = clips[name][first_held_out(clips[name], HELD_OUT) :]
             robot = CanonicalHand(models[name].hand)
             scale = training.scale_of(held_out, robot)
             methods = {
-                "dexhil": lambda points, model=models[name], scale=scale: model.motors(points, scale),
-                "dexhil_other": lambda points, model=models[OTHER[name]], scale=scale: model.motors(points, scale),
+                "dexhil": mapping(models[name], held_out),
+                "dexhil_other": mapping(models[OTHER[name]], held_out),
                 **peers(hand, urdf, scale),
             }
             shown[name][hand] = methods
@@ -77,20 +80,10 @@ def main() -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, result)
-    held = {name: clips[name][split(clips[name]) :] for name in options.clips}
+    held = {name: clips[name][first_held_out(clips[name], HELD_OUT) :] for name in options.clips}
     hands = {hand: load_urdf(options.data / "urdf" / URDFS[hand], CARDS[hand]) for hand in options.hands}
     page = write_comparison(options.out.with_suffix(".html"), result, hands, held, shown)
     print(f"latency, ms: {latencies}\npage: {page}")
-
-
-def load_clip(data: Path, name: str) -> np.ndarray:
-    """[T, 21, 3] m, canonical frame, finite frames only."""
-    points = np.load(data / f"{name}_right_21kp.npy").astype(np.float64)[:: EVERY[name]]
-    return to_canonical(points[np.isfinite(points).all(axis=(1, 2))])
-
-
-def split(clip: np.ndarray) -> int:
-    return len(clip) - round(HELD_OUT * len(clip))
 
 
 def train_all(hand: str, urdf: Path, clips: dict[str, np.ndarray]) -> tuple[dict[str, runtime.Model], dict[str, float]]:
@@ -101,7 +94,7 @@ def train_all(hand: str, urdf: Path, clips: dict[str, np.ndarray]) -> tuple[dict
         began = time.monotonic()
         with progress(sum(config.steps), f"{hand}: training on {name}") as bar:
             params = training.train(
-                robot, [clip[: split(clip)]], config, watch=lambda step, _, bar=bar: bar.update(step)
+                robot, [clip[: first_held_out(clip, HELD_OUT)]], config, watch=lambda step, _, bar=bar: bar.update(step)
             )
         models[name], seconds[name] = runtime.Model(robot, params, {}), time.monotonic() - began
     return models, seconds

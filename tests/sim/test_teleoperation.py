@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -15,7 +17,6 @@ from dexhil.retargeting.synthetic import LOWER, UPPER
 from dexhil.robot import FR3_DEXHAND021 as SPEC
 from dexhil.safety import limit_command
 from dexhil.sim.operator import Intent, grasp_to_hand
-from dexhil.sim.rig import SimRig
 from dexhil.sim.strategies.base import Grasp
 from dexhil.sim.teleoperation import FINGER_SPEED, PRACTISED, CubeInHand, Devices, HandInGlove
 from dexhil.takeover import Inputs, advance, arm_target, executed, start
@@ -55,14 +56,11 @@ def test_a_hand_in_a_glove_nears_the_wanted_grasp_no_faster_than_fingers_go(mode
 
 
 def test_a_hundred_takeovers_move_nothing_and_never_exceed_the_velocity_limits(model: Model) -> None:
-    rig = SimRig(cameras=())
     rng = np.random.default_rng(2)
-    rig.reset(task="plush", seed=0)
-    home = rig.command.astype(np.float64)
     people = [Devices(np.random.default_rng(seed), model, HZ) for seed in range(5)]
     for number in range(100):
         hand = rng.uniform(SPEC.lower[7:], SPEC.upper[7:])
-        command = np.concatenate([home[:7] + rng.uniform(-0.1, 0.1, 7), hand]).astype(np.float32)
+        command = np.concatenate([SPEC.home[:7] + rng.uniform(-0.1, 0.1, 7), hand]).astype(np.float32)
         devices, state = people[number % len(people)], start(command)
         grasp = Grasp(*rng.uniform(0.0, 1.0, 5))
         intent = Intent(arm_ik.forward(command[:7].astype(np.float64)), grasp)
@@ -76,3 +74,13 @@ def test_a_hundred_takeovers_move_nothing_and_never_exceed_the_velocity_limits(m
             sent = limit_command(decision.command, before, SPEC, 1.0 / HZ)
             assert (np.abs(sent - before) <= SPEC.max_velocity / HZ + 1e-6).all()
             state = executed(state, sent)
+
+
+def test_a_retargeter_of_another_hand_is_refused(model: Model) -> None:
+    hand = model.hand
+    fewer = dataclasses.replace(
+        hand, motor_names=hand.motor_names[:-1], lower=hand.lower[:-1], upper=hand.upper[:-1],
+        coupling=hand.coupling[:, :-1],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="with 11 motors; expected the simulated hand's 12"):
+        Devices(np.random.default_rng(0), Model(fewer, model.params, {}), HZ)
