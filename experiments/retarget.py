@@ -2,9 +2,10 @@
 
     python experiments/retarget.py [--config.hand.urdf=hand.urdf] [--config.data.clips=glove.npy] [--workdir runs/NAME]
     python experiments/retarget.py --workdir runs/NAME --view glove.npy
+    python experiments/retarget.py --record glove.npy [--stream tcp://localhost:8765] [--seconds 180]
 
 WORKDIR/retargeter.npz is what teleoperation loads. --view plays a recording in a browser: the person's hand and the
-robot's side by side.
+robot's side by side. --record makes one from a glove's key points (needs pyzmq) and says what to show next.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dexhil.retargeting.kinematics import CanonicalHand
 from dexhil.retargeting.synthetic import Person, free_motion
 from dexhil.retargeting.urdf import CARDS, load_urdf
 from dexhil.retargeting.view import show
+from experiments.retarget_record import record, stream
 from experiments.retarget_report import write_retargeting_report
 
 FILE = "retargeter.npz"
@@ -35,7 +37,13 @@ def main(argv: Sequence[str]) -> None:
     parser = command_parser("Trains a hand retargeter and scores it.", config="experiments/configs/retarget.py")
     parser.add_argument("--view", type=Path, help="play this recording through the trained retargeter of --workdir")
     parser.add_argument("--port", type=int, default=8080, help="of the view's page on this machine")
+    parser.add_argument("--record", type=Path, help="record a person's hand into this .npy file")
+    parser.add_argument("--stream", default="tcp://localhost:8765", help="ZMQ publisher of float32 [21, 3], m")
+    parser.add_argument("--seconds", type=float, default=180.0, help="of a recording; Ctrl-C ends it too")
     config, options = load_config(argv, parser)
+    if options.record:
+        record(stream(options.stream), options.record.with_suffix(".npy"), options.seconds)
+        return
     if options.view:
         view_clip(runtime.load(options.workdir / FILE), load_clip(options.view), options.port)
         return

@@ -20,7 +20,8 @@ from dexhil.schema import ARM_DOF
 
 PAD_RADIUS_M = 0.012  # a finger pad is a sphere whose centre is its radius behind the tip
 BASE = -1
-_SPREADS = 0.7  # a joint whose axis is this much along the palm's normal spreads the fingers, any other bends them
+DEXHAND_WRIST_M = (0.004, 0.006, 0.105)  # behind its knuckles as far as a person's is, by the fingers' length
+_BENDS = 0.7  # a joint whose axis is this much along the row of knuckles bends a finger, any other spreads or turns it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ def simulated_dexhand021() -> Hand:
         tips=tips,
         pads=tuple(pad_of(tip) for tip in tips),
         roots=tuple(Point(joint, np.zeros(3)) for joint in knuckles),
-        wrist=np.zeros(3),
+        wrist=np.array(DEXHAND_WRIST_M),
     )
 
 
@@ -133,9 +134,9 @@ def hand_length(hand: Hand) -> float:
 
 @functools.cache
 def bending_joints(hand: Hand) -> np.ndarray:
-    """[F, J]: 1 for the joints that bend a finger towards the palm, 0 for those that spread it and for the others'."""
+    """[F, J]: 1 for the joints that bend a finger towards the palm, 0 for its other ones and for the others'."""
     _, turns = _frames(hand, np.zeros(hand.num_motors))
-    bends = np.abs(np.einsum("jab,jb->ja", turns, hand.axes) @ canonical_frame(hand)[1][:, 0]) < _SPREADS
+    bends = np.abs(np.einsum("jab,jb->ja", turns, hand.axes) @ canonical_frame(hand)[1][:, 1]) > _BENDS
     chains = [[joint in hand.chain(finger) for joint in range(len(hand.joint_names))] for finger in hand.fingers]
     return (np.array(chains) & bends).astype(np.float64)
 

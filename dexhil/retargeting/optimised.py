@@ -6,13 +6,14 @@ An optional dependency: `pip install dex-retargeting six torch`. For comparison,
 from __future__ import annotations
 
 import logging
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 
 from dexhil.names import check_known
-from dexhil.retargeting.hand import canonical_frame
+from dexhil.retargeting.hand import Hand, canonical_frame
 from dexhil.retargeting.keypoints import NUM_POINTS, TIPS, to_canonical
 from dexhil.retargeting.urdf import HandCard, load_urdf
 from dexhil.robot_geometry import FINGERS
@@ -36,7 +37,9 @@ class OptimisedRetargeter:
         except ImportError as error:
             raise ImportError(f"retargeting by optimisation needs dex-retargeting ({error}); {_REMEDY}") from None
         self.hand = load_urdf(urdf, card)
-        wrist, tips = card.wrist or _root_link(urdf), list(card.tips.values())
+        root = ElementTree.parse(urdf).getroot()
+        base = _base_link(root)
+        wrist, tips = card.wrist if isinstance(card.wrist, str) else base, list(card.tips.values())
         human_tips = [int(TIPS[FINGERS.index(finger)]) for finger in card.tips]
         if kind == "vector":
             links = {
@@ -47,12 +50,22 @@ class OptimisedRetargeter:
         else:
             links = {"wrist_link_name": wrist, "finger_tip_link_names": tips}
         logging.getLogger("dex_retargeting.yourdfpy").setLevel(logging.ERROR)  # it misses meshes that nobody draws
-        self._solver = RetargetingConfig(
-            type=kind, urdf_path=str(Path(urdf).resolve()), scaling_factor=scale, low_pass_alpha=low_pass, **links
-        ).build()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder).resolve() / "hand.urdf"
+            _with_coupling(root, card, self.hand)
+            ElementTree.ElementTree(root).write(path)
+            self._solver = RetargetingConfig(
+                type=kind,
+                urdf_path=str(path),
+                target_joint_names=list(self.hand.motor_names),
+                scaling_factor=scale,
+                low_pass_alpha=low_pass,
+                **links,
+            ).build()
         names = list(self._solver.joint_names)
         self._columns = [names.index(name) for name in self.hand.motor_names]
         self._axes = canonical_frame(self.hand)[1]
+        self._origin = -self.hand.wrist / scale if wrist == base else np.zeros(3)  # of its vectors, seen from the wrist
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Hand joints [m] rad. Raises ValueError on a wrong shape or non-finite key points."""
@@ -60,6 +73,7 @@ class OptimisedRetargeter:
         if points.shape != (NUM_POINTS, 3) or not np.isfinite(points).all():
             raise ValueError(f"key points: expected finite [{NUM_POINTS}, 3], got {list(points.shape)}")
         in_base = to_canonical(points) @ self._axes.T
+        in_base[0] = self._origin
         origins, tasks = self._solver.optimizer.target_link_human_indices
         return self._solver.retarget(in_base[tasks] - in_base[origins])[self._columns]
 
@@ -69,8 +83,24 @@ class OptimisedRetargeter:
         return np.stack([self(points) for points in clip])
 
 
-def _root_link(urdf: str | Path) -> str:
+def _base_link(root: ElementTree.Element) -> str:
     """The link of the file that is nobody's child."""
-    root = ElementTree.parse(urdf).getroot()
     children = {child.attrib["link"] for child in root.iter("child")}
     return next(link.attrib["name"] for link in root.iter("link") if link.attrib["name"] not in children)
+
+
+def _with_coupling(root: ElementTree.Element, card: HandCard, hand: Hand) -> None:
+    """Writes what the card says of joints into the file's tree: `<mimic>` elements, fixed joints, motors' limits."""
+    limits = dict(zip(hand.motor_names, zip(hand.lower, hand.upper, strict=True), strict=True))
+    for joint in root.iter("joint"):
+        name, limit = joint.attrib["name"], joint.find("limit")
+        if name in limits and limit is not None:
+            lower, upper = limits[name]
+            limit.attrib.update(lower=f"{lower:.9g}", upper=f"{upper:.9g}")
+        if name in card.locked:
+            joint.set("type", "fixed")
+        if name in card.coupled:
+            first, ratio = card.coupled[name]
+            for old in joint.findall("mimic"):
+                joint.remove(old)
+            ElementTree.SubElement(joint, "mimic", joint=first, multiplier=f"{ratio:g}", offset="0")

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.names import did_you_mean
-from dexhil.retargeting.hand import BASE, Hand, Point, pad_of
+from dexhil.retargeting.hand import BASE, DEXHAND_WRIST_M, Hand, Point, pad_of
 from dexhil.robot_geometry import FINGERS
 
 
@@ -19,14 +19,14 @@ from dexhil.robot_geometry import FINGERS
 class HandCard:
     """What a URDF file does not say.
 
-    tips: finger -> link of its tip, thumb first. roots: finger -> the joint at its knuckle. wrist: link where the human
-    wrist would be, "" for the base. coupled: joint -> (joint that its motor drives first, ratio); `<mimic>` elements
-    count without being named. locked: joints without a motor.
+    tips: finger -> link of its tip, thumb first. roots: finger -> the joint at its knuckle. wrist: where the human
+    wrist would be, a link or m in the base frame. coupled: joint -> (joint that its motor drives first, ratio);
+    `<mimic>` elements count without being named. locked: joints that stay at 0.
     """
 
     tips: Mapping[str, str]
     roots: Mapping[str, str]
-    wrist: str = ""
+    wrist: str | tuple[float, float, float] = (0.0, 0.0, 0.0)
     coupled: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     locked: tuple[str, ...] = ()
 
@@ -46,9 +46,29 @@ DEXHAND021 = HandCard(
         "r_f_joint4_1": ("r_f_joint2_1", 1.0),
         "r_f_joint5_1": ("r_f_joint2_1", 2.0),
     },
+    wrist=DEXHAND_WRIST_M,
     locked=("r_f_joint3_1",),
 )
-CARDS = {"allegro": ALLEGRO, "dexhand021": DEXHAND021}
+LEAP = HandCard(
+    tips={finger: f"{finger}_tip_head" for finger in FINGERS[:4]},
+    roots={"thumb": "12", "index": "1", "middle": "5", "ring": "9"},
+)
+_SHADOW = dict(zip(FINGERS, ("TH", "FF", "MF", "RF", "LF"), strict=True))
+SHADOW = HandCard(
+    tips={finger: f"{letters.lower()}tip" for finger, letters in _SHADOW.items()},
+    roots={finger: f"{letters}J{5 if finger == 'thumb' else 4}" for finger, letters in _SHADOW.items()},
+    wrist="palm",
+    coupled={f"{letters}J1": (f"{letters}J2", 1.0) for letters in ("FF", "MF", "RF", "LF")},
+    locked=("WRJ1", "WRJ2"),
+)
+_INSPIRE = dict(zip(FINGERS, ("thumb", "index", "middle", "ring", "pinky"), strict=True))
+INSPIRE = HandCard(
+    tips={finger: f"{name}_tip" for finger, name in _INSPIRE.items()},
+    roots={finger: f"{name}_proximal_{'yaw_' if finger == 'thumb' else ''}joint" for finger, name in _INSPIRE.items()},
+    wrist=(0.0, 0.007, 0.073),
+)
+# For the files of right hands of their makers, as dex-urdf collects them.
+CARDS = {"allegro": ALLEGRO, "dexhand021": DEXHAND021, "inspire": INSPIRE, "leap": LEAP, "shadow": SHADOW}
 
 
 def load_urdf(path: str | Path, card: HandCard) -> Hand:
@@ -64,8 +84,8 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
     joints = {joint.attrib["name"]: joint for joint in root.iter("joint") if joint.find("child") is not None}
     if not joints:
         raise ValueError(f"{path}: expected a URDF file with joints, found none")
-    links = _Links(path, joints)
-    for link in (*card.tips.values(), *([card.wrist] if card.wrist else ())):
+    links = _Links(path, joints, card.locked)
+    for link in (*card.tips.values(), *([card.wrist] if isinstance(card.wrist, str) else ())):
         _check_named(path, link, links.of_child)
     for joint in (*card.roots.values(), *card.coupled, *(first for first, _ in card.coupled.values()), *card.locked):
         _check_named(path, joint, joints)
@@ -90,18 +110,18 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
         tips=tips,
         pads=tuple(pad_of(tip) for tip in tips),
         roots=tuple(Point(names.index(joint), np.zeros(3)) for joint in card.roots.values()),
-        wrist=links.point(joints[links.of_child[card.wrist]]).offset if card.wrist else np.zeros(3),
+        wrist=links.wrist(card.wrist),
     )
 
 
 class _Links:
-    """The tree of a URDF file with its fixed joints folded away.
+    """The tree of a URDF file with its fixed and locked joints folded away.
 
     hinges: names of the movable joints, a parent before its children. of_child: link -> the joint that carries it.
     """
 
-    def __init__(self, path: Path, joints: Mapping[str, ElementTree.Element]) -> None:
-        self._joints = joints
+    def __init__(self, path: Path, joints: Mapping[str, ElementTree.Element], locked: Sequence[str]) -> None:
+        self._path, self._joints, self._locked = path, joints, locked
         self.of_child = {_link(joint, "child"): name for name, joint in joints.items()}
         hinges: list[str] = []
         for name, joint in joints.items():
@@ -116,7 +136,8 @@ class _Links:
         parent = _link(self._joints[name], "parent")
         if parent in self.of_child:
             self._add_hinges(self.of_child[parent], hinges)
-        if self._joints[name].attrib["type"] != "fixed" and name not in hinges:
+        moves = self._joints[name].attrib["type"] != "fixed" and name not in self._locked
+        if moves and name not in hinges:
             hinges.append(name)
 
     def carrier(self, joint: ElementTree.Element) -> tuple[int, np.ndarray]:
@@ -136,6 +157,18 @@ class _Links:
         carrier, frame = self.carrier(joint)
         return Point(carrier, frame[:3, 3])
 
+    def wrist(self, where: str | tuple[float, float, float]) -> np.ndarray:
+        """[3] m in the base frame. Raises ValueError for a link that moves."""
+        if not isinstance(where, str):
+            return np.array(where)
+        point = self.point(self._joints[self.of_child[where]])
+        if point.joint != BASE:
+            raise ValueError(
+                f"{self._path}: the hand's card names {where!r} as wrist, which {self.hinges[point.joint]!r} moves; "
+                "name a link of the palm, or lock that joint"
+            )
+        return point.offset
+
 
 def _motors(
     joints: Mapping[str, ElementTree.Element], names: tuple[str, ...], card: HandCard
@@ -147,15 +180,14 @@ def _motors(
         if mimic is not None:
             ratio, offset = float(mimic.get("multiplier", 1.0)), float(mimic.get("offset", 0.0))
             driven.setdefault(name, (mimic.attrib["joint"], ratio, offset))
-    motors = tuple(name for name in names if name not in driven and name not in card.locked)
+    motors = tuple(name for name in names if name not in driven)
     coupling, bias = np.zeros((len(names), len(motors))), np.zeros(len(names))
     for row, name in enumerate(names):
         factor, offset = 1.0, 0.0
         while name in driven:
             name, ratio, shift = driven[name]
             factor, offset = factor * ratio, offset + factor * shift
-        if name in motors:
-            coupling[row, motors.index(name)], bias[row] = factor, offset
+        coupling[row, motors.index(name)], bias[row] = factor, offset
     return motors, coupling, bias
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -12,16 +14,21 @@ import numpy as np
 import pytest
 
 from dexhil.retargeting import kinematics
-from dexhil.retargeting.hand import Hand, simulated_dexhand021
+from dexhil.retargeting.hand import Hand, bending_joints, hand_length, simulated_dexhand021
 from dexhil.retargeting.urdf import ALLEGRO, CARDS, DEXHAND021, HandCard, load_urdf
 from dexhil.robot_geometry import dexhand_joint_frames, finger_tips
 
-FILES = {"allegro": "allegro_hand_right.urdf", "dexhand021": "dexhand021_right.urdf"}
+FILES = {name: "dexhand021_right.urdf" if name == "dexhand021" else f"{name}_hand_right.urdf" for name in CARDS}
 
 
 @pytest.fixture(params=sorted(FILES))
 def file_and_card(request: pytest.FixtureRequest, shared_data: Path) -> tuple[Path, HandCard]:
-    return shared_data / "hands" / "urdf" / FILES[request.param], CARDS[request.param]
+    """Of every hand that has a card; DEXHIL_HANDS names a folder with files that ../shared/data has not."""
+    folders = [shared_data / "hands" / "urdf", Path(os.environ.get("DEXHIL_HANDS", "."))]
+    for path in (folder / FILES[request.param] for folder in folders):
+        if path.is_file():
+            return path, CARDS[request.param]
+    pytest.skip(f"no {FILES[request.param]}; put it into a folder and name that in DEXHIL_HANDS")
 
 
 def random_motors(hand: Hand, seed: int) -> jax.Array:
@@ -57,6 +64,30 @@ def test_tips_of_a_urdf_hand_are_where_mujoco_has_them(file_and_card: tuple[Path
         mujoco.mj_kinematics(model, data)
         expected = np.stack([data.body(link).xpos for link in card.tips.values()])
         np.testing.assert_allclose(tips(motors), expected, atol=1e-6)
+
+
+def test_every_hand_of_a_file_is_a_right_hand_that_bends_into_its_palm(file_and_card: tuple[Path, HandCard]) -> None:
+    hand = load_urdf(*file_and_card)
+    assert 0.14 < hand_length(hand) < 0.26
+    robot = kinematics.CanonicalHand(hand)
+    straight = np.clip(np.zeros(hand.num_motors), hand.lower, hand.upper)
+    for index, finger in enumerate(hand.fingers[1:], start=1):
+        bends = (bending_joints(hand)[index] @ hand.coupling) > 0
+        bent = np.where(bends, 0.5 * hand.upper, straight)
+        moved = (robot.tips(bent[None]) - robot.tips(straight[None]))[0, index]
+        assert moved[0] > 0.03, finger
+        assert moved[2] < -0.03, finger
+        assert robot.bending(bent[None], finger) > 1.0
+    across = robot.tips(straight[None])[0, :, 1]
+    assert (np.diff(across) < 0).all()  # thumb, index … little
+
+
+def test_turning_a_finger_about_its_own_axis_is_not_bending(shared_data: Path) -> None:
+    hand = load_urdf(shared_data / "hands" / "urdf" / FILES["allegro"], ALLEGRO)
+    row = bending_joints(hand)[hand.fingers.index("index")]
+    assert [name for name, bends in zip(hand.joint_names, row, strict=True) if bends] == [
+        *("joint_1.0", "joint_2.0", "joint_3.0")
+    ]
 
 
 def test_the_simulated_hand_is_the_simulators() -> None:
@@ -143,6 +174,19 @@ HINGE = (
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, joint: str, card: HandCard, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_urdf(write_urdf(tmp_path / "hand.urdf", joint), card)
+
+
+def test_a_wrist_that_moves_is_refused_unless_its_joint_is_locked(tmp_path: Path) -> None:
+    second = (
+        '<link name="c"/><joint name="k" type="revolute"><parent link="b"/><child link="c"/>'
+        '<origin xyz="0 0 1"/><axis xyz="0 0 1"/><limit lower="0" upper="1"/></joint>'
+    )
+    path = write_urdf(tmp_path / "hand.urdf", HINGE.format(kind="revolute", upper=1) + second)
+    card = HandCard({"thumb": "c"}, {"thumb": "k"}, wrist="b")
+    with pytest.raises(ValueError, match="names 'b' as wrist, which 'j' moves; name a link of the palm, or lock"):
+        load_urdf(path, card)
+    hand = load_urdf(path, dataclasses.replace(card, locked=("j",)))
+    assert hand.joint_names == hand.motor_names == ("k",)
 
 
 def test_mimic_joints_follow_their_motor(tmp_path: Path) -> None:
