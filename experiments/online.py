@@ -25,6 +25,7 @@ from dexhil.evaluation.supervised import Supervised, run_supervised
 from dexhil.evaluation.video import control_overlay, write_picture, write_video
 from dexhil.policy import Policy
 from dexhil.recorder import EpisodeWriter, list_episodes, read_facts
+from dexhil.retargeting.runtime import Model, load
 from dexhil.schema import EpisodeMetadata
 from dexhil.sim.person import PersonConfig, SimulatedPerson
 from dexhil.sim.rig import SimRig
@@ -72,6 +73,7 @@ def collect_online(config: Config, online: Round, per_task: int) -> list[OnlineE
     episodes = online.out / "episodes"
     episodes.mkdir(parents=True, exist_ok=True)
     settings = config.online
+    load_retargeter(settings.person.retargeter)  # a wrong file is named before anything runs
     done = fill_quota(
         {task: _recorded(episodes, task) for task in config.rig.tasks},
         per_task,
@@ -133,7 +135,7 @@ def record_online(
     filmed = seed - online.first_seed < settings["videos_per_task"]
     frames: list[np.ndarray] = []
     rig.reset(task=task, seed=seed)
-    person = SimulatedPerson(rig, seed=seed, config=PersonConfig(**settings["person"]))
+    person = make_person(rig, seed, settings["person"])
 
     def watch(who: str) -> None:
         width, height, every = FILM
@@ -170,6 +172,18 @@ def record_online(
         _write_facts(online.out / "facts" / f"{episode_id}.json", result, outcome, person.reasons)
         writer.finish(result)
     return result
+
+
+def make_person(rig: SimRig, seed: int, settings: dict[str, Any]) -> SimulatedPerson:
+    """The simulated person of `config.online.person`."""
+    habits = {name: value for name, value in settings.items() if name != "retargeter"}
+    return SimulatedPerson(rig, seed=seed, config=PersonConfig(**habits), model=load_retargeter(settings["retargeter"]))
+
+
+@functools.cache
+def load_retargeter(path: str) -> Model | None:
+    """The model in a file of experiments/retarget.py; None for no path. Raises ValueError where it is none."""
+    return load(path) if path else None
 
 
 def _write_facts(path: Path, metadata: EpisodeMetadata, outcome: Supervised, reasons: list[str]) -> None:

@@ -88,6 +88,7 @@ def get_config(preset: str = "default") -> Config:
     config.online.person.no_progress_s = 1.5
     config.online.person.late_s = 8.0
     config.online.person.false_alarms_per_s = 0.0
+    config.online.person.retargeter = ""  # retargeter.npz that the person's hand goes through; "": none
     config.online.person.hand_back = 1.0  # the policy goes on with what the person put into its hand
 
     if preset == "quick":

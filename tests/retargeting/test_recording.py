@@ -1,4 +1,4 @@
-"""Recording a person's hand: from a real publisher to a clip that the trainer reads, and what can be wrong on the way."""
+"""Recording a person's hand: from a real publisher to a clip that the trainer reads, and what can go wrong."""
 
 from __future__ import annotations
 

@@ -1,0 +1,37 @@
+"""The person of an online round, made from the config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dexhil.retargeting import network, runtime
+from dexhil.retargeting.hand import simulated_dexhand021
+from dexhil.schema import ARM_DOF
+from dexhil.sim.rig import SimRig
+from experiments.configs import sim
+from experiments.online import make_person
+
+ALWAYS = {"false_alarms_per_s": 1e3, "reaction_s": (0.0, 0.0)}
+
+
+def test_the_persons_hand_goes_through_the_retargeter_of_the_config(tmp_path: Path) -> None:
+    hand = simulated_dexhand021()
+    runtime.save(runtime.Model(hand, network.init(np.random.default_rng(0), hand, 16), {}), tmp_path / "r.npz")
+    settings = sim.get_config().online.person.to_dict() | ALWAYS
+    rig, shown = SimRig(cameras=()), {}
+    for path in ("", str(tmp_path / "r.npz")):
+        rig.reset(task="plush", seed=0)
+        command = make_person(rig, 0, settings | {"retargeter": path}).tick(rig.command)
+        assert command is not None
+        shown[path] = command.q_hand
+    assert shown[""] == pytest.approx(rig.command[ARM_DOF:], abs=0.05)
+    assert np.abs(shown[str(tmp_path / "r.npz")] - shown[""]).max() > 0.1
+
+
+def test_a_retargeter_that_is_not_there_is_named() -> None:
+    settings = sim.get_config().online.person.to_dict() | {"retargeter": "none.npz"}
+    with pytest.raises(ValueError, match=r"none\.npz: no such file; train a retargeter"):
+        make_person(SimRig(cameras=()), 0, settings)
