@@ -30,6 +30,7 @@ from experiments.retarget_record import record, stream
 from experiments.retarget_report import write_retargeting_report
 
 FILE = "retargeter.npz"
+STRETCHES = 5
 STRANGER_SEED, STRANGER_S, STRANGER_HZ = 99, 60.0, 30.0
 
 
@@ -50,19 +51,26 @@ def main(argv: Sequence[str]) -> None:
     run = Run(options.workdir, "retarget", config)
     run.resume(0)
     hand = load_hand(config)
-    learnt, heldout = split({Path(path).stem: load_clip(Path(path)) for path in config.data.clips}, config)
-    model = runtime.Model(hand, train(run, hand, list(learnt.values()), config), run.config)
+    clips = {Path(path).stem: load_clip(Path(path)) for path in config.data.clips}
+    held = {name: held_out(len(clip), config.data.heldout_fraction) for name, clip in clips.items()}
+    learnt = [clip[~held[name]] for name, clip in clips.items()]
+    model = runtime.Model(hand, train(run, hand, learnt, config), run.config)
     runtime.save(model, run.workdir / FILE)
+    if not clips:
+        clips = {"stranger": free_motion(np.random.default_rng(STRANGER_SEED), Person(), STRANGER_S, STRANGER_HZ)}
+        held = {"stranger": np.ones(len(clips["stranger"]), bool)}
     robot = CanonicalHand(hand)
-    methods = {name: {"dexhil": mapping(model, clip)} for name, clip in heldout.items()}
+    methods = {name: {"dexhil": mapping(model, clip)} for name, clip in clips.items()}
     scores = {
         name: {
-            method: metrics.score(f, clip, robot, training.scale_of(clip, robot)) for method, f in methods[name].items()
+            method: metrics.score(f, clip, robot, training.scale_of(clip, robot), held=held[name])
+            for method, f in methods[name].items()
         }
-        for name, clip in heldout.items()
+        for name, clip in clips.items()
+        if held[name].any()
     }
     report = run.report({"clips": {name: {hand.name: values} for name, values in scores.items()}})
-    page = write_retargeting_report(run.workdir, report, hand, heldout, methods)
+    page = write_retargeting_report(run.workdir, report, hand, {name: clips[name] for name in scores}, methods)
     for name, values in scores.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in values["dexhil"].items()))
     print(f"retargeter: {run.workdir / FILE}\nreport: {page}")
@@ -113,19 +121,10 @@ def load_clip(path: Path) -> np.ndarray:
     return to_canonical(clip[np.isfinite(clip).all(axis=(1, 2))])
 
 
-def split(clips: dict[str, np.ndarray], config: Config) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What is learnt from and what is scored: the ends of the recordings, or a synthetic stranger's motion."""
-    if not clips:
-        rng = np.random.default_rng(STRANGER_SEED)
-        return {}, {"stranger": free_motion(rng, Person(), STRANGER_S, STRANGER_HZ)}
-    ends = {name: first_held_out(clip, config.data.heldout_fraction) for name, clip in clips.items()}
-    learnt = {name: clip[: ends[name]] for name, clip in clips.items()}
-    return learnt, {name: clip[ends[name] :] for name, clip in clips.items() if ends[name] < len(clip)}
-
-
-def first_held_out(clip: np.ndarray, fraction: float) -> int:
-    """The frame of `clip` [T, 21, 3] at which its last `fraction` begins."""
-    return len(clip) - round(fraction * len(clip))
+def held_out(frames: int, fraction: float) -> np.ndarray:
+    """bool [frames]: the end of each of STRETCHES equal parts of a recording, so that every gesture is scored."""
+    share = np.concatenate([np.arange(len(part)) / len(part) for part in np.array_split(np.arange(frames), STRETCHES)])
+    return share >= 1.0 - fraction
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ def write_retargeting_report(
     clips: Mapping[str, np.ndarray],
     methods: Mapping[str, Mapping[str, Method]],
 ) -> Path:
-    """Writes workdir/report.html. clips: name -> [T, 21, 3] m, held out; methods: clip -> method -> its mapping."""
+    """Writes workdir/report.html. clips: name -> [T, 21, 3] m, whole; methods: clip -> method -> its mapping."""
     sections = []
     for name, clip in clips.items():
         scores = report["results"]["clips"][name][hand.name]
         blocks: list[Block] = [metrics_table(scores), Image(gestures_picture(hand, clip, methods[name]))]
-        sections.append(Section(f"{name}: {len(clip)} frames that were not learnt from", blocks))
+        sections.append(Section(f"{name}, frames that were not learnt from", blocks))
     sections += [
         Section("How to read it", [Text(READING)]),
         Section("Config", [key_values(report["config"])], folded=True),
@@ -63,7 +63,7 @@ def write_comparison(
     for name, clip in clips.items():
         for hand, scores in result["clips"][name].items():
             picture = Image(gestures_picture(hands[hand], clip, methods[name][hand]))
-            sections.append(Section(f"{name}, {hand}: {len(clip)} held-out frames", [metrics_table(scores), picture]))
+            sections.append(Section(f"{name}, {hand}, held-out frames", [metrics_table(scores), picture]))
     sections.append(Section("How to read it", [Text(READING)]))
     page = Page(
         title="Retargeting methods side by side",

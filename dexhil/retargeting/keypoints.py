@@ -38,13 +38,31 @@ def check_keypoints(points: np.ndarray) -> None:
             f"key points: expected metres, {_PALM_M[0]:g} to {_PALM_M[1]:g} from wrist to middle knuckle, "
             f"got {size:.3g}{hint}"
         )
-    canonical = to_canonical(finite)
-    bent = np.median(canonical[:, TIPS[1:4], 0] - canonical[:, _PALM_KNUCKLES, 0])
-    if bent < -0.2 * size:
+    if _bends_backwards(to_canonical(finite), size):
         raise ValueError(
             "key points: the fingers bend out of the back of a right hand; this looks like a left hand: mirror it "
             "(negate one axis) or name the right side"
         )
+
+
+def fault_of(points: np.ndarray) -> str:
+    """Why one frame [21, 3] m in a glove's frame should not move a robot, "" where nothing is wrong."""
+    finite = np.isfinite(points).all(axis=-1)
+    if not finite.all():
+        return f"{int((~finite).sum())} key points not finite"
+    size = float(np.linalg.norm(points[KNUCKLES[2]] - points[0]))
+    if not _PALM_M[0] <= size <= _PALM_M[1]:
+        return f"{size:.3g} m from wrist to middle knuckle; expected {_PALM_M[0]:g} to {_PALM_M[1]:g}"
+    with np.errstate(invalid="ignore"):
+        canonical = to_canonical(points)
+    if not np.isfinite(canonical).all():
+        return "the knuckles of index, middle and ring are in one point or line with the wrist"
+    return "fingers bend out of the back: a left hand?" if _bends_backwards(canonical, size) else ""
+
+
+def _bends_backwards(canonical: np.ndarray, size: float) -> bool:
+    """Whether the fingers of most frames [..., 21, 3] bend out of the back of a right hand."""
+    return bool(np.median(canonical[..., TIPS[1:4], 0] - canonical[..., _PALM_KNUCKLES, 0]) < -0.2 * size)
 
 
 def to_canonical(points: np.ndarray) -> np.ndarray:

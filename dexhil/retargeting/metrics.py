@@ -19,30 +19,43 @@ Method = Callable[[np.ndarray], np.ndarray]
 
 CONTACT_M = 0.005  # between the robot's pads
 SMALL_M = 0.005  # no human tip moves as far in a small motion
-PROBE_M, PROBES = 0.005, 500
-SWEEPS, SWEEP_STEPS = 4, 300
+PROBE_M, PROBES = 0.005, 300
+SWEEPS, SWEEP_STEPS = 3, 300
 VOXEL_M, REACHED_M, REACH_SAMPLES = 0.005, 0.020, 60_000
 FIST, OPEN = 0.8, 0.2  # of the 99th percentile of a person's bending
 LAGS = 15
 
 
-def score(method: Method, clip: np.ndarray, robot: CanonicalHand, scale: float, *, seed: int = 0) -> dict[str, float]:
-    """Every metric of a method on a clip [T, 21, 3], by the names of the benchmark's report."""
+def score(
+    method: Method,
+    clip: np.ndarray,
+    robot: CanonicalHand,
+    scale: float,
+    *,
+    held: np.ndarray | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Every metric of a method on a clip [T, 21, 3], by the names of the benchmark's report.
+
+    held: bool [T], the frames that count, all by default. The method runs through the whole clip all the same, coverage
+    and lag are the whole clip's, and a fist or an open hand is one by the person's habit in the whole clip.
+    """
+    held = np.ones(len(clip), bool) if held is None else held
     motors = method(clip)
     human, tips = scale * human_tips(clip, robot), robot.tips(motors)
-    jump, hysteresis = pinch_sweep(method, clip, robot)
-    fist, open_hand = bending_scores(clip, motors, robot)
+    jump, hysteresis = pinch_sweep(method, clip, robot, held)
+    fist, open_hand = bending_scores(clip, motors, robot, held)
     return {
-        "tip_error_mm": 1e3 * float(np.linalg.norm(tips - human, axis=-1).mean()),
-        "pinch_contact": pinch_contact(clip, motors, robot),
-        "max_step_mm": 1e3 * largest_small_step(clip, tips, robot),
+        "tip_error_mm": 1e3 * float(np.linalg.norm(tips - human, axis=-1)[held].mean()),
+        "pinch_contact": pinch_contact(clip[held], motors[held], robot),
+        "max_step_mm": 1e3 * largest_small_step(clip, tips, robot, held),
         "sweep_jump_mm": 1e3 * jump,
         "sweep_hysteresis_mm": 1e3 * hysteresis,
         "fist_completeness": fist,
         "open_hand_error_deg": float(np.degrees(open_hand)),
         "coverage": coverage(tips, robot.tips(robot.random_motors(seed, REACH_SAMPLES))),
-        "motion_preservation": motion_preservation(method, clip, robot, seed),
-        "jerk_gain": float(_jerk(tips) / _jerk(human)),
+        "motion_preservation": motion_preservation(method, clip[held], robot, seed),
+        "jerk_gain": float(_jerk(tips, held) / _jerk(human, held)),
         "lag_frames": float(lag(human, tips)),
     }
 
@@ -59,12 +72,13 @@ def pinch_contact(clip: np.ndarray, motors: np.ndarray, robot: CanonicalHand) ->
     return float(touching[pinched].mean()) if pinched.any() else float("nan")
 
 
-def largest_small_step(clip: np.ndarray, tips: np.ndarray, robot: CanonicalHand) -> float:
+def largest_small_step(clip: np.ndarray, tips: np.ndarray, robot: CanonicalHand, held: np.ndarray) -> float:
     """m: the furthest that a robot tip moves in a frame in which no human tip moves SMALL_M."""
-    return float(_steps(tips)[_steps(human_tips(clip, robot)) < SMALL_M].max(initial=0.0))
+    small = (_steps(human_tips(clip, robot)) < SMALL_M) & _runs(held, 2)
+    return float(_steps(tips)[small].max(initial=0.0))
 
 
-def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand) -> tuple[float, float]:
+def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand, held: np.ndarray) -> tuple[float, float]:
     """(largest robot step per 0.5 mm of human step, largest difference between the ways there and back), both m.
 
     Key points go straight from the most open frame to a pinched one and back, for SWEEPS pinches of each finger.
@@ -74,7 +88,7 @@ def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand) -> tuple
     share = np.concatenate([there, there[-2::-1]])[:, None, None]
     jump = hysteresis = 0.0
     for gap in _to_thumb(human_tips(clip, robot)).T:
-        pinched = np.flatnonzero(gap < PINCHED_M)
+        pinched = np.flatnonzero((gap < PINCHED_M) & held)
         for frame in pinched[np.linspace(0, len(pinched) - 1, min(SWEEPS, len(pinched))).astype(int)]:
             path = opened + share * (clip[frame] - opened)
             tips = robot.tips(method(path))
@@ -84,12 +98,14 @@ def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand) -> tuple
     return jump, hysteresis
 
 
-def bending_scores(clip: np.ndarray, motors: np.ndarray, robot: CanonicalHand) -> tuple[float, float]:
+def bending_scores(clip: np.ndarray, motors: np.ndarray, robot: CanonicalHand, held: np.ndarray) -> tuple[float, float]:
     """(robot's bending over the person's in fists, their absolute difference in open hands, rad per finger)."""
     human = _human_bending(clip)
     ours = np.mean([robot.bending(motors, finger) for finger in PALM_FINGERS], axis=0)
     most = np.percentile(human, 99)
-    fist, opened = human > FIST * most, human < OPEN * most
+    fist, opened = (human > FIST * most) & held, (human < OPEN * most) & held
+    if not (fist.any() and opened.any()):
+        return float("nan"), float("nan")
     return float(ours[fist].mean() / human[fist].mean()), float(abs(ours[opened].mean() - human[opened].mean()))
 
 
@@ -141,5 +157,10 @@ def _steps(positions: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.diff(positions, axis=0), axis=-1).max(axis=-1)
 
 
-def _jerk(positions: np.ndarray) -> float:
-    return float(np.linalg.norm(np.diff(positions, n=3, axis=0), axis=-1).mean())
+def _jerk(positions: np.ndarray, held: np.ndarray) -> float:
+    return float(np.linalg.norm(np.diff(positions, n=3, axis=0), axis=-1)[_runs(held, 4)].mean())
+
+
+def _runs(held: np.ndarray, length: int) -> np.ndarray:
+    """bool [T - length + 1]: whether `length` frames from each one on are all held."""
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(held, length).all(axis=-1))

@@ -15,10 +15,11 @@ import numpy as np
 
 from dexhil.retargeting import network
 from dexhil.retargeting.hand import Hand, Point, hand_length
-from dexhil.retargeting.keypoints import NUM_POINTS, TIPS, check_keypoints, hand_size, to_canonical
+from dexhil.retargeting.keypoints import NUM_POINTS, TIPS, check_keypoints, fault_of, hand_size, to_canonical
 from dexhil.robot_geometry import FINGERS
 
 FORMAT = 1
+FROZEN = 45  # frames, half a second of a glove at 90 Hz: a hand is never as still, sensors that run are noisy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +41,15 @@ class Retargeter:
 
     size_m: the person's hand, wrist to the middle finger's tip; None measures it on the first good frame. What comes
     out is the absolute mapping; `dexhil.takeover` anchors it to the robot's last command. valid: whether the last
-    frame was used; where it was not, the last joints are held and `reason` says why.
+    frame was used. One that is not finite, no hand in size, a left hand or the same for the FROZEN-th time is not: the
+    last joints are held and `reason` says why.
     """
 
     def __init__(self, model: Model, *, size_m: float | None = None) -> None:
         self.model = model
         self._size = size_m
         self._last: np.ndarray | None = None
+        self._seen, self._repeats = np.zeros((NUM_POINTS, 3)), 0
         self.valid, self.reason = False, "no frame yet"
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
@@ -54,13 +57,15 @@ class Retargeter:
         points = np.asarray(points, np.float64)
         if points.shape != (NUM_POINTS, 3):
             raise ValueError(f"key points: expected [{NUM_POINTS}, 3], got {list(points.shape)}")
-        self.valid = bool(np.isfinite(points).all())
-        self.reason = "" if self.valid else f"{int((~np.isfinite(points)).any(axis=1).sum())} key points not finite"
-        if not self.valid:
-            return self._held()
-        if self._size is None:
+        if self._size is None and np.isfinite(points).all():
             check_keypoints(points[None])
             self._size = hand_size(points[None])
+        self._repeats = self._repeats + 1 if np.array_equal(points, self._seen) else 0
+        self._seen = points
+        self.reason = fault_of(points) or (f"the same frame {FROZEN} times" if self._repeats >= FROZEN else "")
+        self.valid = not self.reason
+        if not self.valid or self._size is None:
+            return self._held()
         self._last = self.model.motors(to_canonical(points), hand_length(self.model.hand) / self._size)
         return self._last.copy()
 

@@ -25,6 +25,7 @@ from dexhil.retargeting.synthetic import draw_person, free_motion
 _REACHABLE = 20_000  # random postures that stand for what the thumb can reach
 _FREE, _SATURATION = 2.0, 0.03  # raw outputs this large are let be, larger ones drawn back: they have no gradient
 _COVER_POINTS = 512  # of them and of a batch, per step
+_HALF_BENT = 3.0  # rad, a finger's three joints together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,9 @@ class TrainingConfig:
 
     off_path_m: how far off the recordings finger tips are drawn too, so that the map goes on beside them. meet: the
     second stage trains the fingers' part in a pinch too, not the thumb's alone. step_m: of tips in losses of steps.
-    let_go: of the distance to the person's tips, where a pinch decides. The rest weighs the losses; gamma as in eq. 1.
+    let_go: of the distance to the person's tips, where a pinch decides. decisive: power of closeness by which it does.
+    The rest weighs the losses; gamma as in eq. 1; bend grows with how far the person's finger is bent: an open hand may
+    keep the little bend that lets it move sideways, a fist is a fist.
     """
 
     width: int = 64
@@ -47,14 +50,15 @@ class TrainingConfig:
     off_path_m: float = 0.012
     step_m: float = 0.008
     gamma: float = 1e-5
-    bend: float = 0.2
-    direction: float = 0.01
+    bend: float = 0.5
+    direction: float = 0.014
     cover: float = 0.0
     flat: float = 3.0
-    pinch: float = 100.0
+    pinch: float = 30.0
     kin: float = 0.1
-    speed: float = 100.0
-    let_go: float = 0.9
+    speed: float = 400.0
+    let_go: float = 0.1
+    decisive: float = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,11 +212,12 @@ def _parts(
         palm = np.array([hand.fingers.index(finger) for finger in PALM_FINGERS])
         on_path = 1.0 - (jnp.arange(shape[0]) % 2)[:, None]
         bends = bending_of(hand, motors)[:, palm] - batch["bent"][:, palm]
-        parts["bend"] = 1e3 * config.bend * 1e-2 * (on_path * bends**2).sum(-1).mean()
+        strict = on_path * jnp.sqrt(batch["bent"][:, palm] / _HALF_BENT)
+        parts["bend"] = 1e3 * config.bend * 1e-2 * (strict * bends**2).sum(-1).mean()
     else:
         pair = (tips[:, 1:] - tips[:, :1]) - (here[:, 1:] - here[:, :1])
         parts["kin"] = 1e3 * config.kin * 0.5 * ((1.0 - close) * (pair**2).sum(-1)).sum(-1).mean()
-        parts["pinch"] = 1e3 * config.pinch * losses.pinch_loss(pads, _pad_gaps(hand, gaps), close)
+        parts["pinch"] = 1e3 * config.pinch * losses.pinch_loss(pads, _pad_gaps(hand, gaps), close**config.decisive)
     if config.cover:
         some = jax.random.randint(keys[2], (_COVER_POINTS,), 0, len(reachable))
         cover = [losses.coverage_loss(tips[:_COVER_POINTS, i], reachable[some, i]) for i in fingers]

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from dexhil.names import did_you_mean
 from dexhil.retargeting.hand import BASE, DEXHAND_WRIST_M, Hand, Point, pad_of
+from dexhil.retargeting.keypoints import PALM_FINGERS
 from dexhil.robot_geometry import FINGERS
 
 
@@ -77,6 +78,7 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
     Raises ValueError where the file is no URDF, has a joint that is no hinge, or lacks what the card names.
     """
     path = Path(path)
+    _check_fingers(path, card)
     try:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
@@ -232,6 +234,18 @@ def _link(joint: ElementTree.Element, end: str) -> str:
     element = joint.find(end)
     assert element is not None
     return element.attrib["link"]
+
+
+def _check_fingers(path: Path, card: HandCard) -> None:
+    """Raises ValueError where the card has not the fingers that retargeting needs, thumb first, each with its root."""
+    fingers = list(card.tips)
+    if fingers[:1] != ["thumb"] or not {"thumb", *PALM_FINGERS} <= set(fingers) <= set(FINGERS):
+        raise ValueError(
+            f"{path}: the hand's card gives tips of {fingers}; expected thumb first, then index, middle and ring, "
+            "and perhaps little"
+        )
+    if list(card.roots) != fingers:
+        raise ValueError(f"{path}: the hand's card gives roots of {list(card.roots)}; expected those of {fingers}")
 
 
 def _check_named(path: Path, name: str, known: Iterable[str]) -> None:

@@ -2,37 +2,51 @@
 
     python experiments/benchmarks/retargeting.py --out FILE.json [--data ../shared/data/hands] [--hands allegro]
 
-Ours is trained on the first 80 % of a recording and, as "dexhil_other", on another person's; all methods are scored on
-the last 20 %, with the same scale. Peers take part where they are installed (dex-retargeting). Writes {"clips": {clip:
-{hand: {method: {metric: value}}}}, "latency_ms": {method: {"median", "p99"}}, "training_s"} and a page beside it.
+Ours is trained on the first four fifths of each of five stretches of a recording ("dexhil") and on another person's
+recording alone ("dexhil_other"). All methods are scored on the frames that "dexhil" has not seen, with the same scale.
+Peers take part where they are installed: dex-retargeting's vector and dexpilot; geort_style is `geort.py` beside this.
+Writes {"clips": {clip: {hand: {method: {metric: value}}}}, "latency_ms": {method: {"median", "p99"}},
+"latency_beside_policy_ms": the same while a policy runs at 20 Hz in another process, "trade_off": {weight: {value:
+metrics}} of ours where goals pull apart, "training_s"}, a page and a plot beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from dexhil.commands import code_version, write_json
 from dexhil.progress import progress
-from dexhil.retargeting import metrics, runtime, training
+from dexhil.retargeting import metrics, network, runtime, training
+from dexhil.retargeting.hand import Hand
 from dexhil.retargeting.kinematics import CanonicalHand
 from dexhil.retargeting.optimised import KINDS, OptimisedRetargeter
 from dexhil.retargeting.urdf import CARDS, load_urdf
-from experiments.retarget import first_held_out, load_clip, mapping
+from experiments.benchmarks import geort
+from experiments.benchmarks.train_step import make_meta, make_policy
+from experiments.retarget import held_out, load_clip, mapping
 from experiments.retarget_report import write_comparison
 
 URDFS = {"allegro": "allegro_hand_right.urdf", "dexhand021": "dexhand021_right.urdf"}
 EVERY = {"geort_alex": 1, "manus_000": 2, "mediapipe": 1}  # manus_000 at 57.6 Hz
 OTHER = {"geort_alex": "manus_000", "manus_000": "geort_alex", "mediapipe": "manus_000"}
 HELD_OUT, LATENCY_FRAMES = 0.2, 600
+POLICY_HZ = 20.0
+TRADE_OFF_CLIP = "geort_alex"
+TRADE_OFFS = {"cover": (3.0, 10.0, 30.0), "direction": (0.0, 0.003, 0.05)}  # the defaults are the other point
 Method = Callable[[np.ndarray], np.ndarray]
+Scores = dict[str, float]
 
 
 def main() -> None:
@@ -42,76 +56,118 @@ def main() -> None:
     parser.add_argument("--hands", nargs="+", default=list(URDFS), choices=list(URDFS))
     parser.add_argument("--clips", nargs="+", default=list(EVERY), choices=list(EVERY))
     options = parser.parse_args()
+    urdfs = {hand: options.data / "urdf" / URDFS[hand] for hand in options.hands}
+    hands = {hand: load_urdf(path, CARDS[hand]) for hand, path in urdfs.items()}
     clips = {
         name: load_clip(options.data / f"{name}_right_21kp.npy")[:: EVERY[name]]
         for name in dict.fromkeys([*options.clips, "manus_000", "geort_alex"])
     }
-    scores: dict[str, dict[str, dict[str, dict[str, float]]]] = {name: {} for name in options.clips}
-    latencies: dict[str, dict[str, float]] = {}
-    seconds: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, dict[str, Scores]]] = {name: {} for name in options.clips}
     shown: dict[str, dict[str, dict[str, Method]]] = {name: {} for name in options.clips}
-    for hand in options.hands:
-        urdf = options.data / "urdf" / URDFS[hand]
-        models, seconds[hand] = train_all(hand, urdf, clips)
+    seconds: dict[str, dict[str, float]] = {}
+    models: dict[str, runtime.Model] = {}
+    for hand, urdf in urdfs.items():
+        models, seconds[hand] = train_all(hands[hand], clips)
         for name in options.clips:
-            held_out = clips[name][first_held_out(clips[name], HELD_OUT) :]
-            robot = CanonicalHand(models[name].hand)
-            scale = training.scale_of(held_out, robot)
-            methods = {
-                "dexhil": mapping(models[name], held_out),
-                "dexhil_other": mapping(models[OTHER[name]], held_out),
-                **peers(hand, urdf, scale),
-            }
+            methods = methods_for(name, clips[name], models, urdf, CARDS[hand])
+            scores[name][hand] = score_all(methods, clips[name], hands[hand])
             shown[name][hand] = methods
-            scores[name][hand] = {way: metrics.score(f, held_out, robot, scale) for way, f in methods.items()}
-            print(f"{name}, {hand}: " + json.dumps(scores[name][hand], indent=1))
-            if not latencies:
-                retargeter = runtime.Retargeter(models[name], size_m=0.18)
-                frames = held_out[:LATENCY_FRAMES]
-                latencies["dexhil"] = latency(lambda points, call=retargeter: call(points[0]), frames)
-                latencies |= {way: latency(f, frames) for way, f in peers(hand, urdf, scale).items()}
+            print(f"{name}, {hand}: " + json.dumps(scores[name][hand], indent=1), flush=True)
+    last = options.hands[-1]
+    alone = latencies(clips["manus_000"], models["manus_000"], urdfs[last], last)
+    with running_policy():
+        beside = latencies(clips["manus_000"], models["manus_000"], urdfs[last], last)
     result = {
         "benchmark": "retargeting",
         "clips": scores,
-        "latency_ms": latencies,
+        "latency_ms": alone,
+        "latency_beside_policy_ms": beside,
+        "latency_hand": last,
+        "trade_off": trade_offs(hands[options.hands[0]], clips[TRADE_OFF_CLIP]),
+        "trade_off_of": {"hand": options.hands[0], "clip": TRADE_OFF_CLIP},
         "training_s": seconds,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}",
         "code_version": code_version(),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, result)
-    held = {name: clips[name][first_held_out(clips[name], HELD_OUT) :] for name in options.clips}
-    hands = {hand: load_urdf(options.data / "urdf" / URDFS[hand], CARDS[hand]) for hand in options.hands}
-    page = write_comparison(options.out.with_suffix(".html"), result, hands, held, shown)
-    print(f"latency, ms: {latencies}\npage: {page}")
+    plot(result, options.out.with_suffix(".png"))
+    page = write_comparison(
+        options.out.with_suffix(".html"), result, hands, {name: clips[name] for name in options.clips}, shown
+    )
+    print(f"latency, ms: {alone}\nbeside the policy: {beside}\npage: {page}")
 
 
-def train_all(hand: str, urdf: Path, clips: dict[str, np.ndarray]) -> tuple[dict[str, runtime.Model], dict[str, float]]:
+def train_one(hand: Hand, clip: np.ndarray, config: training.TrainingConfig, label: str) -> network.Params:
+    """Trained on the frames of `clip` [T, 21, 3] m that are not held out."""
+    learnt = clip[~held_out(len(clip), HELD_OUT)]
+    with progress(sum(config.steps), label) as bar:
+        return training.train(hand, [learnt], config, watch=lambda step, _: bar.update(step))
+
+
+def train_all(hand: Hand, clips: Mapping[str, np.ndarray]) -> tuple[dict[str, runtime.Model], dict[str, float]]:
     """A model per recording, and how long each took, s."""
-    robot, config = load_urdf(urdf, CARDS[hand]), training.TrainingConfig()
     models, seconds = {}, {}
     for name, clip in clips.items():
         began = time.monotonic()
-        with progress(sum(config.steps), f"{hand}: training on {name}") as bar:
-            params = training.train(
-                robot, [clip[: first_held_out(clip, HELD_OUT)]], config, watch=lambda step, _, bar=bar: bar.update(step)
-            )
-        models[name], seconds[name] = runtime.Model(robot, params, {}), time.monotonic() - began
+        params = train_one(hand, clip, training.TrainingConfig(), f"{hand.name}: training on {name}")
+        models[name], seconds[name] = runtime.Model(hand, params, {}), time.monotonic() - began
     return models, seconds
 
 
-def peers(hand: str, urdf: Path, scale: float) -> dict[str, Method]:
-    """Those that are installed; says which are not."""
+def methods_for(
+    name: str, clip: np.ndarray, models: Mapping[str, runtime.Model], urdf: Path, card: Any
+) -> dict[str, Method]:
+    """Ours, GeoRT's losses, and the peers that are installed; says which are not."""
+    hand = models[name].hand
+    scale = training.scale_of(clip, CanonicalHand(hand))
+    learnt = clip[~held_out(len(clip), HELD_OUT)]
+    followed = runtime.Model(hand, geort.train(hand, learnt, scale), {})
+    return {
+        "dexhil": mapping(models[name], clip),
+        "dexhil_other": mapping(models[OTHER[name]], clip),
+        "geort_style": mapping(followed, clip),
+        **peers(urdf, card, scale),
+    }
+
+
+def peers(urdf: Path, card: Any, scale: float) -> dict[str, Method]:
     found: dict[str, Method] = {}
     for kind in KINDS:
         try:
-            found[kind] = OptimisedRetargeter(urdf, CARDS[hand], kind, scale=scale).clip
+            found[kind] = OptimisedRetargeter(urdf, card, kind, scale=scale).clip
         except ImportError as error:
             print(f"{kind} does not take part: {error}")
     return found
 
 
-def latency(method: Method, frames: np.ndarray) -> dict[str, float]:
+def score_all(methods: Mapping[str, Method], clip: np.ndarray, hand: Hand) -> dict[str, Scores]:
+    robot, held = CanonicalHand(hand), held_out(len(clip), HELD_OUT)
+    scale = training.scale_of(clip, robot)
+    return {way: metrics.score(method, clip, robot, scale, held=held) for way, method in methods.items()}
+
+
+def trade_offs(hand: Hand, clip: np.ndarray) -> dict[str, dict[str, Scores]]:
+    """Ours with other weights where goals pull apart: following tips, moving the same way, reaching everywhere."""
+    found: dict[str, dict[str, Scores]] = {}
+    for weight, values in TRADE_OFFS.items():
+        found[weight] = {}
+        for value in values:
+            config = dataclasses.replace(training.TrainingConfig(), **{weight: value})
+            model = runtime.Model(hand, train_one(hand, clip, config, f"{hand.name}: {weight} {value:g}"), {})
+            found[weight][f"{value:g}"] = score_all({"dexhil": mapping(model, clip)}, clip, hand)["dexhil"]
+    return found
+
+
+def latencies(clip: np.ndarray, model: runtime.Model, urdf: Path, card: str) -> dict[str, Scores]:
+    """Per method, ms of one frame at a time, in this process."""
+    frames, retargeter = clip[:LATENCY_FRAMES], runtime.Retargeter(model, size_m=0.18)
+    calls: dict[str, Method] = {"dexhil": lambda points: retargeter(points[0])}
+    calls |= peers(urdf, CARDS[card], training.scale_of(clip, CanonicalHand(model.hand)))
+    return {way: latency(call, frames) for way, call in calls.items()}
+
+
+def latency(method: Method, frames: np.ndarray) -> Scores:
     """Median and 99th percentile, ms, of one frame [1, 21, 3] at a time."""
     times = []
     for frame in frames:
@@ -119,6 +175,58 @@ def latency(method: Method, frames: np.ndarray) -> dict[str, float]:
         method(frame[None])
         times.append(1e3 * (time.perf_counter() - began))
     return {"median": float(np.median(times)), "p99": float(np.percentile(times, 99))}
+
+
+class running_policy:
+    """While it lasts, the embedded policy infers at POLICY_HZ in another process."""
+
+    def __enter__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._stop, ready = context.Event(), context.Event()
+        self._process = context.Process(target=_infer, args=(ready, self._stop))
+        self._process.start()
+        if not ready.wait(300):
+            raise RuntimeError("the policy beside did not start within 300 s")
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._process.join()
+
+
+def _infer(ready: Any, stop: Any) -> None:
+    from dexhil.models.config import get_model_config
+
+    policy, observation = make_policy(make_meta(get_model_config("embedded")))
+    policy.infer(observation)
+    ready.set()
+    while not stop.is_set():
+        began = time.monotonic()
+        policy.infer(observation)
+        stop.wait(max(0.0, 1.0 / POLICY_HZ - (time.monotonic() - began)))
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """What a better tip error costs, ours by weights and every method: coverage and motion preservation against it."""
+    of = result["trade_off_of"]
+    methods = result["clips"][of["clip"]][of["hand"]]
+    figure, both = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained")
+    for axes, metric, weight, goal in zip(
+        both, ("coverage", "motion_preservation"), ("cover", "direction"), (0.8, 0.95), strict=True
+    ):
+        curve = [methods["dexhil"], *result["trade_off"][weight].values()]
+        curve.sort(key=lambda score: score["tip_error_mm"])
+        axes.plot([s["tip_error_mm"] for s in curve], [s[metric] for s in curve], "-o", label=f"dexhil, by {weight}")
+        for name, score in methods.items():
+            if name != "dexhil_other":
+                axes.plot(score["tip_error_mm"], score[metric], "D" if name == "dexhil" else "s", label=name)
+        axes.axhspan(goal, 1.0, color="tab:green", alpha=0.08)
+        axes.axvspan(0.0, 15.0, color="tab:green", alpha=0.08)
+        axes.set(xlabel="tip error, mm", ylabel=metric.replace("_", " "), xlim=(0, None), ylim=(None, 1.0))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(f"{of['hand']}, {of['clip']}, held-out frames; green: goals", fontsize=10)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

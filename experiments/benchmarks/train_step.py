@@ -83,8 +83,8 @@ def time_training(meta: CheckpointMeta, batch_size: int, flow_samples: int, step
     }
 
 
-def time_inference(meta: CheckpointMeta, repeats: int) -> dict[str, float]:
-    """Observation to chunk, resizing and transfers included."""
+def make_policy(meta: CheckpointMeta) -> tuple[Policy, Observation]:
+    """An untrained policy and a random observation for it."""
     policy = Policy(init_params(meta.model, jax.random.key(0)), meta)
     rng = np.random.default_rng(0)
     observation = Observation(
@@ -95,6 +95,12 @@ def time_inference(meta: CheckpointMeta, repeats: int) -> dict[str, float]:
         timestamp=0.0,
         language_instruction=fake_batch(meta.model, 1)["instruction"][0],
     )
+    return policy, observation
+
+
+def time_inference(meta: CheckpointMeta, repeats: int) -> dict[str, float]:
+    """Observation to chunk, resizing and transfers included."""
+    policy, observation = make_policy(meta)
     wall, cpu = milliseconds(lambda: policy.infer(observation), repeats)
     return {"median_ms": float(np.median(wall)), "p99_ms": float(np.quantile(wall, 0.99)), "cpu_ms": cpu}
 

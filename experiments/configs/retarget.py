@@ -21,7 +21,7 @@ def get_config(preset: str = "default") -> Config:
 
     config.data = ConfigDict()
     config.data.clips = ()  # recordings, .npy files [T, 21, 3] m of right hands; none: synthetic people only
-    config.data.heldout_fraction = 0.2  # the end of every recording
+    config.data.heldout_fraction = 0.2  # the ends of five stretches of every recording
 
     config.train = ConfigDict(dataclasses.asdict(TrainingConfig()))
     config.train.cover = 30.0  # every shape of the robot's hand in reach; 0 for tips where the person's are

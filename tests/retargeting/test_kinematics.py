@@ -16,7 +16,7 @@ import pytest
 from dexhil.retargeting import kinematics
 from dexhil.retargeting.hand import Hand, bending_joints, hand_length, simulated_dexhand021
 from dexhil.retargeting.urdf import ALLEGRO, CARDS, DEXHAND021, HandCard, load_urdf
-from dexhil.robot_geometry import dexhand_joint_frames, finger_tips
+from dexhil.robot_geometry import FINGERS, dexhand_joint_frames, finger_tips
 
 FILES = {name: "dexhand021_right.urdf" if name == "dexhand021" else f"{name}_hand_right.urdf" for name in CARDS}
 
@@ -156,19 +156,27 @@ HINGE = (
 )
 
 
+def four(tip: str, root: str, **more: str) -> HandCard:
+    """A card whose four fingers are the same link."""
+    return HandCard(dict.fromkeys(FINGERS[:4], tip), dict.fromkeys(FINGERS[:4], root), **more)  # pyright: ignore
+
+
 @pytest.mark.parametrize(
     ("joint", "card", "message"),
     [
         (
             HINGE.format(kind="prismatic", upper=1),
-            HandCard({"thumb": "b"}, {"thumb": "j"}),
+            four("b", "j"),
             "'j' is prismatic; expected",
         ),
-        (HINGE.format(kind="revolute", upper=1), HandCard({"thumb": "bb"}, {"thumb": "j"}), "names 'bb'.*mean 'b'"),
-        (HINGE.format(kind="revolute", upper=1), HandCard({"thumb": "b"}, {"thumb": "jj"}), "names 'jj'.*mean 'j'"),
-        (HINGE.format(kind="revolute", upper=0), HandCard({"thumb": "b"}, {"thumb": "j"}), "'j': expected limits with"),
-        ("", HandCard({"thumb": "b"}, {"thumb": "j"}), "expected a URDF file with joints, found none"),
+        (HINGE.format(kind="revolute", upper=1), four("bb", "j"), "names 'bb'.*mean 'b'"),
+        (HINGE.format(kind="revolute", upper=1), four("b", "jj"), "names 'jj'.*mean 'j'"),
+        (HINGE.format(kind="revolute", upper=0), four("b", "j"), "'j': expected limits with"),
+        ("", four("b", "j"), "expected a URDF file with joints, found none"),
         ("<", ALLEGRO, "is not XML"),
+        ("", HandCard({}, {}), r"gives tips of \[\]; expected thumb first"),
+        ("", HandCard({"index": "b"}, {"index": "j"}), r"gives tips of \['index'\]; expected thumb first"),
+        ("", HandCard(ALLEGRO.tips, {}), r"gives roots of \[\]; expected those of \['thumb', 'index'"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, joint: str, card: HandCard, message: str) -> None:
@@ -182,7 +190,7 @@ def test_a_wrist_that_moves_is_refused_unless_its_joint_is_locked(tmp_path: Path
         '<origin xyz="0 0 1"/><axis xyz="0 0 1"/><limit lower="0" upper="1"/></joint>'
     )
     path = write_urdf(tmp_path / "hand.urdf", HINGE.format(kind="revolute", upper=1) + second)
-    card = HandCard({"thumb": "c"}, {"thumb": "k"}, wrist="b")
+    card = four("c", "k", wrist="b")
     with pytest.raises(ValueError, match="names 'b' as wrist, which 'j' moves; name a link of the palm, or lock"):
         load_urdf(path, card)
     hand = load_urdf(path, dataclasses.replace(card, locked=("j",)))
@@ -195,7 +203,7 @@ def test_mimic_joints_follow_their_motor(tmp_path: Path) -> None:
         '<axis xyz="0 0 1"/><limit lower="0" upper="1"/><mimic joint="j" multiplier="2" offset="0.5"/></joint>'
     )
     path = write_urdf(tmp_path / "hand.urdf", HINGE.format(kind="revolute", upper=1) + second)
-    hand = load_urdf(path, HandCard({"thumb": "c"}, {"thumb": "j"}))
+    hand = load_urdf(path, four("c", "j"))
     assert hand.motor_names == ("j",)
     np.testing.assert_array_equal(hand.coupling, [[1.0], [2.0]])
     np.testing.assert_array_equal(hand.bias, [0.0, 0.5])

@@ -94,7 +94,7 @@ def test_a_filtering_method_lags_and_has_hysteresis(robot: CanonicalHand, clip: 
     def filtered(points: np.ndarray) -> np.ndarray:
         return np.stack(list(_low_pass(close_by_bending(points), 0.2)))
 
-    assert metrics.pinch_sweep(filtered, clip, robot)[1] > 0.001
+    assert metrics.pinch_sweep(filtered, clip, robot, np.ones(len(clip), bool))[1] > 0.001
     tips, late = (robot.tips(method(clip)) for method in (close_by_bending, filtered))
     assert metrics.lag(tips, late) >= 1
     assert metrics.lag(tips[3:], tips[:-3]) == 3
@@ -118,6 +118,8 @@ def test_a_jump_in_a_small_motion_is_found(robot: CanonicalHand) -> None:
     clip = np.repeat(flat_hand()[None], 4, axis=0)
     tips = np.repeat(robot.tips(robot.random_motors(0, 1)), 4, axis=0)
     tips[2:] += 0.04
-    assert metrics.largest_small_step(clip, tips, robot) == pytest.approx(0.04 * np.sqrt(3))
+    every = np.ones(4, bool)
+    assert metrics.largest_small_step(clip, tips, robot, every) == pytest.approx(0.04 * np.sqrt(3))
+    assert metrics.largest_small_step(clip, tips, robot, np.array([True, True, False, False])) == 0.0
     clip[2:, TIPS[0]] += 0.01  # the person moved as well
-    assert metrics.largest_small_step(clip, tips, robot) == 0.0
+    assert metrics.largest_small_step(clip, tips, robot, every) == 0.0

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from dexhil.retargeting import metrics, network, runtime, synthetic, training
 from dexhil.retargeting.hand import simulated_dexhand021
 from dexhil.retargeting.kinematics import CanonicalHand
-from dexhil.retargeting.runtime import Model, Retargeter
+from dexhil.retargeting.runtime import FROZEN, Model, Retargeter
 
 TINY = training.TrainingConfig(width=16, steps=(60, 40), batch_size=32, people=1, people_seconds=10.0)
 
@@ -86,6 +86,37 @@ def test_a_frame_that_is_not_finite_holds_the_last_joints_and_says_so(model: Mod
     assert retargeter.valid
     np.testing.assert_array_equal(retargeter(broken), last)
     assert retargeter.reason == "2 key points not finite"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda p: 0.0 * p, "0 m from wrist to middle knuckle; expected 0.05 to 0.14"),
+        (lambda p: 1000.0 * p, "from wrist to middle knuckle; expected 0.05 to 0.14"),
+        (lambda p: synthetic.keypoints_of(synthetic.FIST) * [1.0, -1.0, 1.0], "a left hand"),
+        (lambda p: np.outer(np.linspace(0, 0.2, 21), [0, 0, 1.0]), "in one point or line with the wrist"),
+    ],
+)
+def test_a_frame_that_is_no_right_hand_holds_the_last_joints(model: Model, points: np.ndarray, wrong, reason) -> None:
+    retargeter = Retargeter(model)
+    last = retargeter(points)
+    np.testing.assert_array_equal(retargeter(wrong(points)), last)
+    assert not retargeter.valid
+    assert reason in retargeter.reason
+    np.testing.assert_array_equal(retargeter(points), last)
+    assert retargeter.valid
+
+
+def test_a_frozen_glove_is_said(model: Model, points: np.ndarray) -> None:
+    retargeter = Retargeter(model)
+    first = retargeter(points)
+    for _ in range(FROZEN):
+        assert retargeter.valid
+        np.testing.assert_array_equal(retargeter(points), first)
+    assert not retargeter.valid
+    assert retargeter.reason == "the same frame 45 times"
+    retargeter(points + 1e-6)
+    assert retargeter.valid
 
 
 @pytest.mark.parametrize(
