@@ -31,7 +31,7 @@ _TOUCH_M = 0.010  # between two tips of a person that touch
 LOWER = np.array([[-0.2, 0.3, -0.1, -0.3], *[[-0.35, -0.3, 0.0, 0.0]] * 4])
 UPPER = np.array([[2.0, 1.1, 1.0, 1.3], *[[0.35, 1.6, 1.8, 1.2]] * 4])
 OPEN = np.array([[0.4, 0.75, 0.05, 0.05], *[[s, 0.08, 0.10, 0.07] for s in (0.12, 0.0, -0.10, -0.22)]])
-FIST = np.array([[1.5, 0.55, 0.7, 0.8], *[[0.0, 1.45, 1.65, 1.1]] * 4])
+FIST = np.array([[1.5, 0.55, 0.7, 0.8], *[[0.0, 1.55, 1.78, 1.19]] * 4])
 
 
 @dataclasses.dataclass(frozen=True)

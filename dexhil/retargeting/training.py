@@ -41,7 +41,7 @@ class TrainingConfig:
 
     width: int = 64
     meet: bool = True
-    steps: tuple[int, int] = (1500, 1500)
+    steps: tuple[int, int] = (1000, 1500)
     batch_size: int = 512
     learning_rate: float = 3e-3
     seed: int = 0
@@ -51,10 +51,10 @@ class TrainingConfig:
     step_m: float = 0.008
     gamma: float = 1e-5
     bend: float = 0.5
-    direction: float = 0.014
+    direction: float = 0.016
     cover: float = 0.0
     flat: float = 3.0
-    pinch: float = 30.0
+    pinch: float = 150.0
     kin: float = 0.1
     speed: float = 400.0
     let_go: float = 0.1

@@ -26,7 +26,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dexhil.commands import code_version, write_json
+from dexhil.commands import code_version, to_json, write_json
 from dexhil.progress import progress
 from dexhil.retargeting import metrics, network, runtime, training
 from dexhil.retargeting.hand import Hand
@@ -90,7 +90,7 @@ def main() -> None:
         "code_version": code_version(),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, result)
+    write_json(options.out, to_json(result))
     plot(result, options.out.with_suffix(".png"))
     page = write_comparison(
         options.out.with_suffix(".html"), result, hands, {name: clips[name] for name in options.clips}, shown
