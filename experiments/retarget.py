@@ -70,7 +70,9 @@ def main(argv: Sequence[str]) -> None:
         if held[name].any()
     }
     report = run.report({"clips": {name: {hand.name: values} for name, values in scores.items()}})
-    page = write_retargeting_report(run.workdir, report, hand, {name: clips[name] for name in scores}, methods)
+    page = write_retargeting_report(
+        run.workdir, report, hand, {name: clips[name][held[name]] for name in scores}, methods
+    )
     for name, values in scores.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in values["dexhil"].items()))
     print(f"retargeter: {run.workdir / FILE}\nreport: {page}")

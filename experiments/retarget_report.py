@@ -32,7 +32,7 @@ def write_retargeting_report(
     clips: Mapping[str, np.ndarray],
     methods: Mapping[str, Mapping[str, Method]],
 ) -> Path:
-    """Writes workdir/report.html. clips: name -> [T, 21, 3] m, whole; methods: clip -> method -> its mapping."""
+    """Writes workdir/report.html. clips: name -> [T, 21, 3] m, held out; methods: clip -> method -> its mapping."""
     sections = []
     for name, clip in clips.items():
         scores = report["results"]["clips"][name][hand.name]

@@ -99,7 +99,7 @@ def simulated_dexhand021() -> Hand:
         tips=tips,
         pads=tuple(pad_of(tip) for tip in tips),
         roots=tuple(Point(joint, np.zeros(3)) for joint in knuckles),
-        wrist=np.array(DEXHAND_WRIST_M),
+        wrist=np.zeros(3),
     )
 
 

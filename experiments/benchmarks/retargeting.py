@@ -92,9 +92,8 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, to_json(result))
     plot(result, options.out.with_suffix(".png"))
-    page = write_comparison(
-        options.out.with_suffix(".html"), result, hands, {name: clips[name] for name in options.clips}, shown
-    )
+    unseen = {name: clips[name][held_out(len(clips[name]), HELD_OUT)] for name in options.clips}
+    page = write_comparison(options.out.with_suffix(".html"), result, hands, unseen, shown)
     print(f"latency, ms: {alone}\nbeside the policy: {beside}\npage: {page}")
 
 

@@ -7,6 +7,11 @@ from ml_collections import ConfigDict
 from dexhil.config import Config
 from dexhil.retargeting.training import TrainingConfig
 
+# Every grasp of the simulated hand in reach, and firm pinches: a person who watches the robot's hand, as teleoperation
+# has it, adapts. For tips where the person's are: retarget_hand.py.
+SIMULATED = {
+    "bend": 0.2, "direction": 0.01, "cover": 30.0, "pinch": 100.0, "speed": 100.0, "let_go": 0.9, "decisive": 1.0,
+}  # fmt: skip
 PRESETS = ("default", "quick", "debug")
 
 
@@ -24,7 +29,7 @@ def get_config(preset: str = "default") -> Config:
     config.data.heldout_fraction = 0.2  # the ends of five stretches of every recording
 
     config.train = ConfigDict(dataclasses.asdict(TrainingConfig()))
-    config.train.cover = 30.0  # every shape of the robot's hand in reach; 0 for tips where the person's are
+    config.train.update(SIMULATED)
 
     if preset == "quick":
         config.train.steps = (400, 600)
