@@ -52,7 +52,7 @@ class OptimisedRetargeter:
         logging.getLogger("dex_retargeting.yourdfpy").setLevel(logging.ERROR)  # it misses meshes that nobody draws
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder).resolve() / "hand.urdf"
-            _with_coupling(root, card, self.hand)
+            with_coupling(root, card, self.hand)
             ElementTree.ElementTree(root).write(path)
             self._solver = RetargetingConfig(
                 type=kind,
@@ -89,7 +89,7 @@ def _base_link(root: ElementTree.Element) -> str:
     return next(link.attrib["name"] for link in root.iter("link") if link.attrib["name"] not in children)
 
 
-def _with_coupling(root: ElementTree.Element, card: HandCard, hand: Hand) -> None:
+def with_coupling(root: ElementTree.Element, card: HandCard, hand: Hand) -> None:
     """Writes what the card says of joints into the file's tree: `<mimic>` elements, fixed joints, motors' limits."""
     limits = dict(zip(hand.motor_names, zip(hand.lower, hand.upper, strict=True), strict=True))
     for joint in root.iter("joint"):

@@ -15,6 +15,7 @@ import pytest
 
 from dexhil.retargeting import kinematics
 from dexhil.retargeting.hand import Hand, bending_joints, hand_length, simulated_dexhand021
+from dexhil.retargeting.optimised import with_coupling
 from dexhil.retargeting.urdf import ALLEGRO, CARDS, DEXHAND021, HandCard, load_urdf
 from dexhil.robot_geometry import FINGERS, dexhand_joint_frames, finger_tips
 
@@ -88,6 +89,17 @@ def test_turning_a_finger_about_its_own_axis_is_not_bending(shared_data: Path) -
     assert [name for name, bends in zip(hand.joint_names, row, strict=True) if bends] == [
         *("joint_1.0", "joint_2.0", "joint_3.0")
     ]
+
+
+def test_peers_get_a_file_in_which_joints_are_coupled_as_the_card_says(shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "hands" / "urdf" / FILES["dexhand021"]
+    tree, hand = ElementTree.parse(path), load_urdf(path, DEXHAND021)
+    with_coupling(tree.getroot(), DEXHAND021, hand)
+    tree.write(tmp_path / "dexhand021_right.urdf")
+    again = load_urdf(tmp_path / "dexhand021_right.urdf", dataclasses.replace(DEXHAND021, coupled={}, locked=()))
+    assert again.motor_names == hand.motor_names
+    np.testing.assert_array_equal(again.coupling, hand.coupling)
+    np.testing.assert_allclose([again.lower, again.upper], [hand.lower, hand.upper])
 
 
 def test_the_simulated_hand_is_the_simulators() -> None:

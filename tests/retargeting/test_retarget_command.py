@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from dexhil.config import ConfigError
-from dexhil.retargeting import runtime, synthetic
+from dexhil.retargeting import runtime, synthetic, training
 from dexhil.retargeting.kinematics import CanonicalHand
 from dexhil.retargeting.view import show
 from experiments import retarget
+from experiments.configs import retarget_hand
 from experiments.retarget_report import GOALS
 
 CONFIG = "--config=experiments/configs/retarget.py"
@@ -54,6 +55,18 @@ def test_a_recording_in_millimetres_is_named_with_its_file(tmp_path: Path) -> No
     np.save(path, 1000 * synthetic.keypoints_of(np.stack([synthetic.OPEN, synthetic.FIST])))
     with pytest.raises(ConfigError, match=r"glove\.npy.*divide by 1000"):
         retarget.load_clip(path)
+
+
+def test_the_ends_of_five_stretches_are_held_out() -> None:
+    held = retarget.held_out(100, 0.25)
+    np.testing.assert_array_equal(np.flatnonzero(held), [20 * k + j for k in range(5) for j in range(15, 20)])
+    assert not retarget.held_out(100, 0.0).any()
+
+
+def test_a_hand_of_a_file_follows_tips_and_the_presets_hold() -> None:
+    config, usual = retarget_hand.get_config("debug"), training.TrainingConfig()
+    assert (config.train.cover, config.train.pinch, config.train.speed) == (0.0, usual.pinch, usual.speed)
+    assert config.train.steps == (100, 100)
 
 
 def test_the_view_plays_in_a_browser(workdir: Path) -> None:
