@@ -1,0 +1,162 @@
+"""A policy behind a server, for the control loop of a robot PC: same `infer` as a policy in the process. No JAX."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
+from websockets.frames import CloseCode
+from websockets.http11 import Response
+from websockets.sync.client import ClientConnection, connect
+
+from dexhil.schema import ActionChunk, Observation
+from dexhil.serving import codec, keys
+from dexhil.serving.messages import PolicyInfo, read_actions, write_request
+
+RETRY_S = 0.1  # between two attempts to connect
+CLOSE_S = 1.0  # a server that does not answer a close is left after this
+
+
+class PolicyServerError(ValueError):
+    """The server answered with an error, or is not the one expected; the message says what."""
+
+
+class PolicyClient:
+    """Connects at once. A lost connection is made again within the same call: asking twice gives the same answer.
+
+    uri: ws://HOST:PORT or wss://…. key: API key, where the server asks for one. timeout_s: the longest that connecting
+    takes, and that `infer` takes. For one thread. Raises ConnectionError where nobody answers, PermissionError where
+    the server refuses the key, TimeoutError, PolicyServerError or MessageError on a server that is none of ours.
+    """
+
+    def __init__(self, uri: str, *, key: str = "", timeout_s: float = 10.0) -> None:
+        self._uri, self._timeout_s = uri, timeout_s
+        self._headers = {"Authorization": keys.authorization(key)} if key else {}
+        self._connection: ClientConnection | None = None
+        self._info: PolicyInfo | None = None
+        self._persist(self._connected)
+
+    def __enter__(self) -> PolicyClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def info(self) -> PolicyInfo:
+        """What the server says of its policy."""
+        assert self._info is not None, "the constructor connects"
+        return self._info
+
+    @property
+    def checkpoint_id(self) -> str:
+        return self.info.checkpoint
+
+    def infer(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        """The next H actions [H, A], absolute joint targets in rad, as `dexhil.policy.Policy.infer` gives them.
+
+        Raises SchemaError or MessageError on an observation that is not of this policy, before anything is sent;
+        PolicyServerError on what the server refuses; ConnectionError, PermissionError or TimeoutError where there is no
+        answer within `timeout_s`. After any of them the next call connects again.
+        """
+        request = codec.pack(write_request(observation, self.info, seed=seed))
+        answer = self._persist(lambda deadline: self._exchange(request, deadline))
+        return ActionChunk(read_actions(answer, self.info), observation.timestamp)
+
+    def close(self) -> None:
+        """Idempotent; the next `infer` connects again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _persist(self, act: Callable[[float], Any]) -> Any:
+        """`act(deadline)`, once more after a lost or refused connection as long as there is time."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return act(deadline)
+            except BaseException as error:
+                self.close()  # no late answer may be taken for the next one
+                if isinstance(error, TimeoutError):
+                    text = f"{self._uri}: no answer within {self._timeout_s:g} s; is the server overloaded?"
+                    raise TimeoutError(text) from None
+                if isinstance(error, PermissionError) or not isinstance(
+                    error, (ConnectionClosed, InvalidMessage, OSError)
+                ):
+                    raise
+                if time.monotonic() + RETRY_S >= deadline:
+                    reason = str(error) or type(error).__name__
+                    raise ConnectionError(f"{self._uri}: {reason}; is the policy server running?") from error
+            time.sleep(RETRY_S)
+
+    def _exchange(self, request: bytes, deadline: float) -> Any:
+        connection = self._connected(deadline)
+        try:
+            connection.send(request)
+            answer = connection.recv(timeout=max(deadline - time.monotonic(), 0))
+        except ConnectionClosed as error:
+            if error.rcvd and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
+                raise PolicyServerError(f"{self._uri}: the request is too large: {error.rcvd.reason}") from error
+            raise
+        if isinstance(answer, str):
+            raise PolicyServerError(f"{self._uri}: {answer}")
+        return codec.unpack(answer)
+
+    def _connected(self, deadline: float) -> ClientConnection:
+        if self._connection is None:
+            self._connection = _open(self._uri, self._headers, max(deadline - time.monotonic(), RETRY_S))
+            _limit_writes(self._connection, self._timeout_s)
+            greeting = self._connection.recv(timeout=max(deadline - time.monotonic(), RETRY_S))
+            info = PolicyInfo.from_message(codec.unpack(greeting) if isinstance(greeting, bytes) else greeting)
+            if self._info not in (None, info):
+                raise PolicyServerError(
+                    f"{self._uri}: serves {info.checkpoint} of {info.robot!r} now (saved {info.saved}), not "
+                    f"{self.info.checkpoint} (saved {self.info.saved}); make a new client for it"
+                )
+            self._info = info
+        return self._connection
+
+
+def _open(uri: str, headers: dict[str, str], timeout_s: float) -> ClientConnection:
+    try:
+        return connect(
+            uri,
+            additional_headers=headers,
+            compression=None,
+            proxy=None,  # a robot sits beside its server
+            open_timeout=timeout_s,
+            close_timeout=CLOSE_S,
+            max_size=None,
+        )
+    except InvalidURI as error:
+        raise ValueError(f"{uri}: expected the address of a policy server, such as ws://127.0.0.1:8000") from error
+    except InvalidStatus as error:
+        raise _refusal(uri, error.response) from None
+    except InvalidMessage:
+        raise
+    except InvalidHandshake as error:
+        raise PolicyServerError(f"{uri}: {error}; is it a policy server?") from error
+
+
+def _refusal(uri: str, response: Response) -> Exception:
+    """What an HTTP answer instead of a websocket means: worth another attempt only where the server is full."""
+    text = f"{uri}: HTTP {response.status_code}, {(response.body or b'').decode(errors='replace').strip()[:200]}"
+    if response.status_code in (401, 403):
+        return PermissionError(f"{text}; give the server's key, for commands in the variable {keys.VARIABLE}")
+    if response.status_code == 503:
+        return ConnectionRefusedError(text)
+    return PolicyServerError(f"{text}; is it a policy server?")
+
+
+def _limit_writes(connection: ClientConnection, timeout_s: float) -> None:
+    """A server that stops reading must not hold a robot for ever: the kernel ends a write that takes longer."""
+    seconds = int(timeout_s)
+    limit = struct.pack("ll", seconds, int(1e6 * (timeout_s - seconds)))
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)

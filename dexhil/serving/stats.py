@@ -1,0 +1,66 @@
+"""What a server counts: requests, errors, refusals, clients, latency."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+REMEMBERED = 10_000  # latest latencies: figures of a long run stay current, memory stays flat
+
+
+def _latencies() -> collections.deque[float]:
+    return collections.deque(maxlen=REMEMBERED)
+
+
+@dataclasses.dataclass
+class Stats:
+    """Counts since the start.
+
+    requests: answered with actions. bad_requests: answered with an error that the client caused. failures: with one
+    that the policy caused. refused: connections turned away. clients, most_clients: connected now, and at most.
+    total_ms: from a request's arrival to its answer; infer_ms: the policy's share of it.
+    """
+
+    requests: int = 0
+    bad_requests: int = 0
+    failures: int = 0
+    refused: int = 0
+    clients: int = 0
+    most_clients: int = 0
+    total_ms: collections.deque[float] = dataclasses.field(default_factory=_latencies)
+    infer_ms: collections.deque[float] = dataclasses.field(default_factory=_latencies)
+
+    def joined(self) -> None:
+        self.clients += 1
+        self.most_clients = max(self.clients, self.most_clients)
+
+    def left(self) -> None:
+        self.clients -= 1
+
+    def answered(self, total_ms: float, infer_ms: float) -> None:
+        self.requests += 1
+        self.total_ms.append(total_ms)
+        self.infer_ms.append(infer_ms)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain JSON: the counts, and median and p99 of the latest REMEMBERED latencies, None before the first."""
+        counts = ("requests", "bad_requests", "failures", "refused", "clients", "most_clients")
+        latencies = {name: percentiles(getattr(self, name)) for name in ("total_ms", "infer_ms")}
+        return {**{name: getattr(self, name) for name in counts}, **latencies}
+
+    def line(self) -> str:
+        """`120 requests  latency 8.1 ms, p99 20.3  clients 3  errors 2`, for a person."""
+        latency = percentiles(self.total_ms)
+        timing = f"latency {latency['median']:.1f} ms, p99 {latency['p99']:.1f}" if self.requests else "latency -"
+        return f"{self.requests} requests  {timing}  clients {self.clients}  errors {self.bad_requests + self.failures}"
+
+
+def percentiles(values: collections.deque[float]) -> dict[str, float | None]:
+    """{"median", "p99"} of the values."""
+    if not values:
+        return {"median": None, "p99": None}
+    median, p99 = np.percentile(list(values), [50, 99])
+    return {"median": float(median), "p99": float(p99)}
