@@ -1,6 +1,7 @@
 """Scores a checkpoint in paired trials: the same seeds give the same initial states for every policy.
 
     python experiments/eval.py --config experiments/configs/sim.py --checkpoint runs/sim [--trials 20]
+    python experiments/eval.py --config experiments/configs/sim.py --server ws://127.0.0.1:8000    # through serve.py
 
 Writes report.json (success rates with 95 % intervals) and report.html (videos, contact sheets, every trial). Trials
 that an earlier, interrupted call finished are kept.
@@ -8,9 +9,10 @@ that an earlier, interrupted call finished are kept.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +27,52 @@ from dexhil.commands import (
     to_json,
 )
 from dexhil.config import Config
+from dexhil.evaluation import rollout
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.report import write_report
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
 from dexhil.policy import Policy
+from dexhil.serving.client import PolicyClient
+from dexhil.serving.keys import VARIABLE, read_key
+from dexhil.serving.messages import PolicyInfo
 from dexhil.training.checkpoints import CheckpointMeta, find_step, load_meta
 from experiments.rigs import make_rig
 
 
 def main(argv: Sequence[str]) -> None:
     parser = command_parser("Scores a checkpoint in paired trials.", config="experiments/configs/sim.py")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="workdir of a training run")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="workdir of a training run")
+    source.add_argument("--server", help=f"ws:// address of a policy server; its key in the variable {VARIABLE}")
     parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
     parser.add_argument("--trials", type=int, help="per task (default: eval.trials of the config)")
-    config, options = load_config(argv, parser, workdir=lambda options: options.checkpoint / "eval")
-    meta = load_meta(options.checkpoint, options.step)
+    config, options = load_config(argv, parser, workdir=default_workdir)
+    if options.server and options.step is not None:
+        raise ConfigError(f"--step {options.step}: a server has chosen its checkpoint; leave it out")
     workdir = options.workdir
-    run = Run(workdir, "eval", config)
-    trials = evaluate(config, options.checkpoint, workdir, step=options.step, count=options.trials)
-    lineage = {"checkpoint": find_step(options.checkpoint, options.step), **meta.lineage}
+    if options.server:
+        client = functools.partial(PolicyClient, options.server, key=read_key())
+        with client() as policy:
+            info = policy.info
+        run, lineage = Run(workdir, "eval", config), {"server": options.server, **info.to_message()}
+        trials = evaluate_served(config, client, info, workdir, count=options.trials)
+    else:
+        meta = load_meta(options.checkpoint, options.step)
+        lineage = {"checkpoint": find_step(options.checkpoint, options.step), **meta.lineage}
+        run = Run(workdir, "eval", config)
+        trials = evaluate(config, options.checkpoint, workdir, step=options.step, count=options.trials)
     results = {**score(outcomes(trials)), "trials": [trial_facts(trial) for trial in trials]}
     report = run.report(results, lineage=lineage)
     print(f"report: {write_report(workdir, report, trials, media=workdir)}")
     for task, entry in results["tasks"].items():
         low, high = entry["interval"]
         print(f"{task}: {entry['successes']} of {entry['trials']} ({entry['rate']:.0%}, 95 % {low:.0%} to {high:.0%})")
+
+
+def default_workdir(options: argparse.Namespace) -> Path:
+    """Beside the checkpoint, which for a server is elsewhere."""
+    return options.checkpoint / "eval" if options.checkpoint else Path("runs/served")
 
 
 def evaluate(
@@ -60,15 +82,29 @@ def evaluate(
 
     Raises ConfigError where robot or cameras of the checkpoint are not the rig's; KeyboardInterrupt after a clean stop.
     """
-    path, rig = find_step(checkpoint, step), config.rig.to_dict()
+    path = find_step(checkpoint, step)
     check_rig(load_meta(checkpoint, step), config)
+    make_policy = functools.partial(Policy.load, checkpoint, int(path.name))
+    return _run_trials(config, make_policy, [str(path), path.stat().st_mtime_ns], folder, count)
+
+
+def evaluate_served(
+    config: Config, client: Callable[[], PolicyClient], info: PolicyInfo, folder: Path, *, count: int | None = None
+) -> list[Trial]:
+    """As `evaluate`, with the policy behind a server: the same checkpoint gives the same trials."""
+    check_acts_on_rig(info.robot, info.cameras, config)
+    return _run_trials(config, client, [info.to_message()], folder, count)
+
+
+def _run_trials(
+    config: Config, make_policy: Callable[[], rollout.Policy], identity: list[Any], folder: Path, count: int | None
+) -> list[Trial]:
+    rig = config.rig.to_dict()
     bench = Bench(
         make_rig=functools.partial(make_rig, rig),
-        make_policy=functools.partial(Policy.load, checkpoint, int(path.name)),
+        make_policy=make_policy,
         folder=folder,
-        identity=json.dumps(
-            [str(path), path.stat().st_mtime_ns, to_json(rig), config.eval.execute_steps, config.eval.max_seconds]
-        ),
+        identity=json.dumps([*identity, to_json(rig), config.eval.execute_steps, config.eval.max_seconds]),
         execute_steps=config.eval.execute_steps,
         max_seconds=config.eval.max_seconds or None,
         videos_per_task=config.eval.videos_per_task,
@@ -98,9 +134,14 @@ def evaluate(
 
 def check_rig(meta: CheckpointMeta, config: Config) -> None:
     """Raises ConfigError where a checkpoint cannot act on the config's rig."""
-    if meta.robot != config.rig.robot:
-        raise ConfigError(f"the checkpoint was trained on robot {meta.robot!r}, rig.robot is {config.rig.robot!r}")
-    missing = sorted(set(meta.model.cameras) - set(config.rig.cameras))
+    check_acts_on_rig(meta.robot, meta.model.cameras, config)
+
+
+def check_acts_on_rig(robot: str, cameras: Sequence[str], config: Config) -> None:
+    """Raises ConfigError where a policy of `robot` that looks through `cameras` cannot act on the config's rig."""
+    if robot != config.rig.robot:
+        raise ConfigError(f"the checkpoint was trained on robot {robot!r}, rig.robot is {config.rig.robot!r}")
+    missing = sorted(set(cameras) - set(config.rig.cameras))
     if missing:
         raise ConfigError(
             f"the checkpoint needs cameras {missing}, rig.cameras are {list(config.rig.cameras)}; add them"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -134,6 +133,7 @@ def _open(uri: str, headers: dict[str, str], timeout_s: float) -> ClientConnecti
             open_timeout=timeout_s,
             close_timeout=CLOSE_S,
             max_size=None,
+            logger=keys.QUIET,
         )
     except InvalidURI as error:
         raise ValueError(f"{uri}: expected the address of a policy server, such as ws://127.0.0.1:8000") from error
@@ -156,7 +156,6 @@ def _refusal(uri: str, response: Response) -> Exception:
 
 
 def _limit_writes(connection: ClientConnection, timeout_s: float) -> None:
-    """A server that stops reading must not hold a robot for ever: the kernel ends a write that takes longer."""
-    seconds = int(timeout_s)
-    limit = struct.pack("ll", seconds, int(1e6 * (timeout_s - seconds)))
-    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    """A server that stops reading must not hold a robot for ever: the kernel ends a write without progress (Linux)."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1e3 * timeout_s))

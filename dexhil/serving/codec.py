@@ -16,7 +16,8 @@ import numpy as np
 MAX_TEXT = 4096  # characters of a key or a prompt, in UTF-8 bytes
 MAX_ITEMS = 256  # of one list or map
 MAX_CONTAINERS = 1024  # lists and maps of one message
-MAX_NDIM = 8
+MAX_NDIM, MAX_SIZE = 8, 2**31  # of an array
+PACKABLE = "dicts, lists, texts, numbers of 64 bits and NumPy arrays"
 
 _ONE_BYTE = {"|b1", "|i1", "|u1"}
 DTYPES = _ONE_BYTE | {order + code for order in "<>" for code in ("i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8")}
@@ -31,7 +32,7 @@ def pack(message: Any) -> bytes:
     try:
         return bytes(msgpack.packb(message, default=_encode) or b"")
     except (TypeError, OverflowError) as error:
-        raise CodecError(f"message: {error}; expected dicts, lists, texts, numbers and NumPy arrays") from error
+        raise CodecError(f"message: {error}; expected {PACKABLE}") from error
 
 
 def unpack(data: bytes) -> Any:
@@ -81,7 +82,7 @@ class _Decoder:
 def _encode(value: Any) -> Any:
     """What msgpack itself cannot pack."""
     if not isinstance(value, (np.ndarray, np.generic)):
-        raise CodecError(f"message: cannot pack a {type(value).__name__}; expected dicts, lists, numbers, NumPy arrays")
+        raise CodecError(f"message: cannot pack {type(value).__name__} {str(value)[:40]}; expected {PACKABLE}")
     dtype = _checked_dtype(value.dtype.str)
     if isinstance(value, np.ndarray):
         return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": dtype.str, b"shape": value.shape}
@@ -93,9 +94,9 @@ def _decode_array(value: dict[Any, Any]) -> np.ndarray:
     dtype = _checked_dtype(value.get(b"dtype"))
     if not isinstance(data, bytes):
         raise CodecError(f"array: expected data as bytes, got {type(data).__name__}")
-    sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+    sizes = isinstance(shape, list) and all(type(size) is int and 0 <= size < MAX_SIZE for size in shape)
     if not isinstance(shape, list) or not sizes or len(shape) > MAX_NDIM:
-        raise CodecError(f"array: expected a shape of at most {MAX_NDIM} sizes, got {str(shape)[:80]}")
+        raise CodecError(f"array: expected a shape of at most {MAX_NDIM} sizes below 2^31, got {str(shape)[:80]}")
     expected = math.prod(shape) * dtype.itemsize
     if expected != len(data):
         raise CodecError(f"array: {dtype} {shape} takes {expected} bytes, got {len(data)}")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 VARIABLE = "DEXHIL_API_KEY"
 MIN_LENGTH = 16
+
+# For websockets, which logs headers with the key on level DEBUG, and a traceback for everyone who speaks no HTTP.
+QUIET = logging.getLogger("dexhil.serving.websockets")
+QUIET.setLevel(logging.CRITICAL)
 
 
 def read_key(path: Path | None = None) -> str:

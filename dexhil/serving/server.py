@@ -34,9 +34,6 @@ MAX_ERROR = 1000  # characters of an error text: some repeat what the client sen
 CLOSE_S = 2.0  # a client that does not answer a close is dropped after this
 
 _log = logging.getLogger(__name__)
-# websockets would log headers, the key among them, on level DEBUG, and a traceback for everyone who speaks no HTTP.
-_quiet = logging.getLogger(f"{__name__}.websockets")
-_quiet.setLevel(logging.CRITICAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +118,7 @@ class PolicyServer:
             close_timeout=CLOSE_S,
             max_size=self.limits.message_bytes,
             max_queue=2,
-            logger=_quiet,
+            logger=keys.QUIET,
         )
         return self
 
