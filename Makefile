@@ -63,7 +63,16 @@ $(STAMP):
 demo: setup
 	@$(BIN)/python experiments/demo.py --workdir runs/demo
 
-test: setup
+# requirements-NAME.txt: what some tests run against, in a folder of its own beside our packages: .venv/NAME.
+EXTRAS := $(patsubst requirements-%.txt,.venv/%/ready,$(wildcard requirements-*.txt))
+
+$(EXTRAS): .venv/%/ready: requirements-%.txt | $(STAMP)
+	@echo 'setup: installing $< into .venv/$*'
+	rm -rf .venv/$*
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --target .venv/$* -r $<
+	touch $@
+
+test: setup $(EXTRAS)
 	@# tests/sim renders, others load TensorFlow: with software OpenGL the two crash in one process.
 	$(BIN)/python -m pytest tests/sim
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/sim

@@ -19,7 +19,10 @@ NUMPY_LEVEL_MODULES = (
 )
 NUMPY_LEVEL = {"numpy", "scipy", "simplejpeg", "ml_collections", *NUMPY_LEVEL_MODULES, *sys.stdlib_module_names}
 TENSORFLOW = {"tensorflow", "tensorflow_datasets", "tensorflow_metadata", "keras"}
-PLAIN_JAX_FREE = ("dexhil.recorder", "dexhil.commands")
+PLAIN_JAX_FREE = (
+    *("dexhil.recorder", "dexhil.commands"),
+    *("dexhil.serving.client", "dexhil.serving.codec", "dexhil.serving.keys", "dexhil.serving.messages"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
