@@ -19,21 +19,23 @@ def _latencies() -> collections.deque[float]:
 class Stats:
     """Counts since the start.
 
-    requests: answered with actions. bad_requests: answered with an error that the client caused. failures: with one
-    that the policy caused. refused: connections turned away. clients, most_clients: connected now, and at most.
-    total_ms: from a request's arrival to its answer; infer_ms: the policy's share of it.
+    requests: answered with actions. bad_requests: answered with an error that the client caused; failures: with one
+    that the policy caused. refused: connections turned away; connections: those taken. clients, most_clients: connected
+    now, and at most at once. total_ms: from a request's arrival to its answer; infer_ms: the policy's share of it.
     """
 
     requests: int = 0
     bad_requests: int = 0
     failures: int = 0
     refused: int = 0
+    connections: int = 0
     clients: int = 0
     most_clients: int = 0
     total_ms: collections.deque[float] = dataclasses.field(default_factory=_latencies)
     infer_ms: collections.deque[float] = dataclasses.field(default_factory=_latencies)
 
     def joined(self) -> None:
+        self.connections += 1
         self.clients += 1
         self.most_clients = max(self.clients, self.most_clients)
 
@@ -47,9 +49,8 @@ class Stats:
 
     def summary(self) -> dict[str, Any]:
         """Plain JSON: the counts, and median and p99 of the latest REMEMBERED latencies, None before the first."""
-        counts = ("requests", "bad_requests", "failures", "refused", "clients", "most_clients")
-        latencies = {name: percentiles(getattr(self, name)) for name in ("total_ms", "infer_ms")}
-        return {**{name: getattr(self, name) for name in counts}, **latencies}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value if isinstance(value, int) else percentiles(value) for name, value in values.items()}
 
     def line(self) -> str:
         """`120 requests  latency 8.1 ms, p99 20.3  clients 3  errors 2`, for a person."""

@@ -47,7 +47,8 @@ except Exception as error:
     found["error"] = f"{type(error).__name__}: {error}"
 again = WebsocketClientPolicy(host, int(port), api_key=key)
 found["after the error"] = bool((again.infer(make_request(make_observation(1), seed=1))["actions"] == actions[1]).all())
-message = {**make_request(make_observation(5), seed=5), "scalar": np.float32(0.5), "more": [np.arange(3), (1, None, "x")]}
+message = make_request(make_observation(5), seed=5)
+message |= {"scalar": np.float32(0.5), "more": [np.arange(3), (1, None, "x")]}
 with open(f"{folder}/packed", "wb") as file:
     file.write(msgpack_numpy.packb(message))
 print(json.dumps(found))
