@@ -54,7 +54,7 @@ from experiments.benchmarks.train_step import make_meta
 RATE_HZ = 20.0
 FAULTY = 0.01
 QUESTIONS = 16  # of a client: pairs of observation and seed
-CAMERA_SIDE = 96  # pixels; clients resize to the policy's
+CAMERA_SIDE = 64  # pixels, as the policy takes them: clients need not resize
 HALF_SENT_S = 1.0  # a stopped message stays open so long
 SAMPLE_S, WARM = 2.0, 0.3  # between two looks at the memory; share of the time that counts as warm-up
 
@@ -99,24 +99,22 @@ def make_questions(policy: Policy, clients: int) -> list[list[Question]]:
 
 @contextlib.contextmanager
 def serving(run: Path, workdir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """experiments/serve.py in a process of its own, and its address. Ends it, by force after 30 s."""
+    """experiments/serve.py in a process of its own, and its address. Asks it to end; after 30 s ends it by force."""
     command = [sys.executable, "experiments/serve.py", f"--checkpoint={run}", "--port=0", f"--workdir={workdir}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
-    assert process.stdout is not None
-    try:
-        words = next((line.split() for line in process.stdout if line.startswith("serving ")), None)
-        if words is None:
-            raise RuntimeError(f"serve.py ended with {process.wait()} before it served; its message is above")
-        drain = threading.Thread(target=process.stdout.read, daemon=True)
-        drain.start()
-        yield process, words[3]
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        assert process.stdout is not None
         try:
+            words = next((line.split() for line in process.stdout if line.startswith("serving ")), None)
+            if words is None:
+                raise RuntimeError(f"serve.py ended with {process.wait()} before it served; its message is above")
+            drain = threading.Thread(target=process.stdout.read, daemon=True)
+            drain.start()
+            yield process, words[3]
+            process.send_signal(signal.SIGTERM)
             process.wait(30)
-        except subprocess.TimeoutExpired:
+            drain.join()
+        finally:
             process.kill()
-            process.wait()
 
 
 class Client:
