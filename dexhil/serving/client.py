@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 from websockets.frames import CloseCode
 from websockets.http11 import Response
@@ -58,14 +59,18 @@ class PolicyClient:
     def checkpoint_id(self) -> str:
         return self.info.checkpoint
 
-    def infer(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+    def infer(
+        self, observation: Observation, *, seed: int = 0, prefix: np.ndarray | None = None, delay: int = 0
+    ) -> ActionChunk:
         """The next H actions [H, A], absolute joint targets in rad, as `dexhil.policy.Policy.infer` gives them.
 
+        prefix, delay: real-time chunking, where the served policy has it.
         Raises SchemaError or MessageError on an observation that is not of this policy, before anything is sent;
         PolicyServerError on what the server refuses; ConnectionError, PermissionError or TimeoutError where there is no
         answer within `timeout_s`. After any of them the next call connects again.
         """
-        request = codec.pack(write_request(observation, self.info, seed=seed))
+        given = ({} if prefix is None else {"prefix": prefix}) | ({"delay": delay} if delay else {})
+        request = codec.pack(write_request(observation, self.info, seed=seed, **given))
         answer = self._persist(lambda deadline: self._exchange(request, deadline))
         return ActionChunk(read_actions(answer, self.info), observation.timestamp)
 

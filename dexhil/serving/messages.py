@@ -5,7 +5,8 @@ A request is a map with the keys
     images {camera: uint8 [H, W, 3] RGB}    or flat, one key observation/image_<camera> each
     state  float [S] rad, arm first         or observation/state
     prompt text
-    seed   int, optional: the same request and seed give the same answer
+    seed   int, 0 unless given: the same request and seed give the same answer
+    prefix float [R, A], delay int, both optional: real-time chunking, as of `Policy.infer`
 
 an answer one with `actions` float32 [H, A], absolute joint targets in rad, and `server_timing` in ms. On connecting the
 server sends `PolicyInfo`.
@@ -77,16 +78,35 @@ class PolicyInfo:
         return cls(**{**{name: message[name] for name in fields}, **lists})
 
 
-def _seed(value: Any) -> int:
-    seed = operator.index(value)
-    if isinstance(value, bool) or not 0 <= seed < 2**32:
-        raise ValueError(value)
-    return seed
+def _read_seed(value: Any, _: PolicyInfo) -> int:
+    return _read_int(value, 2**32 - 1)
 
 
-# What a request may also carry: each is a keyword of Policy.infer. (reads the value, what is expected)
-OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "seed": (_seed, "an int in [0, 2^32)"),
+def _read_delay(value: Any, info: PolicyInfo) -> int:
+    return _read_int(value, info.chunk)
+
+
+def _read_int(value: Any, most: int) -> int:
+    number = operator.index(value)
+    if isinstance(value, bool) or not 0 <= number <= most:
+        raise ValueError(f"expected an int from 0 to {most}")
+    return number
+
+
+def _read_prefix(value: Any, info: PolicyInfo) -> np.ndarray:
+    wanted = f"expected finite floats [1 to {info.chunk}, {info.action_dim}]"
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim != 2:
+        raise ValueError(wanted)
+    if not 1 <= len(value) <= info.chunk or value.shape[1] != info.action_dim or not np.isfinite(value).all():
+        raise ValueError(wanted)
+    return value.astype(np.float32)
+
+
+# What a request may carry besides REQUIRED: keywords of Policy.infer.
+OPTIONS: dict[str, Callable[[Any, PolicyInfo], Any]] = {
+    "seed": _read_seed,
+    "prefix": _read_prefix,
+    "delay": _read_delay,
 }
 
 
@@ -114,8 +134,8 @@ def read_request(message: Any, info: PolicyInfo) -> tuple[Observation, dict[str,
     missing = [name for name in REQUIRED if name not in fields]
     if missing:
         raise MessageError(f"request: expected {list(REQUIRED)}, got {sorted(fields)}; add {missing}")
-    options = {name: _read_option(name, value) for name, value in fields.items() if name in OPTIONS}
-    return _read_observation(fields, info), options
+    options = {name: _read_option(name, value, info) for name, value in fields.items() if name in OPTIONS}
+    return _read_observation(fields, info), {"seed": 0, **options}
 
 
 def read_actions(message: Any, info: PolicyInfo) -> np.ndarray:
@@ -149,12 +169,12 @@ def _folded(message: Any) -> dict[str, Any]:
     return fields | ({"images": images} if images else {})
 
 
-def _read_option(name: str, value: Any) -> Any:
-    read, expected = OPTIONS[name]
+def _read_option(name: str, value: Any, info: PolicyInfo) -> Any:
     try:
-        return read(value)
-    except (TypeError, ValueError):
-        raise MessageError(f"{name}: expected {expected}, got {str(value)[:80]}") from None
+        return OPTIONS[name](value, info)
+    except (TypeError, ValueError) as error:
+        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:80]
+        raise MessageError(f"{name}: {error}, got {got}") from None
 
 
 def _read_observation(fields: Mapping[str, Any], info: PolicyInfo) -> Observation:

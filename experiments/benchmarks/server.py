@@ -7,8 +7,9 @@ per client at up to RATE_HZ each, and compares every answer, bit for bit, with w
 process. A share FAULTY of the messages is at fault, and what comes back is checked too. Stops by itself. Writes
 
     requests, wrong: answers, and those that differ           errors: {text: count} of clients that got no answer
-    faults, faults_misanswered: {kind: count}                 unexpected_connections: beyond 1 a client and 2 a fault
-    server: its report; crashed, exit_status                  latency_ms: as clients see it
+    faults, faults_misanswered: {kind: count}                 reconnects: after faults
+    unexpected_connections: beyond clients, faults and these  latency_ms: as clients see it
+    server: its report; crashed, exit_status
     memory_mb: of the server: start, warm, end, and slope_per_minute from WARM on
 """
 
@@ -123,19 +124,23 @@ class Client:
     def __init__(self, uri: str, questions: list[Question], number: int) -> None:
         self._uri, self._questions, self._rng = uri, questions, np.random.default_rng([2, number])
         self.latencies_ms: list[float] = []
-        self.wrong = 0
+        self.wrong = self.reconnects = 0
         self.errors: collections.Counter[str] = collections.Counter()
         self.faults: collections.Counter[str] = collections.Counter()
         self.misanswered: collections.Counter[str] = collections.Counter()
 
     def run(self, deadline: float) -> None:
         with PolicyClient(self._uri, timeout_s=30.0) as policy:
+            connected = True
             while time.monotonic() < deadline:
                 began = time.monotonic()
                 if self._rng.random() < FAULTY:
                     policy.close()
                     self._misbehave(str(self._rng.choice(list(FAULTS))))
+                    connected = False
                 else:
+                    self.reconnects += not connected
+                    connected = True
                     self._ask(policy)
                 time.sleep(max(began + 1 / RATE_HZ - time.monotonic(), 0))
 
@@ -229,21 +234,20 @@ def memory(samples: list[tuple[float, float]]) -> dict[str, float]:
     return {"start": mb[0], "warm": mb[warm][0], "end": mb[-1], "slope_per_minute": slope}
 
 
-def total(counters: list[collections.Counter[str]]) -> dict[str, int]:
-    return dict(sum(counters, collections.Counter()))
-
-
 def summarise(clients: list[Client], samples: list[tuple[float, float]], report: dict[str, Any]) -> dict[str, Any]:
     latencies = collections.deque(latency for client in clients for latency in client.latencies_ms)
-    faults = total([client.faults for client in clients])
+    faults = {kind: sum(client.faults[kind] for client in clients) for kind in FAULTS}
+    reconnects = sum(client.reconnects for client in clients)
+    expected = len(clients) + sum(faults.values()) + reconnects
     return {
         "requests": len(latencies),
         "requests_per_second": len(latencies) / (60 * samples[-1][0]),
         "wrong": sum(client.wrong for client in clients),
-        "errors": total([client.errors for client in clients]),
+        "errors": dict(sum((client.errors for client in clients), collections.Counter())),
         "faults": faults,
-        "faults_misanswered": total([client.misanswered for client in clients]),
-        "unexpected_connections": report["connections"] - len(clients) - 2 * sum(faults.values()) if report else None,
+        "faults_misanswered": {kind: sum(client.misanswered[kind] for client in clients) for kind in FAULTS},
+        "reconnects": reconnects,
+        "unexpected_connections": report["connections"] - expected if report else None,
         "latency_ms": percentiles(latencies),
         "memory_mb": memory(samples),
         "server": report,

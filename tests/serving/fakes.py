@@ -65,10 +65,16 @@ class KnownPolicy:
         self.before = before
         self.asked: list[str] = []
 
-    def infer(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+    def infer(
+        self, observation: Observation, *, seed: int, prefix: np.ndarray | None = None, delay: int = 0
+    ) -> ActionChunk:
+        """With a prefix, the answer begins with `delay` actions of it."""
         self.asked.append(observation.language_instruction)
         self.before(observation)
-        return ActionChunk(known_answer(observation, seed), observation.timestamp)
+        actions = known_answer(observation, seed)
+        if prefix is not None:
+            actions[:delay] = prefix[:delay]
+        return ActionChunk(actions, observation.timestamp)
 
 
 class Running:

@@ -44,6 +44,16 @@ def test_without_a_seed_the_policy_takes_its_own():
         np.testing.assert_array_equal(client.infer(make_observation()).actions, known_answer(make_observation(), 0))
 
 
+def test_real_time_chunking_goes_through():
+    prefix = np.arange(18, dtype=np.float32).reshape(2, 9)
+    expected = np.concatenate([prefix[:1], known_answer(make_observation(), 5)[1:]])
+    with running() as server, PolicyClient(server.uri) as client:
+        chunk = client.infer(make_observation(), seed=5, prefix=prefix, delay=1)
+        np.testing.assert_array_equal(chunk.actions, expected)
+        with pytest.raises(PolicyServerError, match="delay: expected an int from 0 to 4, got 5"):
+            client.infer(make_observation(), delay=5)
+
+
 def test_the_observation_is_checked_before_the_server_hears_of_it():
     policy = KnownPolicy()
     with running(policy) as server, PolicyClient(server.uri) as client:

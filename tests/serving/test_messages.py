@@ -45,7 +45,7 @@ def test_flat_keys_and_float64_joints_are_read_as_well():
     request = {**flat, "observation/state": state, "prompt": observation.language_instruction}
     received, options = read_request(request, INFO)
     assert_same(received, observation)
-    assert options == {}
+    assert options == {"seed": 0}
 
 
 def _image(image: np.ndarray) -> dict:
@@ -71,10 +71,18 @@ BAD_REQUESTS = [
     ({"observation/state": np.zeros(9)}, "state both flat and not"),
     ({"observation/image_scene": 0}, "images both in a map and as observation/image_"),
     ({"prompt": 5}, "language_instruction: expected a str, got int 5"),
-    ({"seed": -1}, r"seed: expected an int in \[0, 2\^32\), got -1"),
+    ({"seed": -1}, "seed: expected an int from 0 to 4294967295, got -1"),
+    ({"seed": 2**32}, "seed: expected an int from 0 to 4294967295, got 4294967296"),
     ({"seed": True}, "seed: expected an int"),
-    ({"seed": 1.5}, "seed: expected an int"),
-    ({"seed": "x" * 500}, "seed: expected an int.*got x{80}$"),
+    ({"seed": 1.5}, "seed: .*float.*got 1.5"),
+    ({"seed": "x" * 500}, "seed: .*got 'x{79}$"),
+    ({"delay": 5}, "delay: expected an int from 0 to 4, got 5"),
+    ({"prefix": np.zeros((5, 9))}, r"prefix: expected finite floats \[1 to 4, 9\], got float64 \[5, 9\]"),
+    ({"prefix": np.zeros((0, 9))}, "prefix: expected finite floats"),
+    ({"prefix": np.zeros((2, 8))}, "prefix: expected finite floats"),
+    ({"prefix": np.zeros((2, 9), int)}, "prefix: expected finite floats"),
+    ({"prefix": np.full((2, 9), np.nan)}, "prefix: expected finite floats"),
+    ({"prefix": [[0.0] * 9]}, "prefix: expected finite floats"),
     ({5: 0}, "expected a map with text keys"),
 ]
 
@@ -94,6 +102,21 @@ def test_what_is_no_map_is_refused(message):
 def test_missing_keys_are_listed():
     with pytest.raises(MessageError, match=r"got \['state'\]; add \['images', 'prompt'\]"):
         read_request({"state": np.zeros(9)}, INFO)
+
+
+def test_a_mangled_request_is_read_or_refused_and_nothing_else():
+    rng = np.random.default_rng(0)
+    request = make_request(make_observation(), seed=3, prefix=np.zeros((2, 9), np.float32), delay=1)
+    good, refused = pack(request), 0
+    for _ in range(3000):
+        mangled = bytearray(good)
+        for place in rng.integers(0, len(good), 3):
+            mangled[place] = rng.integers(256)
+        try:
+            read_request(unpack(bytes(mangled)), INFO)
+        except ValueError:
+            refused += 1
+    assert refused > 500
 
 
 def test_a_bad_observation_is_refused_before_it_is_sent():
