@@ -5,7 +5,7 @@
 Beyond this machine (--host 0.0.0.0) clients must send a key: from --key-file, or the variable DEXHIL_API_KEY. Ctrl-C
 ends it once what is being computed is answered. Writes metrics.jsonl as it goes and report.json (requests, errors,
 latency) at the end. A client: `dexhil.serving.client.PolicyClient`, or openpi-client; the request is described in
-`dexhil.serving.messages`.
+`dexhil.serving.messages`. There is no encryption: through networks of others, use a tunnel or a proxy with TLS (wss://).
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def main(argv: Sequence[str]) -> None:
     key = read_key(options.key_file)
     check_host(options.host, key)
     path = find_step(options.checkpoint, options.step)
-    policy = Policy.load(options.checkpoint, options.step)
     run = Run(options.workdir or options.checkpoint / "serve", "serve", vars(options))
     run.resume(0)
-    server = PolicyServer(policy, describe(policy.meta, path), host=options.host, port=options.port, key=key)
     with stop_requested("answering what is in hand") as stopping:
+        policy = Policy.load(options.checkpoint, options.step)
+        server = PolicyServer(policy, describe(policy.meta, path), host=options.host, port=options.port, key=key)
         asyncio.run(serve(server, run, stopping, with_key=bool(key)))
     report = run.report(server.stats.summary(), lineage={"checkpoint": path, **policy.meta.lineage})
     print(f"{server.stats.line()}; report: {run.workdir / 'report.json'} after {report['seconds']:.0f} s")

@@ -81,24 +81,28 @@ class PolicyClient:
             self._connection = None
 
     def _persist(self, act: Callable[[float], Any]) -> Any:
-        """`act(deadline)`, once more after a lost or refused connection as long as there is time."""
+        """`act(deadline)`, again after a lost or refused connection as long as there is time."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                return act(deadline)
-            except BaseException as error:
-                self.close()  # no late answer may be taken for the next one
-                if isinstance(error, TimeoutError):
-                    text = f"{self._uri}: no answer within {self._timeout_s:g} s; is the server overloaded?"
-                    raise TimeoutError(text) from None
-                if isinstance(error, PermissionError) or not isinstance(
-                    error, (ConnectionClosed, InvalidMessage, OSError)
-                ):
-                    raise
+                return self._attempt(act, deadline)
+            except TimeoutError:
+                text = f"{self._uri}: no answer within {self._timeout_s:g} s; is the server overloaded?"
+                raise TimeoutError(text) from None
+            except PermissionError:
+                raise
+            except (ConnectionClosed, InvalidMessage, OSError) as error:
                 if time.monotonic() + RETRY_S >= deadline:
                     reason = str(error) or type(error).__name__
                     raise ConnectionError(f"{self._uri}: {reason}; is the policy server running?") from error
             time.sleep(RETRY_S)
+
+    def _attempt(self, act: Callable[[float], Any], deadline: float) -> Any:
+        try:
+            return act(deadline)
+        except BaseException:
+            self.close()  # no late answer may be taken for the next one
+            raise
 
     def _exchange(self, request: bytes, deadline: float) -> Any:
         connection = self._connected(deadline)
