@@ -43,10 +43,13 @@ def test_everything_locked_has_a_hash(lock: dict[str, str]):
     assert [name for name, block in lock.items() if "--hash=sha256:" not in block] == []
 
 
-EXTRAS = [path.name for path in sorted(ROOT.glob("requirements-*.txt"))]
+@pytest.mark.parametrize("path", sorted(ROOT.glob("requirements-*.txt")), ids=lambda path: path.name)
+def test_optional_packages_are_pinned_and_leave_the_locked_ones_alone(path: Path, lock: dict[str, str]):
+    both = {block.split("==")[0] for block in lock} & pinned(path.read_text()).keys()
+    assert both == set(), "it would replace what the lock holds"
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements.lock", "Makefile", "pyproject.toml", *EXTRAS])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements.lock", "Makefile", "pyproject.toml"])
 def test_no_index_and_no_address_is_prescribed(name: str):
     text = (ROOT / name).read_text()
     found = re.findall(r"https?://|file:|--(?:extra-)?index-url\b|--find-links\b", text.replace("--no-emit-", ""))
