@@ -28,14 +28,15 @@ def to_ee_delta(actions: np.ndarray, state: np.ndarray) -> np.ndarray:
     return np.concatenate(deltas, axis=-1).astype(np.float32)
 
 
-def from_ee_delta(deltas: np.ndarray, state: np.ndarray) -> np.ndarray:
+def from_ee_delta(deltas: np.ndarray, state: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
     """Inverse of `to_ee_delta` up to the elbow: [..., H, 6 + m] and state [..., A] -> joint chunk float32 [..., H, A].
 
-    Each pose is solved from the joints of the one before it, the first from the present joints. A pose out of reach
-    gives the nearest one that the arm finds.
+    Each pose is solved from the joints of the one before it, the first from `before` [..., A], by default the present
+    joints. A pose out of reach gives the nearest one that the arm finds.
     """
     flat, states = deltas.reshape(-1, *deltas.shape[-2:]), state.reshape(-1, state.shape[-1])
-    chunks = [_solve_chunk(chunk, now) for chunk, now in zip(flat, states, strict=True)]
+    seeds = states if before is None else before.reshape(states.shape)
+    chunks = [_solve_chunk(*parts) for parts in zip(flat, states, seeds, strict=True)]
     return np.stack(chunks).reshape(*deltas.shape[:-1], -1).astype(np.float32)
 
 
@@ -46,9 +47,9 @@ def ee_state(state: np.ndarray) -> np.ndarray:
     return np.concatenate([position, columns, state[..., ARM_DOF:]], axis=-1).astype(np.float32)
 
 
-def _solve_chunk(chunk: np.ndarray, state: np.ndarray) -> np.ndarray:
+def _solve_chunk(chunk: np.ndarray, state: np.ndarray, before: np.ndarray) -> np.ndarray:
     """[H, 6 + m] -> [H, A]"""
-    pose, q_arm, joints = arm_ik.forward(state[:ARM_DOF]), state[:ARM_DOF].astype(np.float64), []
+    pose, q_arm, joints = arm_ik.forward(state[:ARM_DOF]), before[:ARM_DOF].astype(np.float64), []
     now = Rotation.from_quat(pose[3:], scalar_first=True)
     for delta in chunk:
         rotation = Rotation.from_rotvec(delta[3:EE_DIM]) * now

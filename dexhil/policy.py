@@ -5,73 +5,142 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
 from dexhil.inputs import fake_batch, model_inputs
 from dexhil.models.config import VLAConfig
+from dexhil.models.sampling import Prefix, Rtc, check_horizon, sample_actions
 from dexhil.models.tokenizer import Tokenizer
-from dexhil.models.vla import sample_actions
 from dexhil.schema import ARM_DOF, ActionChunk, Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointMeta, find_step, load_ema_params, load_meta
 from dexhil.training.step import Params
 from dexhil.transforms import images_to_float
 
+RtcChoice = Literal["none", "auto", "guided", "trained"]
 
-@functools.partial(jax.jit, static_argnames=("config", "num_steps"))
-def _sample(params: Params, config: VLAConfig, inputs: dict[str, Any], seed: jax.Array, num_steps: int) -> jax.Array:
+
+@functools.partial(jax.jit, static_argnames=("config", "num_steps", "rtc"))
+def _sample(
+    params: Params,
+    config: VLAConfig,
+    inputs: dict[str, Any],
+    seed: jax.Array,
+    prefix: Prefix | None,
+    num_steps: int,
+    rtc: Rtc,
+) -> jax.Array:
     inputs = {**inputs, "images": images_to_float(inputs["images"])}
-    return sample_actions(params, config, inputs, jax.random.key(seed), num_steps)
+    return sample_actions(params, config, inputs, jax.random.key(seed), num_steps, prefix, rtc)
 
 
 class Policy:
     """A trained VLA, compiled once for one robot.
 
     meta: what the checkpoint says about itself. checkpoint_id: "<run>/<step>", as in `EpisodeMetadata.policy`.
-    num_steps: Euler steps of the flow.
+    num_steps: Euler steps of the flow. rtc: real-time chunking, "guided" for any checkpoint, "trained" for one with
+    `rtc_max_delay`, "auto" for the better of them, "none" (default) to compile none. max_delay: of a prefix, actions.
     """
 
-    def __init__(self, params: Params, meta: CheckpointMeta, *, checkpoint_id: str = "", num_steps: int = 10) -> None:
+    def __init__(
+        self,
+        params: Params,
+        meta: CheckpointMeta,
+        *,
+        checkpoint_id: str = "",
+        num_steps: int = 10,
+        rtc: RtcChoice = "none",
+    ) -> None:
         self.meta = meta
         self.checkpoint_id = checkpoint_id
+        self._rtc = choose_rtc(rtc, meta.model)
+        self.max_delay = max_delay(self._rtc, meta.model)
         self._params = jax.device_put(params, jax.local_devices()[0])
         self._tokenizer = Tokenizer(meta.tokenizer)
         self._num_steps = num_steps
-        # Compiles now, so that the first real step is not late.
-        self._actions(fake_batch(meta.model, 1, normalization=meta.normalization), seed=0)
+        self._warm_up()
 
     @classmethod
-    def load(cls, directory: str | Path, step: int | None = None, *, num_steps: int = 10) -> Policy:
+    def load(cls, directory: str | Path, step: int | None = None, **options: Any) -> Policy:
         """The averaged (EMA) parameters of the newest checkpoint, or of `step`, of the run in `directory`.
+
+        options: num_steps and rtc, as of the class.
 
         Raises CheckpointError where it is missing or damaged.
         """
         found = find_step(directory, step)
         meta, params = load_meta(directory, int(found.name)), load_ema_params(directory, int(found.name))
         checkpoint_id = f"{found.parent.parent.name}/{found.name}"
-        return cls(params, meta, checkpoint_id=checkpoint_id, num_steps=num_steps)
+        return cls(params, meta, checkpoint_id=checkpoint_id, **options)
 
-    def infer(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+    def infer(
+        self, observation: Observation, *, seed: int = 0, prefix: np.ndarray | None = None, delay: int = 0
+    ) -> ActionChunk:
         """The next H actions [H, A], absolute joint targets in rad. The same seed and observation give the same chunk.
 
-        Raises SchemaError or ValueError, naming the field, on an observation that is not of this robot or not finite.
+        prefix: [R, A] rad, what is left of the last chunk from this observation on; the chunk goes on from it. delay:
+        so many of them will be executed before the new chunk is there; it begins with these. See `chunks.ChunkQueue`.
+        Raises SchemaError or ValueError, naming the field, on an observation that is not of this robot or not finite,
+        and on a prefix that does not fit.
         """
-        return ActionChunk(self._actions(self._batch(observation), seed)[0], observation.timestamp)
+        return ActionChunk(self._actions(self._batch(observation), seed, prefix, delay)[0], observation.timestamp)
 
-    def _actions(self, batch: Mapping[str, Any], seed: int) -> np.ndarray:
+    def _warm_up(self) -> None:
+        """Compiles all that `infer` can need, so that no real step is late."""
+        batch = fake_batch(self.meta.model, 1, normalization=self.meta.normalization)
+        self._actions(batch, seed=0)
+        if self._rtc:
+            self._actions(batch, seed=0, prefix=batch["actions"][0, : self.meta.model.chunk // 2])
+
+    def _actions(
+        self, batch: Mapping[str, Any], seed: int, prefix: np.ndarray | None = None, delay: int = 0
+    ) -> np.ndarray:
         """Raw absolute actions [B, H, A] for a loader batch."""
         batch = {name: batch[name] for name in ("images", "state", "instruction")}
+        self._check_prefix(prefix, delay)
         inputs = model_inputs(batch, self.meta.normalization, self._tokenizer, self.meta.model)
-        on_device = jax.device_put((inputs, np.uint32(seed)))
-        actions = np.asarray(_sample(self._params, self.meta.model, *on_device, num_steps=self._num_steps))
-        raw = self.meta.normalization.unnormalize_actions(actions, batch["state"])
+        on_device = jax.device_put((inputs, np.uint32(seed), self._prefix(prefix, delay, batch["state"])))
+        rtc = self._rtc or "guided"
+        normalised = _sample(self._params, self.meta.model, *on_device, num_steps=self._num_steps, rtc=rtc)
+        committed = np.zeros_like(batch["state"][:, None])[:, :0] if prefix is None else prefix[None, :delay]
+        before = committed[:, -1] if delay else None
+        rest = self.meta.normalization.unnormalize_actions(np.asarray(normalised)[:, delay:], batch["state"], before)
+        raw = np.concatenate([committed, rest], axis=1)
         if not np.isfinite(raw).all():
             raise RuntimeError(
                 f"policy {self.checkpoint_id!r}: non-finite action, do not execute it; load another step"
             )
         return raw
+
+    def _prefix(self, prefix: np.ndarray | None, delay: int, state: np.ndarray) -> Prefix | None:
+        """`prefix` relative to the new state, as the model's own actions are, and padded to a chunk."""
+        if prefix is None and self._rtc != "trained":
+            return None
+        model = self.meta.model
+        actions, length = np.zeros((1, model.chunk, model.action_dim), np.float32), 0
+        if prefix is not None:
+            length = len(prefix)
+            actions[:, :length] = self.meta.normalization.normalize_actions(prefix[None], state)
+        return Prefix(actions, np.int32(length), np.int32(delay))  # pyright: ignore[reportArgumentType]
+
+    def _check_prefix(self, prefix: np.ndarray | None, delay: int) -> None:
+        if prefix is None:
+            if delay:
+                raise ValueError(f"delay: {delay} without a prefix; pass the actions that are executed meanwhile")
+            return
+        if not self._rtc:
+            raise ValueError("prefix: this policy was loaded without real-time chunking; load it with rtc='auto'")
+        width = self.meta.normalization.recorded_dims["actions"]
+        if prefix.ndim != 2 or prefix.shape[1] != width or not np.isfinite(prefix).all():
+            raise ValueError(f"prefix: expected finite joint targets [R, {width}], got {list(prefix.shape)}")
+        check_horizon(self.meta.model.chunk, len(prefix), delay)
+        if delay > self.max_delay:
+            raise ValueError(
+                f"delay: {delay} actions, this policy was trained with at most {self.max_delay} given; load it with "
+                "rtc='guided', or train with a larger train.rtc_max_delay"
+            )
 
     def _batch(self, observation: Observation) -> dict[str, Any]:
         """The observation as a loader batch of one."""
@@ -87,3 +156,26 @@ class Policy:
             "state": np.concatenate([observation.q_arm, observation.q_hand])[None],
             "instruction": [observation.language_instruction],
         }
+
+
+def max_delay(rtc: Rtc | None, model: VLAConfig) -> int:
+    """Most actions that a prefix may commit to."""
+    return {None: 0, "guided": model.chunk // 2, "trained": model.rtc_max_delay}[rtc]
+
+
+def choose_rtc(rtc: str, model: VLAConfig) -> Rtc | None:
+    """What `rtc` of a Policy means for this model. Raises ValueError where it cannot."""
+    if rtc == "none":
+        return None
+    if rtc == "auto":
+        return "trained" if model.rtc_max_delay else "guided"
+    if rtc == "guided":
+        return "guided"
+    if rtc != "trained":
+        raise ValueError(f"rtc: expected one of {list(get_args(RtcChoice))}, got {rtc!r}")
+    if not model.rtc_max_delay:
+        raise ValueError(
+            f"rtc='trained': this checkpoint (variant {model.variant!r}) was not trained with a prefix; "
+            "train a 'pi05' with train.rtc_max_delay, or use rtc='guided'"
+        )
+    return "trained"

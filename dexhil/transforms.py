@@ -135,11 +135,16 @@ class Normalization:
         """Recorded chunk [..., H, A] and state [..., S] -> model space [..., H, A']."""
         return self.actions.normalize(_transform(actions, state, self.action_space, self.delta_dims))
 
-    def unnormalize_actions(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """Inverse of `normalize_actions`; of an "ee_delta" up to the elbow."""
+    def unnormalize_actions(
+        self, actions: np.ndarray, state: np.ndarray, before: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Inverse of `normalize_actions`; of an "ee_delta" up to the elbow, which goes on from that of `before`.
+
+        before: recorded action [..., A] that is executed before these, by default the present state.
+        """
         raw = self.actions.unnormalize(actions)
         if self.action_space == "ee_delta":
-            return from_ee_delta(raw, state)
+            return from_ee_delta(raw, state, before)
         return to_absolute(raw, state, self.delta_dims)
 
     def to_json(self) -> dict[str, Any]:

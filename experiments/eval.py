@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dexhil.chunks import HANDOVERS
 from dexhil.commands import (
     ConfigError,
     Run,
@@ -32,12 +33,14 @@ from dexhil.evaluation.intervals import score
 from dexhil.evaluation.report import write_report
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
-from dexhil.policy import Policy
+from dexhil.policy import Policy, choose_rtc, max_delay
 from dexhil.serving.client import PolicyClient
 from dexhil.serving.keys import VARIABLE, read_key
 from dexhil.serving.messages import PolicyInfo
 from dexhil.training.checkpoints import CheckpointMeta, find_step, load_meta
 from experiments.rigs import make_rig
+
+DECISIVE = ("execute_steps", "max_seconds", "latency_steps", "handover", "rtc")  # settings that outcomes depend on
 
 
 def main(argv: Sequence[str]) -> None:
@@ -82,9 +85,11 @@ def evaluate(
 
     Raises ConfigError where robot or cameras of the checkpoint are not the rig's; KeyboardInterrupt after a clean stop.
     """
-    path = find_step(checkpoint, step)
-    check_rig(load_meta(checkpoint, step), config)
-    make_policy = functools.partial(Policy.load, checkpoint, int(path.name))
+    path, meta = find_step(checkpoint, step), load_meta(checkpoint, step)
+    check_rig(meta, config)
+    rtc = config.eval.rtc if config.eval.handover == "rtc" else "none"
+    check_latency(config, max_delay(choose_rtc(rtc, meta.model), meta.model))
+    make_policy = functools.partial(Policy.load, checkpoint, int(path.name), rtc=rtc)
     return _run_trials(config, make_policy, [str(path), path.stat().st_mtime_ns], folder, count)
 
 
@@ -93,21 +98,24 @@ def evaluate_served(
 ) -> list[Trial]:
     """As `evaluate`, with the policy behind a server: the same checkpoint gives the same trials."""
     check_acts_on_rig(info.robot, info.cameras, config)
+    check_latency(config, info.max_delay)
     return _run_trials(config, client, [info.to_message()], folder, count)
 
 
 def _run_trials(
     config: Config, make_policy: Callable[[], rollout.Policy], identity: list[Any], folder: Path, count: int | None
 ) -> list[Trial]:
-    rig = config.rig.to_dict()
+    rig, settings = config.rig.to_dict(), config.eval
     bench = Bench(
         make_rig=functools.partial(make_rig, rig),
         make_policy=make_policy,
         folder=folder,
-        identity=json.dumps([*identity, to_json(rig), config.eval.execute_steps, config.eval.max_seconds]),
-        execute_steps=config.eval.execute_steps,
-        max_seconds=config.eval.max_seconds or None,
-        videos_per_task=config.eval.videos_per_task,
+        identity=json.dumps([*identity, to_json(rig), *(settings[name] for name in DECISIVE)]),
+        execute_steps=settings.execute_steps,
+        max_seconds=settings.max_seconds or None,
+        videos_per_task=settings.videos_per_task,
+        latency_steps=settings.latency_steps,
+        handover=settings.handover,
     )
     per_task: int = config.eval.trials if count is None else count
     total, successes = per_task * len(rig["tasks"]), 0
@@ -145,6 +153,23 @@ def check_acts_on_rig(robot: str, cameras: Sequence[str], config: Config) -> Non
     if missing:
         raise ConfigError(
             f"the checkpoint needs cameras {missing}, rig.cameras are {list(config.rig.cameras)}; add them"
+        )
+
+
+def check_latency(config: Config, most: int) -> None:
+    """Raises ConfigError where the config's latency or hand-over cannot be emulated.
+
+    most: actions that the policy's real-time chunking can bridge.
+    """
+    latency, handover = config.eval.latency_steps, config.eval.handover
+    if handover not in HANDOVERS:
+        raise ConfigError(f"eval.handover {handover!r}: expected one of {list(HANDOVERS)}")
+    if latency < 0:
+        raise ConfigError(f"eval.latency_steps {latency}: expected 0 or more control steps")
+    if handover == "rtc" and latency > most:
+        raise ConfigError(
+            f"eval.latency_steps {latency}: real-time chunking of this policy (eval.rtc {config.eval.rtc!r}) bridges "
+            f"at most {most} steps; take less, or handover 'replace'"
         )
 
 

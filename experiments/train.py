@@ -133,10 +133,11 @@ def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
     """A new run's tokenizer, model and norm statistics: made from its data, or those of the run it goes on from."""
     lineage = {"data": data.card(), "parent": None, "code_version": code_version()}
     if config.train.init_from:
-        parent = load_checked_meta(config, config.train.init_from, data)
+        parent = load_checked_meta(config, config.train.init_from, data, same_rtc=False)
         drift = newest_data_drift(data, parent.normalization)
         lineage |= {"parent": str(find_step(config.train.init_from)), "drift": drift}
-        return dataclasses.replace(parent, config=run.config, lineage=lineage)
+        model = dataclasses.replace(parent.model, rtc_max_delay=config.train.rtc_max_delay)
+        return dataclasses.replace(parent, model=model, config=run.config, lineage=lineage)
     tokenizer, stats = train_tokenizer(data.instructions()), normalization(config, data)
     return CheckpointMeta(
         robot=data.robot,
@@ -149,10 +150,15 @@ def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
     )
 
 
-def load_checked_meta(config: Config, workdir: str | Path, data: Loader) -> CheckpointMeta:
-    """What a run's checkpoint says. Raises CheckpointError where the config asks for something else."""
+def load_checked_meta(config: Config, workdir: str | Path, data: Loader, *, same_rtc: bool = True) -> CheckpointMeta:
+    """What a run's checkpoint says. Raises CheckpointError where the config asks for something else.
+
+    same_rtc: False where a new run may begin to train for real-time chunking, which changes no weight's shape.
+    """
     meta = load_meta(workdir)
     model = model_config(config, meta.normalization, Tokenizer(meta.tokenizer))
+    if not same_rtc:
+        model = dataclasses.replace(model, rtc_max_delay=meta.model.rtc_max_delay)
     check_compatible(meta, robot=data.robot, action_space=config.data.action_space, model=model)
     return meta
 
@@ -169,6 +175,7 @@ def model_config(config: Config, stats: Normalization, tokenizer: Tokenizer) -> 
         state_dim=stats.state.dim,
         chunk=config.data.chunk,
         dtype="bfloat16" if config.train.bfloat16 else "float32",
+        rtc_max_delay=config.train.rtc_max_delay,
     )
 
 
@@ -195,6 +202,7 @@ def make_training(config: Config, meta: CheckpointMeta) -> tuple[TrainState, Any
         accumulate=settings.accumulation,
         ema_decay=settings.ema_decay,
         augment=AugmentConfig() if settings.augment else None,
+        rtc_max_delay=meta.model.rtc_max_delay,
     )
     optimizer = make_optimizer(options)
     state = init_state(init_params(meta.model, jax.random.key(config.seed)), optimizer)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("dexhil", "data_pipeline", "hardware", "experiments")
 NUMPY_LEVEL_MODULES = (
     *("dexhil.schema", "dexhil.robot", "dexhil.transforms", "dexhil.takeover", "dexhil.names"),
-    *("dexhil.poses", "dexhil.robot_geometry", "dexhil.arm_ik", "dexhil.ee_actions"),
+    *("dexhil.poses", "dexhil.robot_geometry", "dexhil.arm_ik", "dexhil.ee_actions", "dexhil.chunks"),
 )
 NUMPY_LEVEL = {"numpy", "scipy", "simplejpeg", "ml_collections", *NUMPY_LEVEL_MODULES, *sys.stdlib_module_names}
 TENSORFLOW = {"tensorflow", "tensorflow_datasets", "tensorflow_metadata", "keras"}

@@ -11,8 +11,9 @@ import pytest
 
 from dexhil.inputs import fake_batch, model_inputs
 from dexhil.models.config import TINY
+from dexhil.models.sampling import sample_actions
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
-from dexhil.models.vla import init_params, sample_actions
+from dexhil.models.vla import init_params
 from dexhil.policy import Policy
 from dexhil.schema import Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointError, CheckpointMeta, Checkpoints, load_ema_params

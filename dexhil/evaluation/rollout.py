@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dexhil.chunks import ChunkQueue, Request, check_chunk
 from dexhil.rig import Rig
 from dexhil.schema import ActionChunk, Observation
 
@@ -72,26 +73,26 @@ def run_trial(
     execute_steps: int = 8,
     max_seconds: float | None = None,
     filming: Filming | None = None,
+    latency_steps: int = 0,
+    handover: str = "replace",
 ) -> Trial:
     """Runs `policy` on `task` from the start that `seed` gives: of every chunk `execute_steps` actions, then a new one.
 
     max_seconds: time limit, by default the task's own. The trial ends at the first success. All that is random hangs on
-    `seed`, so that two policies meet the same start. Raises ValueError unless a chunk holds `execute_steps`.
+    `seed`, so that two policies meet the same start. latency_steps: control steps that a chunk comes late after its
+    observation, as on a robot, except the first, which the robot awaits at rest. handover: see `chunks`.
+    Raises ValueError unless a chunk holds `execute_steps`.
     """
-    if execute_steps < 1:
-        raise ValueError(f"execute_steps: expected at least 1, got {execute_steps}")
+    planner = _Planner(policy, rig, seed, execute_steps, latency_steps, handover)
     rig.reset(task=task, seed=seed)
     steps = round((rig.horizon_s if max_seconds is None else max_seconds) * rig.control_hz)
     every = _frame_interval(filming, rig.control_hz, steps)
     frames: list[np.ndarray] = []
-    actions = np.zeros((execute_steps, rig.spec.action_dim), np.float32)
     step = 0
     while step < steps and not rig.success():
         if filming and step % every == 0 and not filming.only_last:
             frames.append(rig.render(filming.camera, filming.width, filming.height))
-        if step % execute_steps == 0:
-            actions = plan(policy, rig.observe(), execute_steps, plan_seed(seed, step))
-        rig.apply(actions[step % execute_steps])
+        rig.apply(planner.action(step))
         step += 1
     rig.stop()
     if filming:
@@ -101,14 +102,43 @@ def run_trial(
     return Trial(task, seed, success, step / rig.control_hz, failure, tuple(frames))
 
 
+class _Planner:
+    """Plans while the robot moves, in simulated time: a chunk comes `latency_steps` after its observation."""
+
+    def __init__(
+        self, policy: Policy, rig: ScoredRig, seed: int, execute_steps: int, latency_steps: int, handover: str
+    ) -> None:
+        if latency_steps < 0:
+            raise ValueError(f"latency_steps: expected 0 or more control steps, got {latency_steps}")
+        self._policy, self._rig, self._seed, self._latency = policy, rig, seed, latency_steps
+        self._queue = ChunkQueue(
+            rig.control_hz,
+            execute_steps=execute_steps,
+            handover=handover,
+            latency_s=latency_steps / rig.control_hz,
+        )
+        self._coming: tuple[int, Request, np.ndarray] | None = None  # step of arrival, what was asked for, chunk
+
+    def action(self, step: int) -> np.ndarray:
+        """The action [A] to execute at `step`."""
+        now = step / self._rig.control_hz
+        request = None if self._coming else self._queue.request(now)
+        if request:
+            seed = plan_seed(self._seed, step)
+            actions = self._policy.infer(self._rig.observe(), seed=seed, **request.options).actions
+            self._coming = step + (self._latency if step else 0), request, actions
+        if self._coming and step >= self._coming[0]:
+            self._queue.add(*self._coming[1:], now)
+            self._coming = None
+        due = self._queue.due(now)
+        assert due is not None, "the first chunk comes at step 0"
+        return due.action
+
+
 def plan(policy: Policy, observation: Observation, execute_steps: int, seed: int) -> np.ndarray:
     """[execute_steps, A]"""
     actions = policy.infer(observation, seed=seed).actions
-    if len(actions) < execute_steps:
-        raise ValueError(
-            f"execute_steps: {execute_steps} is more than the policy's chunk of {len(actions)} actions; "
-            f"set it to at most {len(actions)}"
-        )
+    check_chunk(actions, execute_steps)
     return actions[:execute_steps]
 
 

@@ -32,7 +32,8 @@ class Bench:
     """What a trial needs, as data and picklable factories, so that every worker builds its own.
 
     identity: all that the outcomes depend on (checkpoint, rig settings); trials of another identity are not reused.
-    videos_per_task: so many trials are filmed whole, of the others only the last moment.
+    videos_per_task: so many trials are filmed whole, of the others only the last moment. latency_steps, handover: see
+    `run_trial`.
     """
 
     make_rig: Callable[[], ScoredRig]
@@ -41,6 +42,8 @@ class Bench:
     identity: str
     execute_steps: int = 8
     max_seconds: float | None = None
+    latency_steps: int = 0
+    handover: str = "replace"
     videos_per_task: int = 4
     filming: Filming = dataclasses.field(default_factory=Filming)
 
@@ -127,6 +130,8 @@ def _one_trial(bench: Bench, rig: ScoredRig, policy: Policy, job: Job) -> Trial:
         execute_steps=bench.execute_steps,
         max_seconds=bench.max_seconds,
         filming=filming,
+        latency_steps=bench.latency_steps,
+        handover=bench.handover,
     )
     write_picture(picture_path(bench.folder, trial), trial.frames[-1])
     if whole:

@@ -66,6 +66,7 @@ class VLAConfig:
     state_input: the state as a "token" of the expert, as "text" in the prompt (tokenizer.prompt), or "none"
     time_beta: (a, b); the noise share 1 - t is drawn from Beta(a, b)
     dtype: of activations; parameters stay float32. remat: recompute layers in the backward pass
+    rtc_max_delay: the most given actions that real-time chunking was trained with (arXiv 2512.05964), 0 for none
     """
 
     image_size: int
@@ -87,6 +88,7 @@ class VLAConfig:
     time_beta: tuple[float, float] = (1.5, 1.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
+    rtc_max_delay: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("variant", self.variant, ("pi0", "pi05"))
@@ -97,6 +99,7 @@ class VLAConfig:
         _check_divides("num_heads", self.attention.num_heads, "num_kv_heads", self.attention.num_kv_heads)
         _check_divides("expert.width", self.expert.width, "2 (sine and cosine of the time)", 2)
         _check_divides("head_dim", self.attention.head_dim, "2 (rotary position pairs)", 2)
+        _check_rtc(self.rtc_max_delay, self.chunk, self.variant)
         for name in ("action", "state"):
             real, width = getattr(self, f"{name}_dim"), getattr(self, f"{name}_width")
             if width and width < real:
@@ -150,6 +153,16 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def _check_divides(name: str, value: int, divisor_name: str, divisor: int) -> None:
     if value <= 0 or value % divisor:
         raise ValueError(f"{name}: expected a positive multiple of {divisor_name} = {divisor}, got {value}")
+
+
+def _check_rtc(max_delay: int, chunk: int, variant: str) -> None:
+    if not 0 <= 2 * max_delay <= chunk:
+        raise ValueError(f"rtc_max_delay: expected 0 to half the chunk of {chunk}, got {max_delay}")
+    if max_delay and variant != "pi05":
+        raise ValueError(
+            f"rtc_max_delay: {max_delay} needs a time per action, which variant 'pi05' has and {variant!r} has not; "
+            "use 'pi05', or 0 and guided real-time chunking"
+        )
 
 
 TINY = VLAConfig(

@@ -7,12 +7,11 @@ x_t = (1 - t) x_0 + t a, so t = 1 is data, and the velocity is a - x_0.
 Axes: B batch, M flow samples of one observation, V cameras, P tokens of an image, S prefix tokens, T suffix tokens,
 L layers, N query heads, K key-value heads, h head size, D width, E expert width, H chunk, A action, Q state.
 `inputs`: {"images": {camera: [B Y X 3] in [-1, 1]}, "tokens": [B T], "token_mask": [B T], "state": [B Q]} and, to
-train, {"actions": [B H A]}; state and actions normalised.
+train, {"actions": [B H A]}, and "delay" [B] where the first actions are given; state and actions normalised.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +35,7 @@ from dexhil.models.layers import (
 from dexhil.models.params import Params, init_params
 from dexhil.models.vision import encode_images, unroll
 
-__all__ = ["KV", "denoise", "encode_prefix", "flow_errors", "flow_loss", "init_params", "sample_actions"]
+__all__ = ["KV", "denoise", "encode_prefix", "flow_errors", "flow_loss", "init_params"]
 
 KV = tuple[Float[Array, "L B S K h"], Float[Array, "L B S K h"]]
 Inputs = Mapping[str, Any]
@@ -221,12 +220,15 @@ def flow_loss(
 ) -> Float[Array, " *shape"]:
     """Squared velocity error per sample and step, averaged over real action dims and `flow_samples` draws.
 
-    The prefix is encoded once; only the expert runs for every draw. Source: DexHiL eq. 11.
+    The prefix is encoded once; only the expert runs for every draw. The first `delay` actions are clean, at time 1
+    (their error says nothing: mask it, as `step.draw_delays` does). Source: DexHiL eq. 11; arXiv 2512.05964.
     """
     noise_key, time_key = jax.random.split(key)
     batch, chunk = inputs["actions"].shape[:2]
     noise = jax.random.normal(noise_key, (batch, flow_samples, chunk, config.padded_action_dim))
     t = draw_times(config, time_key, (batch, flow_samples))
+    if "delay" in inputs:
+        t = jnp.where(jnp.arange(chunk) < inputs["delay"][:, None, None], 1.0, t[..., None])
     return flow_errors(params, config, inputs, noise, t).mean(axis=1)
 
 
@@ -249,19 +251,3 @@ def flow_errors(
     x_t = (1 - t[..., None]) * noise + t[..., None] * actions
     v = _denoise(params, config, kv, prefix_mask, x_t, t, inputs["state"])
     return jnp.square(v - (actions - noise))[..., : config.action_dim].mean(axis=-1)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "num_steps"))
-def sample_actions(
-    params: Params, config: VLAConfig, inputs: Inputs, key: jax.Array, num_steps: int = 10
-) -> Float[Array, "B H A"]:
-    """Normalised actions by `num_steps` Euler steps from noise (t = 0) to data (t = 1)."""
-    kv, prefix_mask = encode_prefix(params, config, inputs["images"], inputs["tokens"], inputs["token_mask"])
-    batch = len(inputs["state"])
-
-    def step(index: Array, x: Array) -> Array:
-        t = jnp.full((batch,), index / num_steps)
-        return x + denoise(params, config, kv, prefix_mask, x, t, inputs["state"]) / num_steps
-
-    noise = jax.random.normal(key, (batch, config.chunk, config.padded_action_dim))
-    return jax.lax.fori_loop(0, num_steps, step, noise)[..., : config.action_dim]

@@ -36,13 +36,14 @@ class TrainState:
 @dataclasses.dataclass(frozen=True)
 class StepConfig:
     """seed: of noise and augmentation, folded with the step. accumulate: micro-batches per step (B a multiple of it).
-    ema_decay: 0 turns the average off. augment: None for none.
+    ema_decay: 0 turns the average off. augment: None for none. rtc_max_delay: see `draw_delays`.
     """
 
     seed: int = 0
     accumulate: int = 1
     ema_decay: float = 0.999
     augment: AugmentConfig | None = None
+    rtc_max_delay: int = 0
 
 
 class NonFiniteError(ValueError):
@@ -84,6 +85,21 @@ def _prepare(inputs: Mapping[str, Any], key: jax.Array, config: AugmentConfig | 
     return {**inputs, "images": images}
 
 
+def draw_delays(inputs: Mapping[str, Any], key: jax.Array, max_delay: int) -> dict[str, Any]:
+    """Inputs of training-time real-time chunking: of each sample the first d actions are given, d uniform in 0..max.
+
+    Adds "delay" [B], which the loss reads, and takes these actions out of the mask, hence out of the loss and of what
+    it is divided by. max_delay 0 changes nothing. Source: arXiv 2512.05964.
+    """
+    if not max_delay:
+        return dict(inputs)
+    mask = inputs["action_mask"]
+    # A key of its own: noise and augmentation stay those of a run without delays.
+    delay = jax.random.randint(jax.random.fold_in(key, max_delay), mask.shape[:1], 0, max_delay + 1)
+    rest = jnp.arange(mask.shape[1]) >= delay[:, None]
+    return {**inputs, "delay": delay, "action_mask": mask & rest}
+
+
 def _gradients(
     loss_fn: LossFn, params: Params, inputs: dict[str, Any], key: jax.Array, config: StepConfig
 ) -> tuple[jax.Array, Params]:
@@ -91,7 +107,7 @@ def _gradients(
 
     def numerator(params: Params, part: dict[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
         augment_key, noise_key = jax.random.split(key)
-        part = _prepare(part, augment_key, config.augment)
+        part = draw_delays(_prepare(part, augment_key, config.augment), key, config.rtc_max_delay)
         loss = loss_fn(params, part, noise_key)
         return weighted_loss(loss, part["action_mask"], part["weight"])
 

@@ -65,6 +65,7 @@ def get_config(preset: str = "default") -> Config:
     config.train.ema_decay = 0.999
     config.train.accumulation = 1
     config.train.bfloat16 = False
+    config.train.rtc_max_delay = 0  # most actions given as a prefix, for real-time chunking without guidance; 0: none
     config.train.augment = False  # the scenes vary enough; on real cameras turn it on
     config.train.log_every = 100
     config.train.save_every = 500
@@ -75,6 +76,9 @@ def get_config(preset: str = "default") -> Config:
     config.eval.first_seed = 1_000_000  # never a seed of a demonstration
     config.eval.execute_steps = 8
     config.eval.max_seconds = 0.0  # then a trial has failed; 0: the task's own limit
+    config.eval.latency_steps = 0  # emulated inference latency, control steps
+    config.eval.handover = "replace"  # what a chunk does that comes late: "replace", "rtc" or "sync" (the robot waits)
+    config.eval.rtc = "auto"  # for handover "rtc": "guided", "trained", or by the checkpoint
     config.eval.workers = 2
     config.eval.videos_per_task = 4
 

@@ -10,7 +10,8 @@ import pytest
 
 from dexhil.models import vla
 from dexhil.models.config import TINY, AttentionConfig
-from dexhil.models.vla import draw_times, flow_loss, init_params, sample_actions
+from dexhil.models.sampling import sample_actions
+from dexhil.models.vla import draw_times, flow_loss, init_params
 
 flow_errors = jax.jit(vla.flow_errors, static_argnums=1)
 

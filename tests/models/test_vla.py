@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dexhil.models.config import TINY, AttentionConfig
-from dexhil.models.vla import denoise, encode_prefix, init_params, sample_actions
+from dexhil.models.sampling import sample_actions
+from dexhil.models.vla import denoise, encode_prefix, init_params
 from tests.models import reference
 
 VARIANTS = [("pi0", "token"), ("pi05", "token"), ("pi0", "none"), ("pi05", "text")]
