@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from dexhil.inputs import fake_batch, model_inputs
-from dexhil.models.config import TINY
-from dexhil.models.sampling import sample_actions
+from dexhil.models.config import TINY, VLAConfig
+from dexhil.models.sampling import Prefix, sample_actions
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import init_params
 from dexhil.policy import Policy
+from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.robot_geometry import ee_pose
 from dexhil.schema import Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointError, CheckpointMeta, Checkpoints, load_ema_params
 from dexhil.training.optimizer import OptimizerConfig, make_optimizer
@@ -24,10 +26,10 @@ from dexhil.transforms import fit_normalization, images_to_float
 INSTRUCTIONS = ["Grab that yellow plushie", "Pull out a napkin"]
 
 
-def random_params(seed: int) -> Any:
+def random_params(seed: int, model: VLAConfig = TINY) -> Any:
     """Of the right shapes, without the zeros of a fresh model that would hide inputs."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda key: init_params(TINY, key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32), shapes)
 
 
@@ -140,3 +142,129 @@ def test_non_finite_actions_never_leave(meta):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="expected the workdir of a training run"):
         Policy.load(tmp_path / "nothing")
+
+
+@pytest.fixture(scope="module")
+def guided(run) -> Policy:
+    return Policy.load(run, rtc="guided")
+
+
+@pytest.fixture(scope="module")
+def trained(meta) -> Policy:
+    """Takes up to 4 committed actions, in end-effector deltas."""
+    batch = fake_batch(TINY, 64, seed=1)
+    state = SPEC.home + 0.2 * batch["state"]
+    chunks = state[:, None] + 0.1 * batch["actions"]
+    normalization = fit_normalization(state, chunks, batch["action_mask"], action_space="ee_delta")
+    model = dataclasses.replace(TINY, rtc_max_delay=4, action_dim=18, state_dim=21)
+    meta = dataclasses.replace(meta, model=model, normalization=normalization)
+    return Policy(random_params(1, model), meta, rtc="auto")
+
+
+@pytest.fixture
+def earlier(observation) -> np.ndarray:
+    """What is left of an earlier chunk: 8 smooth joint targets near the present state."""
+    steps = np.cumsum(np.random.default_rng(4).uniform(-0.02, 0.02, (8, 19)), axis=0)
+    return (np.concatenate([observation.q_arm, observation.q_hand]) + steps).astype(np.float32)
+
+
+def test_a_guided_chunk_begins_with_what_is_committed_and_stays_near_the_rest(guided, observation, earlier):
+    free, chunk = guided.infer(observation), guided.infer(observation, prefix=earlier, delay=3)
+    np.testing.assert_array_equal(chunk.actions[:3], earlier[:3])
+    assert chunk.actions.shape == free.actions.shape
+    distance = [np.abs(c.actions - earlier[3])[3].mean() for c in (chunk, free)]
+    assert distance[0] < 0.5 * distance[1]
+
+
+def test_the_prefix_reaches_the_model_relative_to_the_new_state(guided, observation, earlier, meta):
+    """By hand: the earlier joint targets, as deltas from where the robot is now, guide the sampler."""
+    state = np.concatenate([observation.q_arm, observation.q_hand])[None]
+    batch = {
+        "images": {camera: image[None] for camera, image in observation.images.items()},
+        "state": state,
+        "instruction": [observation.language_instruction],
+    }
+    inputs = model_inputs(batch, meta.normalization, Tokenizer(meta.tokenizer), TINY)
+    inputs["images"] = images_to_float(inputs["images"])
+    relative = earlier.copy()
+    relative[:, :7] -= observation.q_arm
+    target = np.zeros((1, TINY.chunk, 19), np.float32)
+    target[0, :8] = meta.normalization.actions.normalize(relative)
+    prefix = Prefix(jnp.asarray(target), jnp.int32(8), jnp.int32(3))
+    normalised = sample_actions(random_params(1), TINY, inputs, jax.random.key(5), prefix=prefix)
+    expected = meta.normalization.actions.unnormalize(np.asarray(normalised))[0]
+    expected[:, :7] += observation.q_arm
+    chunk = guided.infer(observation, seed=5, prefix=earlier, delay=3)
+    np.testing.assert_allclose(chunk.actions[3:], expected[3:], atol=1e-4)
+
+
+def test_what_is_left_of_a_chunk_survives_the_change_of_state(trained, observation, earlier):
+    """Absolute -> deltas from the new state -> absolute: the same poses and hands, and the elbow goes on."""
+    rng, normalization = np.random.default_rng(6), trained.meta.normalization
+    earlier = np.concatenate([SPEC.home[:7] + (earlier - earlier[0])[:, :7], earlier[:, 7:]], axis=1)
+    moved = (earlier[:1] + rng.uniform(-0.05, 0.05, (1, 19))).astype(np.float32)
+    back = normalization.unnormalize_actions(normalization.normalize_actions(earlier[None], moved), moved, earlier[:1])
+    for found, wanted in zip(ee_pose(back[0, :, :7]), ee_pose(earlier[:, :7]), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-3)
+    np.testing.assert_allclose(back[0, :, 7:], earlier[:, 7:], atol=1e-5)
+    fresh = normalization.unnormalize_actions(normalization.normalize_actions(earlier[None], moved), moved)
+    first_step = [np.abs(chunk[0, 0, :7] - earlier[0, :7]).max() for chunk in (back, fresh)]
+    assert first_step[0] < 0.5 * first_step[1]
+
+
+def test_a_trained_policy_plans_from_the_committed_actions(trained, observation, earlier):
+    observation = dataclasses.replace(observation, q_arm=SPEC.home[:7])
+    earlier[:, :7] += SPEC.home[:7] - earlier[0, :7]
+    assert trained.max_delay == 4
+    free, chunk = trained.infer(observation), trained.infer(observation, prefix=earlier, delay=4)
+    np.testing.assert_array_equal(chunk.actions[:4], earlier[:4])
+    assert np.abs(chunk.actions - free.actions)[4:].max() > 1e-3
+    unused = np.concatenate([earlier[:4], earlier[4:] + 0.1])
+    np.testing.assert_array_equal(trained.infer(observation, prefix=unused, delay=4).actions, chunk.actions)
+
+
+def test_nothing_is_compiled_in_control(guided, trained, observation, earlier, caplog):
+    """Other instructions, seeds, camera sizes, prefixes and delays are the same programs."""
+    other = dataclasses.replace(
+        observation,
+        language_instruction=INSTRUCTIONS[1],
+        images={camera: np.zeros((48, 64, 3), np.uint8) for camera in TINY.cameras},
+    )
+    with jax.log_compiles():
+        for policy in (guided, trained):
+            policy.infer(other, seed=7)
+            policy.infer(other, seed=8, prefix=earlier, delay=2)
+            policy.infer(other, seed=9, prefix=earlier[:5], delay=4)
+        assert not [record for record in caplog.records if "Compiling" in record.message]
+        jax.jit(lambda x: x + 1)(0)
+        assert [record for record in caplog.records if "Compiling" in record.message]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"delay": 2}, "delay: 2 without a prefix; pass the actions that are executed meanwhile"),
+        ({"prefix": np.zeros((8, 5), np.float32)}, r"prefix: expected finite joint targets \[R, 19\], got \[8, 5\]"),
+        ({"prefix": np.full((8, 19), np.nan)}, r"prefix: expected finite joint targets \[R, 19\], got \[8, 19\]"),
+        (
+            {"prefix": np.zeros((4, 19), np.float32), "delay": 5},
+            r"got delay 5 and 12 executed \(4 of 16 actions remain",
+        ),
+        ({"prefix": np.zeros((8, 19), np.float32), "delay": 6}, "delay: 6 actions, .* trained with at most 4 given"),
+    ],
+)
+def test_bad_prefixes_are_refused(trained, observation, change, message):
+    with pytest.raises(ValueError, match=message):
+        trained.infer(observation, **change)
+
+
+def test_real_time_chunking_must_be_asked_for_and_possible(policy, meta, observation, earlier):
+    with pytest.raises(ValueError, match=r"loaded without real-time chunking; load it with rtc='auto'"):
+        policy.infer(observation, prefix=earlier)
+    pi0 = dataclasses.replace(meta, model=dataclasses.replace(TINY, variant="pi0"))
+    with pytest.raises(
+        ValueError, match=r"rtc='trained': this checkpoint \(variant 'pi0'\) was not trained with a pre"
+    ):
+        Policy({}, pi0, rtc="trained")
+    with pytest.raises(ValueError, match=r"rtc: expected one of \['none', 'auto', 'guided', 'trained'\], got 'on'"):
+        Policy({}, meta, rtc="on")  # pyright: ignore[reportArgumentType]

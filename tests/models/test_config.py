@@ -121,3 +121,16 @@ def test_unknown_names_suggest_the_nearest():
 def test_a_size_that_cannot_be_built_says_why(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rtc_max_delay": 9}, "rtc_max_delay: expected 0 to half the chunk of 16, got 9"),
+        ({"rtc_max_delay": -1}, "rtc_max_delay: expected 0 to half the chunk of 16, got -1"),
+        ({"rtc_max_delay": 4, "variant": "pi0"}, "rtc_max_delay: 4 needs a time per action, which variant 'pi05' has"),
+    ],
+)
+def test_delays_that_cannot_be_trained_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **settings)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -41,6 +42,22 @@ def test_loss_is_the_mean_of_its_samples_and_follows_the_key(tiny):
     assert loss.shape == (2, config.chunk)
     np.testing.assert_array_equal(loss, draw(jax.random.key(0)))
     assert not np.allclose(loss, draw(jax.random.key(1)))
+
+
+def test_given_actions_are_clean_and_at_time_1(tiny):
+    config, params, inputs = tiny
+    key, delay = jax.random.key(0), np.array([0, 3])
+    noise_key, time_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, (2, 3, config.chunk, config.action_dim))
+    t = draw_times(config, time_key, (2, 3))
+    times = jnp.where(np.arange(config.chunk) < delay[:, None, None], 1.0, t[..., None])
+    errors = flow_errors(params, config, inputs, noise, times)
+    loss = jax.jit(lambda: flow_loss(params, config, inputs | {"delay": delay}, key, flow_samples=3))()
+    np.testing.assert_allclose(loss, errors.mean(axis=1), rtol=1e-5)
+    plain = flow_errors(params, config, inputs, noise, t).mean(axis=1)
+    np.testing.assert_allclose(loss[0], plain[0], rtol=1e-5)  # delay 0: the plain loss
+    other = noise.at[1, :, :3].add(5.0)  # what is given has no noise for the rest to see
+    np.testing.assert_array_equal(flow_errors(params, config, inputs, other, times)[1, :, 3:], errors[1, :, 3:])
 
 
 def test_padded_action_dims_do_not_count(random_params, random_inputs):

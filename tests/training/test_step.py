@@ -15,6 +15,7 @@ from dexhil.training.step import (
     StepConfig,
     TrainState,
     check_finite,
+    draw_delays,
     ema_decay_at,
     init_state,
     make_eval_loss,
@@ -189,6 +190,42 @@ def test_a_step_transfers_nothing_by_itself(step):
     state, inputs = jax.device_put((start(), make_inputs()))
     with jax.transfer_guard("disallow"):
         step(state, inputs)
+
+
+def test_delays_take_the_given_actions_out_of_the_mask():
+    inputs = make_inputs() | {"action_mask": np.ones((4000, CHUNK), bool)}
+    drawn = draw_delays(inputs, jax.random.key(0), 2)
+    delay, mask = np.asarray(drawn["delay"]), np.asarray(drawn["action_mask"])
+    np.testing.assert_array_equal(mask, np.arange(CHUNK) >= delay[:, None])
+    np.testing.assert_allclose(np.bincount(delay) / 4000, [1 / 3] * 3, atol=0.03)
+    padded = inputs | {"action_mask": np.zeros((4000, CHUNK), bool)}
+    assert not np.any(draw_delays(padded, jax.random.key(0), 2)["action_mask"])
+
+
+def delayed_loss(params, inputs, key):
+    """As `noisy_loss`; the given actions' own error is wild."""
+    given = jnp.arange(CHUNK) < inputs["delay"][:, None]
+    return noisy_loss(params, inputs, key) + 1e6 * given
+
+
+def test_the_loss_with_delays_is_the_weighted_mean_over_the_rest(noisy_step):
+    """Seen from outside: the same as the plain step on a mask without the given actions."""
+    inputs, max_delay = make_inputs(), 2
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    rest = {**inputs, "action_mask": np.asarray(draw_delays(inputs, key, max_delay)["action_mask"])}
+    assert rest["action_mask"].sum() < inputs["action_mask"].sum()
+    with_delays, metrics = make_step(delayed_loss, rtc_max_delay=max_delay)(start(), inputs)
+    by_hand, expected = noisy_step(start(), rest)
+    assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-6)
+    np.testing.assert_allclose(with_delays.params["head"]["kernel"], by_hand.params["head"]["kernel"], atol=1e-6)
+
+
+def test_without_delays_the_step_is_the_plain_step_bit_for_bit(noisy_step):
+    inputs = make_inputs()
+    plain, expected = noisy_step(start(), inputs)
+    state, metrics = make_step(noisy_loss, rtc_max_delay=0)(start(), inputs)
+    assert same_bits((plain.params, expected), (state.params, metrics))
+    assert draw_delays(inputs, jax.random.key(0), 0).keys() == inputs.keys()
 
 
 def test_evaluation_ignores_weights():
