@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dexhil.chunks import ChunkQueue, Request
+from dexhil.chunks import ChunkQueue, Due, Request
 
 HZ, CHUNK, STEPS = 20.0, 16, 8
 
@@ -17,32 +17,51 @@ def plan(number: int, length: int = CHUNK) -> np.ndarray:
     return np.stack([np.full(length, number), np.arange(length)], axis=1).astype(np.float32)
 
 
+def ask(queue: ChunkQueue, observed: float) -> Request:
+    request = queue.request(observed)
+    assert request is not None
+    return request
+
+
+def act(queue: ChunkQueue, now: float) -> Due:
+    due = queue.due(now)
+    assert due is not None
+    return due
+
+
+def prefix_of(request: Request) -> np.ndarray:
+    assert request.prefix is not None
+    return request.prefix
+
+
 class Loop:
     """Ticks at 20 Hz, `jitter` periods late, around a policy whose inferences take `latency` periods each."""
 
     def __init__(self, queue: ChunkQueue, latency, jitter=lambda tick: 0.0) -> None:
         self.queue, self.latency, self.jitter = queue, latency, jitter
-        self.tick, self.plans, self.coming = 0, 0, None
+        self.tick, self.plans = 0, 0
+        self.coming: tuple[float, Request, np.ndarray] | None = None
         self.requests: list[tuple[int, Request]] = []
 
-    def step(self):
+    def step(self) -> tuple[float, Due | None]:
         """(now, what is due) of the next tick; a chunk that has come since the last tick is added first."""
         now = (self.tick + self.jitter(self.tick)) / HZ
-        if self.coming and self.coming[0] <= now + 1e-9:
-            self.queue.add(*self.coming[1:], now)
-            self.coming = None
+        self._deliver(now)
         request = None if self.coming else self.queue.request(now)
         if request:
             self.requests.append((self.tick, request))
             self.coming = now + self.latency() / HZ, request, plan(self.plans)
             self.plans += 1
-            if self.coming[0] <= now:
-                self.queue.add(*self.coming[1:], now)
-                self.coming = None
+            self._deliver(now)
         self.tick += 1
         return now, self.queue.due(now)
 
-    def run(self, ticks: int):
+    def _deliver(self, now: float) -> None:
+        if self.coming and self.coming[0] <= now + 1e-9:
+            self.queue.add(*self.coming[1:], now)
+            self.coming = None
+
+    def run(self, ticks: int) -> list[tuple[float, Due]]:
         return [(now, due) for now, due in (self.step() for _ in range(ticks)) if due]
 
 
@@ -104,55 +123,64 @@ def test_whatever_comes_time_only_goes_on_and_epochs_are_kept(handover, seed):
 
 def test_chunks_of_before_a_takeover_are_dropped():
     queue = ChunkQueue(HZ, execute_steps=STEPS)
-    first = queue.request(0.0)
+    first = ask(queue, 0.0)
     assert queue.add(first, plan(0), 0.0)
-    assert queue.due(0.0) is not None
-    late = queue.request(0.4)
+    assert tuple(act(queue, 0.0).action) == (0, 0)
+    late = ask(queue, 0.4)
     queue.set_epoch(1)
     assert queue.due(0.45) is None
     assert not queue.add(late, plan(1), 0.5)
     assert queue.due(0.5) is None
-    fresh = queue.request(0.5)
+    fresh = ask(queue, 0.5)
     assert (fresh.epoch, fresh.at_rest, fresh.prefix) == (1, True, None)
     assert queue.add(fresh, plan(2), 0.6)
-    assert tuple(queue.due(0.6).action) == (2, 0)  # the robot held still meanwhile, so nothing of it is late
+    assert tuple(act(queue, 0.6).action) == (2, 0)  # the robot held still meanwhile, so nothing of it is late
     queue.set_epoch(0)
     assert queue.epoch == 1
 
 
 def test_a_chunk_that_is_late_beyond_its_end_leaves_the_robot_holding_and_the_next_one_moves_it():
     queue = ChunkQueue(HZ, execute_steps=STEPS)
-    queue.add(queue.request(0.0), plan(0), 0.0)
-    seen = [queue.due(tick / HZ) for tick in range(9)]
-    late = queue.request(8 / HZ)
-    seen += [queue.due(tick / HZ) for tick in range(9, 25)]
+    queue.add(ask(queue, 0.0), plan(0), 0.0)
+    seen = [act(queue, tick / HZ) for tick in range(9)]
+    late = ask(queue, 8 / HZ)
+    seen += [act(queue, tick / HZ) for tick in range(9, 25)]
     assert [due.starved for due in seen] == [False] * 16 + [True] * 9
     assert tuple(seen[-1].action) == (0, 15)
     assert not queue.add(late, plan(1), 25 / HZ)
-    again = queue.request(25 / HZ)
+    again = ask(queue, 25 / HZ)
     assert again.at_rest
     assert queue.add(again, plan(2), 42 / HZ)
-    assert tuple(queue.due(42 / HZ).action) == (2, 0)
+    assert tuple(act(queue, 42 / HZ).action) == (2, 0)
 
 
 def test_an_older_plan_never_replaces_a_newer_one():
     queue = ChunkQueue(HZ, execute_steps=STEPS)
-    queue.add(queue.request(0.0), plan(0), 0.0)
-    older, newer = queue.request(8 / HZ), queue.request(9 / HZ)
+    queue.add(ask(queue, 0.0), plan(0), 0.0)
+    older, newer = ask(queue, 8 / HZ), ask(queue, 9 / HZ)
     assert queue.add(newer, plan(2), 10 / HZ)
     assert not queue.add(older, plan(1), 11 / HZ)
-    assert tuple(queue.due(11 / HZ).action) == (2, 2)
+    assert tuple(act(queue, 11 / HZ).action) == (2, 2)
+
+
+def test_an_action_that_is_due_before_the_last_executed_one_is_skipped():
+    queue = ChunkQueue(HZ, execute_steps=STEPS)
+    queue.add(ask(queue, 0.0), plan(0), 0.0)
+    assert tuple(act(queue, 0.39).action) == (0, 8)  # due at 0.40; the timer was early
+    queue.add(ask(queue, 0.39), plan(1), 0.392)
+    assert tuple(act(queue, 0.395).action) == (0, 8)  # not the new chunk's first, due at 0.39
+    assert tuple(act(queue, 0.44).action) == (1, 1)
 
 
 def test_a_chunk_that_comes_early_begins_with_what_was_committed():
     queue = ChunkQueue(HZ, execute_steps=STEPS, handover="rtc", latency_s=4 / HZ)
-    queue.add(queue.request(0.0), plan(0), 0.0)
-    request = queue.request(8 / HZ)
+    queue.add(ask(queue, 0.0), plan(0), 0.0)
+    request = ask(queue, 8 / HZ)
     assert request.delay == 4
-    chunk = np.concatenate([request.prefix[:4], plan(1)[4:]])
-    executed = [queue.due(tick / HZ).action for tick in range(8, 10)]
+    chunk = np.concatenate([prefix_of(request)[:4], plan(1)[4:]])
+    executed = [act(queue, tick / HZ).action for tick in range(8, 10)]
     assert queue.add(request, chunk, 10 / HZ)
-    executed += [queue.due(tick / HZ).action for tick in range(10, 14)]
+    executed += [act(queue, tick / HZ).action for tick in range(10, 14)]
     assert [tuple(action) for action in executed] == [(0, 8), (0, 9), (0, 10), (0, 11), (1, 4), (1, 5)]
 
 
@@ -165,20 +193,20 @@ def test_the_prefix_is_what_is_executed_meanwhile(latency):
     assert len(planned) >= 8
     for tick, request in planned:
         assert request.delay == latency
-        assert STEPS <= CHUNK - len(request.prefix) <= CHUNK - latency
+        assert STEPS <= CHUNK - len(prefix_of(request)) <= CHUNK - latency
         np.testing.assert_array_equal(
-            request.prefix[:latency], np.array([seen[tick + i].action for i in range(latency)]).reshape(-1, 2)
+            prefix_of(request)[:latency], np.array([seen[tick + i].action for i in range(latency)]).reshape(-1, 2)
         )
 
 
 def test_planning_begins_early_enough_and_follows_the_measured_latency():
     queue = ChunkQueue(HZ, execute_steps=14, handover="rtc")
-    queue.add(queue.request(0.0), plan(0), 5 / HZ)  # the first inference took 5 steps
+    queue.add(ask(queue, 0.0), plan(0), 5 / HZ)  # the first inference took 5 steps
     assert queue.delay == 5
     start = 5
     assert queue.request((start + 10) / HZ) is None
-    request = queue.request((start + 11) / HZ)  # 11 + 5 = 16
-    assert (request.delay, len(request.prefix)) == (5, 5)
+    request = ask(queue, (start + 11) / HZ)  # 11 + 5 = 16
+    assert (request.delay, len(prefix_of(request))) == (5, 5)
     for tick in range(10):
         queue.add(Request(2.0 + tick, 0, at_rest=True), plan(1), 2.0 + tick + 1 / HZ)
     assert queue.delay == 1
@@ -186,16 +214,16 @@ def test_planning_begins_early_enough_and_follows_the_measured_latency():
 
 def test_where_fewer_actions_are_left_than_will_be_needed_the_last_is_held():
     queue = ChunkQueue(HZ, execute_steps=STEPS, handover="rtc", latency_s=4 / HZ)
-    queue.add(queue.request(0.0), plan(0), 0.0)
-    request = queue.request(14 / HZ)  # the loop was busy
-    assert [row for _, row in request.prefix] == [14, 15, 15, 15]
+    queue.add(ask(queue, 0.0), plan(0), 0.0)
+    request = ask(queue, 14 / HZ)  # the loop was busy
+    assert [row for _, row in prefix_of(request)] == [14, 15, 15, 15]
 
 
 def test_a_latency_beyond_what_the_policy_can_take_plans_freely():
     for most, freely in [(None, False), (8, False), (7, True), (0, True)]:
         queue = ChunkQueue(HZ, execute_steps=STEPS, handover="rtc", latency_s=8 / HZ, max_delay=most)
-        queue.add(queue.request(0.0), plan(0), 0.0)
-        request = queue.request(8 / HZ)
+        queue.add(ask(queue, 0.0), plan(0), 0.0)
+        request = ask(queue, 8 / HZ)
         assert (request.prefix is None) == freely
         assert set(request.options) == (set() if freely else {"prefix", "delay"})
 
@@ -224,4 +252,4 @@ def test_bad_settings_are_named(settings, message):
 def test_what_is_no_chunk_is_refused(actions, message):
     queue = ChunkQueue(HZ, execute_steps=STEPS)
     with pytest.raises(ValueError, match=message):
-        queue.add(queue.request(0.0), actions, 0.0)
+        queue.add(ask(queue, 0.0), actions, 0.0)

@@ -80,6 +80,7 @@ def test_without_latency_nothing_changes(handover):
     rig, policy = _told(execute_steps=5, latency_steps=0, handover=handover)
     plain, expected, again = FakeRig(), [], Ramp()
     plain.reset(task="plush", seed=5)
+    actions = np.zeros((5, 8))
     for step in range(40):
         if step % 5 == 0:
             actions = again.infer(plain.observe(), seed=plan_seed(5, step)).actions
