@@ -30,7 +30,7 @@ from dexhil.inputs import model_inputs
 from dexhil.models.config import CONFIGS, VLAConfig, get_model_config
 from dexhil.models.tokenizer import Tokenizer
 from dexhil.models.vla import init_params
-from dexhil.policy import Policy
+from dexhil.policy import Policy, RtcChoice
 from dexhil.schema import ARM_DOF, ActionChunk, Observation
 from dexhil.training.checkpoints import CheckpointMeta, load_meta
 from dexhil.training.step import parameter_group
@@ -43,7 +43,12 @@ PEAKS = {  # dense bfloat16 FLOP/s and memory bytes/s of the data sheets
     "A100": (312e12, 2.04e12),
     "4090": (165e12, 1.01e12),
 }
-MODES = (("sync", "none"), ("replace", "none"), ("rtc", "guided"), ("rtc", "trained"))  # hand-over, chunking
+MODES: tuple[tuple[str, RtcChoice], ...] = (  # hand-over, chunking
+    ("sync", "none"),
+    ("replace", "none"),
+    ("rtc", "guided"),
+    ("rtc", "trained"),
+)
 
 
 def main() -> None:
@@ -115,11 +120,13 @@ def time_latency(meta: CheckpointMeta, steps: int, repeats: int) -> dict[str, An
     model, observation = meta.model, random_observation(meta)
     params = random_params(model, jax.random.key(0))
     prefix = np.zeros((model.chunk // 2, model.action_dim), np.float32)
-    methods = ["guided", "trained"] if model.rtc_max_delay else ["guided"]
+    methods: list[tuple[str, RtcChoice]] = [("plain", "none"), ("guided", "guided")]
+    if model.rtc_max_delay:
+        methods.append(("trained", "trained"))
     latency: dict[str, Any] = {"host": time_host(meta, observation, repeats)}
-    for name in ("plain", *methods):
+    for name, rtc in methods:
         began = time.perf_counter()
-        policy = Policy(params, meta, num_steps=steps, rtc="none" if name == "plain" else name)
+        policy = Policy(params, meta, num_steps=steps, rtc=rtc)
         start_s = time.perf_counter() - began
         infer = functools.partial(
             policy.infer, observation, **({} if name == "plain" else {"prefix": prefix, "delay": 2})
