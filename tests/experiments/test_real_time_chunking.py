@@ -1,0 +1,71 @@
+"""What the commands check before they train or evaluate with real-time chunking."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dexhil.commands import ConfigError
+from dexhil.models.tokenizer import Tokenizer, train_tokenizer
+from dexhil.training.checkpoints import CheckpointError, CheckpointMeta, Checkpoints
+from dexhil.training.step import TrainState
+from dexhil.transforms import Normalization, NormStats
+from experiments.configs import sim
+from experiments.eval import check_latency
+from experiments.train import load_checked_meta, model_config
+
+DATA: Any = SimpleNamespace(robot="fr3_dexhand021")
+
+
+def make_config(**eval_settings: Any) -> Any:
+    config = sim.get_config("debug")
+    config.eval.update(eval_settings)
+    return config
+
+
+@pytest.fixture(scope="module")
+def meta() -> CheckpointMeta:
+    state, actions = (NormStats(np.zeros(n, np.float32), np.ones(n, np.float32)) for n in (21, 18))
+    stats, tokenizer = Normalization(state, actions, (), "ee_delta"), train_tokenizer(["Pull out a napkin"])
+    model = model_config(make_config(), stats, Tokenizer(tokenizer))
+    return CheckpointMeta(DATA.robot, 20.0, model, stats, tokenizer, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"handover": "swap"}, r"eval.handover 'swap': expected one of \['sync', 'replace', 'rtc'\]"),
+        ({"latency_steps": -1}, "eval.latency_steps -1: expected 0 or more control steps"),
+        ({"latency_steps": 9, "handover": "rtc"}, r"\(eval.rtc 'auto'\) bridges at most 8 steps; take less, or"),
+    ],
+)
+def test_latency_that_cannot_be_emulated_is_named(meta, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        check_latency(meta, make_config(**settings))
+
+
+def test_any_latency_can_be_met_without_chunking_and_what_was_trained_with_it(meta):
+    check_latency(meta, make_config(latency_steps=40))
+    check_latency(meta, make_config(latency_steps=8, handover="rtc"))
+    trained = dataclasses.replace(meta, model=dataclasses.replace(meta.model, rtc_max_delay=4))
+    check_latency(trained, make_config(latency_steps=4, handover="rtc"))
+    with pytest.raises(ConfigError, match="bridges at most 4 steps"):
+        check_latency(trained, make_config(latency_steps=5, handover="rtc"))
+    check_latency(trained, make_config(latency_steps=5, handover="rtc", rtc="guided"))
+
+
+def test_a_new_run_may_begin_to_train_for_chunking_and_a_resumed_one_may_not(meta, tmp_path):
+    state = TrainState(params={"w": jnp.zeros(2)}, opt_state={}, ema_params={"w": jnp.zeros(2)}, step=jnp.int32(1))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, meta)
+    config = make_config()
+    assert load_checked_meta(config, tmp_path, DATA).model == meta.model
+    config.train.rtc_max_delay = 4
+    with pytest.raises(CheckpointError, match=r"model.rtc_max_delay: the checkpoint has 0, the configuration 4"):
+        load_checked_meta(config, tmp_path, DATA)
+    assert load_checked_meta(config, tmp_path, DATA, same_rtc=False).model == meta.model
