@@ -17,16 +17,17 @@ import datetime
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
 from dexhil.commands import Run, run_command, stop_requested
-from dexhil.policy import Policy
+from dexhil.policy import Policy, RtcChoice
 from dexhil.robot import ROBOTS
 from dexhil.serving.keys import VARIABLE, check_host, read_key
 from dexhil.serving.messages import PolicyInfo
 from dexhil.serving.server import PolicyServer
-from dexhil.training.checkpoints import CheckpointMeta, find_step
+from dexhil.training.checkpoints import find_step
 
 POLL_S, LOG_S = 0.2, 10.0
 
@@ -38,6 +39,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; beyond this machine with a key only")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--key-file", type=Path, help=f"file with the API key (default: the variable {VARIABLE})")
+    rtc = "real-time chunking, for requests with a prefix (default: trained where the checkpoint is, else guided)"
+    parser.add_argument("--rtc", choices=get_args(RtcChoice), default="auto", help=rtc)
     parser.add_argument("--workdir", type=Path, help="where the run writes (default: CHECKPOINT/serve)")
     options = parser.parse_args(argv)
     key = read_key(options.key_file)
@@ -46,15 +49,16 @@ def main(argv: Sequence[str]) -> None:
     run = Run(options.workdir or options.checkpoint / "serve", "serve", vars(options))
     run.resume(0)
     with stop_requested("answering what is in hand") as stopping:
-        policy = Policy.load(options.checkpoint, options.step)
-        server = PolicyServer(policy, describe(policy.meta, path), host=options.host, port=options.port, key=key)
+        policy = Policy.load(options.checkpoint, options.step, rtc=options.rtc)
+        server = PolicyServer(policy, describe(policy, path), host=options.host, port=options.port, key=key)
         asyncio.run(serve(server, run, stopping, with_key=bool(key)))
     report = run.report(server.stats.summary(), lineage={"checkpoint": path, **policy.meta.lineage})
     print(f"{server.stats.line()}; report: {run.workdir / 'report.json'} after {report['seconds']:.0f} s")
 
 
-def describe(meta: CheckpointMeta, path: Path) -> PolicyInfo:
-    """What the server says of the checkpoint in `path`."""
+def describe(policy: Policy, path: Path) -> PolicyInfo:
+    """What the server says of the policy, loaded from the checkpoint in `path`."""
+    meta = policy.meta
     widths, robot = meta.normalization.recorded_dims, ROBOTS.get(meta.robot)
     numbered = tuple(f"action_{i}" for i in range(widths["actions"]))
     return PolicyInfo(
@@ -66,6 +70,7 @@ def describe(meta: CheckpointMeta, path: Path) -> PolicyInfo:
         chunk=meta.model.chunk,
         action_dim=widths["actions"],
         action_names=robot.joint_names if robot and robot.action_dim == len(numbered) else numbered,
+        max_delay=policy.max_delay,
         action_space=meta.normalization.action_space,
         checkpoint=f"{path.parent.parent.name}/{path.name}",
         saved=datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).isoformat(),

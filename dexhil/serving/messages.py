@@ -43,6 +43,7 @@ class PolicyInfo:
 
     robot: spec name; control_hz: rate of the actions in a chunk; cameras, image_size: what the policy looks at, square
     state_dim: S; chunk, action_dim: H and A of an answer, absolute joint targets in rad; action_names: of the A joints
+    max_delay: actions that its real-time chunking bridges at most, 0 without it
     action_space: how the policy works inside; checkpoint: "<run>/<step>"; saved: when, ISO 8601
     normalization: hash of the norm statistics
     """
@@ -55,6 +56,7 @@ class PolicyInfo:
     chunk: int
     action_dim: int
     action_names: tuple[str, ...]
+    max_delay: int
     action_space: str
     checkpoint: str
     saved: str

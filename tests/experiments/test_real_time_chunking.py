@@ -12,6 +12,7 @@ import pytest
 
 from dexhil.commands import ConfigError
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
+from dexhil.policy import choose_rtc, max_delay
 from dexhil.training.checkpoints import CheckpointError, CheckpointMeta, Checkpoints
 from dexhil.training.step import TrainState
 from dexhil.transforms import Normalization, NormStats
@@ -26,6 +27,11 @@ def make_config(**eval_settings: Any) -> Any:
     config = sim.get_config("debug")
     config.eval.update(eval_settings)
     return config
+
+
+def check(meta: CheckpointMeta, **eval_settings: Any) -> None:
+    config = make_config(**eval_settings)
+    check_latency(config, max_delay(choose_rtc(config.eval.rtc, meta.model), meta.model))
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +52,17 @@ def meta() -> CheckpointMeta:
 )
 def test_latency_that_cannot_be_emulated_is_named(meta, settings, message):
     with pytest.raises(ConfigError, match=message):
-        check_latency(meta, make_config(**settings))
+        check(meta, **settings)
 
 
 def test_any_latency_can_be_met_without_chunking_and_what_was_trained_with_it(meta):
-    check_latency(meta, make_config(latency_steps=40))
-    check_latency(meta, make_config(latency_steps=8, handover="rtc"))
+    check(meta, latency_steps=40)
+    check(meta, latency_steps=8, handover="rtc")
     trained = dataclasses.replace(meta, model=dataclasses.replace(meta.model, rtc_max_delay=4))
-    check_latency(trained, make_config(latency_steps=4, handover="rtc"))
+    check(trained, latency_steps=4, handover="rtc")
     with pytest.raises(ConfigError, match="bridges at most 4 steps"):
-        check_latency(trained, make_config(latency_steps=5, handover="rtc"))
-    check_latency(trained, make_config(latency_steps=5, handover="rtc", rtc="guided"))
+        check(trained, latency_steps=5, handover="rtc")
+    check(trained, latency_steps=5, handover="rtc", rtc="guided")
 
 
 def test_a_new_run_may_begin_to_train_for_chunking_and_a_resumed_one_may_not(meta, tmp_path):

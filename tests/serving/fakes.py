@@ -25,6 +25,7 @@ INFO = PolicyInfo(
     chunk=4,
     action_dim=9,
     action_names=tuple(f"joint{i}" for i in range(9)),
+    max_delay=2,
     action_space="recorded",
     checkpoint="fake/7",
     saved="2026-01-01T00:00:00Z",
