@@ -65,7 +65,9 @@ class VLAConfig:
     variant: "pi0" mixes the time into the action tokens, "pi05" modulates every norm of the expert with it
     state_input: the state as a "token" of the expert, as "text" in the prompt (tokenizer.prompt), or "none"
     time_beta: (a, b); the noise share 1 - t is drawn from Beta(a, b)
-    dtype: of activations; parameters stay float32. remat: recompute layers in the backward pass
+    reversed_time: the expert reads 1 - t, as openpi's weights do, for which t = 1 is noise
+    dtype: of activations; param_dtype: of parameters (norms, rotations and softmax are computed in float32 regardless)
+    remat: recompute layers in the backward pass
     rtc_max_delay: the most given actions that real-time chunking was trained with (arXiv 2512.05964), 0 for none
     """
 
@@ -86,7 +88,9 @@ class VLAConfig:
     action_width: int = 0
     state_width: int = 0
     time_beta: tuple[float, float] = (1.5, 1.0)
+    reversed_time: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     rtc_max_delay: int = 0
 
@@ -94,6 +98,7 @@ class VLAConfig:
         _check_choice("variant", self.variant, ("pi0", "pi05"))
         _check_choice("state_input", self.state_input, ("token", "text", "none"))
         _check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        _check_choice("param_dtype", self.param_dtype, ("float32", "bfloat16"))
         _check_divides("image_size", self.image_size, "the pixels of a vision token", self.vision.token_pixels)
         _check_divides("vision.width", self.vision.width, "vision.num_heads", self.vision.num_heads)
         _check_divides("num_heads", self.attention.num_heads, "num_kv_heads", self.attention.num_kv_heads)
@@ -193,8 +198,8 @@ EMBEDDED = VLAConfig(
     chunk=16,
 )
 
-# SigLIP So400m/14-224 and Gemma 2B as in PaliGemma; the 300M expert, widths and prompt length of openpi's pi0.5.
-PALIGEMMA_2B_300M = VLAConfig(
+# SigLIP So400m/14-224 and Gemma 2B as in PaliGemma; the 300M expert, widths and prompt lengths of openpi.
+PI05 = VLAConfig(
     image_size=224,
     cameras=("scene", "wrist"),
     vision=VisionConfig(width=1152, depth=27, num_heads=16, mlp_dim=4304, patch=14),
@@ -210,11 +215,31 @@ PALIGEMMA_2B_300M = VLAConfig(
     camera_embedding=False,
     action_width=32,
     state_width=32,
+    reversed_time=True,
     dtype="bfloat16",
     remat=True,
 )
+PI0 = dataclasses.replace(PI05, variant="pi0", state_input="token", max_tokens=48)
 
-CONFIGS: dict[str, VLAConfig] = {"tiny": TINY, "embedded": EMBEDDED, "paligemma_2b_300m": PALIGEMMA_2B_300M}
+# The same architecture for tests and dry runs of a configuration: nobody publishes weights of this size.
+PI05_TINY = dataclasses.replace(
+    PI05,
+    image_size=16,
+    vision=VisionConfig(width=16, depth=2, num_heads=2, mlp_dim=24, patch=8),
+    attention=AttentionConfig(depth=2, num_heads=2, num_kv_heads=1, head_dim=8),
+    lm=GemmaConfig(width=16, mlp_dim=32),
+    expert=GemmaConfig(width=16, mlp_dim=24),
+    vocab_size=512,
+    dtype="float32",
+)
+
+CONFIGS: dict[str, VLAConfig] = {
+    "tiny": TINY,
+    "embedded": EMBEDDED,
+    "pi0": PI0,
+    "pi05": PI05,
+    "pi05_tiny": PI05_TINY,
+}
 
 
 def get_model_config(name: str) -> VLAConfig:

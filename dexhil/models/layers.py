@@ -43,7 +43,7 @@ def rms_norm(
     wide = x.astype(jnp.float32)
     normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)
     if cond is None:
-        return (normed * (1 + params["scale"])).astype(x.dtype), None
+        return (normed * (1 + params["scale"].astype(jnp.float32))).astype(x.dtype), None
     modulation = jnp.split(dense(params["Dense_0"], cond), 3, axis=-1)
     scale, shift, gate = (_spread(part, x.shape[-2]) for part in modulation)
     return (normed * (1 + scale.astype(jnp.float32)) + shift).astype(x.dtype), gate

@@ -40,8 +40,9 @@ class VLA(nnx.Module):
 
 @functools.partial(jax.jit, static_argnames=("config",))
 def init_params(config: VLAConfig, key: jax.Array) -> Params:
-    """Fresh float32 parameters as a nested dict of arrays, keys as in openpi's checkpoints."""
-    return nnx.to_pure_dict(nnx.state(VLA(config, nnx.Rngs(key)), nnx.Param))
+    """Fresh parameters in `config.param_dtype` as a nested dict of arrays, keys as in openpi's checkpoints."""
+    params = nnx.to_pure_dict(nnx.state(VLA(config, nnx.Rngs(key)), nnx.Param))
+    return jax.tree.map(lambda leaf: leaf.astype(config.param_dtype), params)
 
 
 def count_params(config: VLAConfig) -> int:

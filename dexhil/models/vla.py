@@ -52,14 +52,26 @@ def encode_prefix(
     token_mask: Bool[Array, "B T"],
 ) -> tuple[KV, Bool[Array, "B S"]]:
     """Keys and values of every layer of the language model, and which prefix tokens are real."""
+    _, kv, mask = run_prefix(params, config, images, tokens, token_mask)
+    return kv, mask
+
+
+def run_prefix(
+    params: Params,
+    config: VLAConfig,
+    images: Mapping[str, Float[Array, "B Y X 3"]],
+    tokens: Int[Array, "B T"],
+    token_mask: Bool[Array, "B T"],
+) -> tuple[Float[Array, "B S D"], KV, Bool[Array, "B S"]]:
+    """What leaves the last layer, before the final norm (it would serve a text head), and `encode_prefix`'s results."""
     x, mask = _embed_prefix(params["PaliGemma"], config, images, tokens, token_mask)
     turn = rotation(jnp.cumsum(mask, axis=1) - 1, config.attention.head_dim)
 
     def layer(x: Array, weights: Params) -> tuple[Array, tuple[Array, Array]]:
         return _prefix_layer(weights, x, mask, turn)
 
-    _, kv = _scan_layers(layer, x, _stream(params, ""), config)
-    return kv, mask
+    x, kv = _scan_layers(layer, x, _stream(params, ""), config)
+    return x, kv, mask
 
 
 def _embed_prefix(
@@ -147,7 +159,9 @@ def _embed_suffix(
     x = dense(params["action_in_proj"], x_t.astype(config.dtype))
     if config.variant == "pi05" and config.state_input == "token":
         t = jnp.concatenate([jnp.ones_like(t[..., :1]), t], axis=-1)
-    time = time_embedding(t, config.expert.width).astype(config.dtype)
+    # Weights of reversed time could have their first layer turned instead: sin and cos of w (1 - t) are a rotation of
+    # those of w t. Measured: see `tests/models/test_parity_pi0.py`
+    time = time_embedding(1 - t if config.reversed_time else t, config.expert.width).astype(config.dtype)
     cond = None
     if config.variant == "pi05":
         cond = jax.nn.swish(dense(params["time_mlp_out"], jax.nn.swish(dense(params["time_mlp_in"], time))))

@@ -9,7 +9,8 @@ import pytest
 from dexhil.models.config import (
     CONFIGS,
     EMBEDDED,
-    PALIGEMMA_2B_300M,
+    PI0,
+    PI05,
     TINY,
     AttentionConfig,
     GemmaConfig,
@@ -39,7 +40,7 @@ def _expert_leaves(tree):
 
 
 def test_the_real_size_has_the_published_parameter_counts():
-    tree = _shapes(dataclasses.replace(PALIGEMMA_2B_300M, variant="pi0"))["PaliGemma"]
+    tree = _shapes(PI0)["PaliGemma"]
     expert = sum(leaf.size for leaf in _expert_leaves(tree["llm"]))
     assert expert == 311_464_960
     assert _size(tree["img"]) == SIGLIP_SO400M + (1152 + 1) * 2048
@@ -48,7 +49,7 @@ def test_the_real_size_has_the_published_parameter_counts():
 
 
 def test_paths_and_shapes_of_the_real_size_are_openpis():
-    tree = _shapes(PALIGEMMA_2B_300M)
+    tree = _shapes(PI05)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
     layers = "PaliGemma/llm/layers"
