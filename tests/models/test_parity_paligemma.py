@@ -41,7 +41,10 @@ def _theirs(model, inputs):
     pixels = given.pop("pixel_values")
     with torch.no_grad():
         return model(
-            pixel_values=pixels.flatten(0, 1), token_type_ids=torch.zeros_like(given["input_ids"]), use_cache=True, **given
+            pixel_values=pixels.flatten(0, 1),
+            token_type_ids=torch.zeros_like(given["input_ids"]),
+            use_cache=True,
+            **given,
         )
 
 

@@ -178,7 +178,9 @@ def _vision_pieces(config: VLAConfig) -> dict[str, Piece]:
         "y": vision.patch,
     }
     tower, block = "PaliGemma/img", "PaliGemma/img/Transformer/encoderblock"
-    ends = {name: _piece(f"{tower}/{path}", index, layout, sizes) for name, (path, index, layout) in _VISION_END.items()}
+    ends = {
+        name: _piece(f"{tower}/{path}", index, layout, sizes) for name, (path, index, layout) in _VISION_END.items()
+    }
     layers = {
         f"vision.encoder.layers.{layer}.{name}": _piece(f"{block}/{path}", (layer, *index), layout, sizes)
         for layer in range(vision.depth)
