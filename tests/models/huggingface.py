@@ -7,6 +7,11 @@ import pytest
 
 from dexhil.models.config import PI0, PI05, AttentionConfig, GemmaConfig, VisionConfig
 
+# make test installs them; elsewhere the modules that import this one are skipped.
+REASON = "parity with PyTorch needs: pip install --no-deps -r requirements-parity.txt"
+torch = pytest.importorskip("torch", reason=REASON)
+transformers = pytest.importorskip("transformers", reason=REASON)
+
 SCALE = 0.2  # of the drawn parameters: activations stay near 1, where float32 is finest
 
 # The head's size is not the width over the heads, and query heads share keys: equal numbers would hide a mix-up.
@@ -28,12 +33,6 @@ _SIZES = {
 }
 SMALL_PI0 = dataclasses.replace(PI0, **_SIZES)
 SMALL_PI05 = dataclasses.replace(PI05, **_SIZES)
-
-
-def require_torch():
-    """torch, or a skipped module: make test installs it from requirements-parity.txt."""
-    pytest.importorskip("transformers", reason="parity with PyTorch: pip install --no-deps -r requirements-parity.txt")
-    return pytest.importorskip("torch")
 
 
 def gemma_settings(config, stream):
@@ -72,30 +71,24 @@ def paligemma_settings(config):
 
 
 def paligemma(config, seed=0):
-    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
-
     settings = paligemma_settings(config)
     del settings["model_type"]
-    return drawn(PaliGemmaForConditionalGeneration(PaliGemmaConfig(**settings)), seed)
+    return drawn(transformers.PaliGemmaForConditionalGeneration(transformers.PaliGemmaConfig(**settings)), seed)
 
 
 def pi0(config, seed=0):
-    from transformers import PI0Config, PI0ForConditionalGeneration
-
-    settings = PI0Config(
+    settings = transformers.PI0Config(
         vlm_config=paligemma_settings(config),
         dit_config=gemma_settings(config, config.expert),
         chunk_size=config.chunk,
         max_action_dim=config.action_dim,
         max_state_dim=config.state_dim,
     )
-    return drawn(PI0ForConditionalGeneration(settings), seed)
+    return drawn(transformers.PI0ForConditionalGeneration(settings), seed)
 
 
 def drawn(model, seed):
     """Every parameter drawn, norms too: at their zeros many mistakes change nothing."""
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -103,17 +96,8 @@ def drawn(model, seed):
     return model.eval()
 
 
-def file_arrays(folder):
-    """{name: array} of the safetensors file that `save_pretrained` wrote."""
-    from safetensors.numpy import load_file
-
-    return load_file(folder / "model.safetensors")
-
-
 def torch_inputs(config, inputs):
     """Our model inputs as transformers takes them: pixels [B V 3 Y X], image tokens before the text, positions."""
-    import torch
-
     views = np.stack([np.asarray(inputs["images"][camera]) for camera in config.cameras], axis=1)
     batch, images = len(views), len(config.cameras) * config.image_tokens
     placeholders = np.full((batch, images), config.vocab_size)
@@ -125,3 +109,33 @@ def torch_inputs(config, inputs):
         "attention_mask": torch.from_numpy(mask.astype(np.int64)),
         "position_ids": torch.from_numpy(mask.cumsum(axis=1) - 1),
     }
+
+
+def pi05_arrays(config, seed=0):
+    """{name: array} of a pi0.5 in the spelling of openpi's PyTorch model, which transformers has no class for."""
+    rng = np.random.default_rng(seed)
+    shared, width, wide = config.attention, config.expert.width, config.expert.mlp_dim
+    rows, few = shared.num_heads * shared.head_dim, shared.num_kv_heads * shared.head_dim
+    layer = {
+        "self_attn.q_proj.weight": (rows, width),
+        "self_attn.k_proj.weight": (few, width),
+        "self_attn.v_proj.weight": (few, width),
+        "self_attn.o_proj.weight": (width, rows),
+        "mlp.gate_proj.weight": (wide, width),
+        "mlp.up_proj.weight": (wide, width),
+        "mlp.down_proj.weight": (width, wide),
+        **_linear("input_layernorm.dense", 3 * width, width),
+        **_linear("post_attention_layernorm.dense", 3 * width, width),
+    }
+    gemma = "paligemma_with_expert.gemma_expert.model"
+    shapes = {f"{gemma}.layers.{i}.{name}": shape for i in range(shared.depth) for name, shape in layer.items()}
+    shapes |= _linear(f"{gemma}.norm.dense", 3 * width, width)
+    shapes |= _linear("time_mlp_in", width, width) | _linear("time_mlp_out", width, width)
+    shapes |= _linear("action_in_proj", width, config.action_dim) | _linear("action_out_proj", config.action_dim, width)
+    expert = {name: (SCALE * rng.normal(size=shape)).astype(np.float32) for name, shape in shapes.items()}
+    vlm = {name: value.numpy() for name, value in paligemma(config, seed).state_dict().items()}
+    return expert | {f"paligemma_with_expert.paligemma.{name}": value for name, value in vlm.items()}
+
+
+def _linear(name, outputs, inputs):
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}

@@ -11,9 +11,8 @@ from dexhil.models.layers import rms_norm
 from dexhil.models.vision import encode_images
 from dexhil.models.vla import run_prefix
 from dexhil.models.weights.load import load_params
-from tests.models.huggingface import SMALL_PI0, paligemma, require_torch, torch_inputs
+from tests.models.huggingface import SMALL_PI0, paligemma, torch, torch_inputs
 
-torch = require_torch()
 EXPERT = ("llm/.*_1/", "^(action|state|time)_")
 
 

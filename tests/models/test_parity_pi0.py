@@ -12,9 +12,8 @@ from dexhil.models import vla
 from dexhil.models.layers import time_embedding
 from dexhil.models.weights.load import load_params
 from tests.models import reference
-from tests.models.huggingface import SMALL_PI0, pi0, require_torch, torch_inputs
+from tests.models.huggingface import SMALL_PI0, pi0, torch, torch_inputs
 
-torch = require_torch()
 STEPS = 10
 
 
