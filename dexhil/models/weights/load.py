@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -48,12 +49,14 @@ def load_params(
     fresh = _matching(init, shapes)
     parts = _assign(source, config, shapes, init, str(weights))
     _check_convention(config, parts, str(weights))
+    if fresh and key is None:
+        raise ValueError(f"key: needed to draw what `init` names, {sorted(fresh)}; got None")
     leaves: dict[str, jax.Array] = {}
     for path in sorted(parts, key=lambda path: -math.prod(shapes[path])):
         leaves[path] = place(_read_leaf(source, path, parts[path], np.empty(shapes[path], config.param_dtype)))
         jax.block_until_ready(leaves[path])  # the host's copy is let go before the next one is made
     if fresh:
-        leaves |= {path: place(leaf) for path, leaf in _fresh_leaves(config, fresh, key).items()}
+        leaves |= {path: place(leaf) for path, leaf in _fresh_leaves(key, config, fresh).items()}
     _say_what_differs(source, parts, fresh, shapes, say)
     return _tree({path: leaves[path] for path in shapes})
 
@@ -177,12 +180,10 @@ def _read(source: Source, name: str, shape: tuple[int, ...], dtype: np.dtype) ->
     return array
 
 
-def _fresh_leaves(config: VLAConfig, paths: frozenset[str], key: jax.Array | None) -> dict[str, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("config", "paths"))
+def _fresh_leaves(key: jax.Array, config: VLAConfig, paths: frozenset[str]) -> dict[str, jax.Array]:
     """Only what `paths` names is computed: XLA drops the rest of the model before anything is allocated."""
-    if key is None:
-        raise ValueError(f"key: needed to draw {sorted(paths)}, which `init` names; got None")
-    draw = jax.jit(lambda key: {path: leaf for path, leaf in _leaves(init_params(config, key)) if path in paths})
-    return draw(key)
+    return {path: leaf for path, leaf in _leaves(init_params(config, key)) if path in paths}
 
 
 def _say_what_differs(

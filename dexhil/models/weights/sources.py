@@ -21,7 +21,7 @@ from etils import epath
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_PIECE = 1 << 24  # bytes read at a time
+_PIECE = 1 << 22  # bytes read at a time
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
