@@ -43,13 +43,19 @@ def test_everything_locked_has_a_hash(lock: dict[str, str]):
     assert [name for name, block in lock.items() if "--hash=sha256:" not in block] == []
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("requirements-*.txt")), ids=lambda path: path.name)
+OPTIONAL = sorted(ROOT.glob("requirements-*.txt"))
+
+
+@pytest.mark.parametrize("path", OPTIONAL, ids=lambda path: path.name)
 def test_optional_packages_are_pinned_and_leave_the_locked_ones_alone(path: Path, lock: dict[str, str]):
     both = {block.split("==")[0] for block in lock} & pinned(path.read_text()).keys()
     assert both == set(), "it would replace what the lock holds"
+    assert all("#" in line for line in path.read_text().splitlines() if "==" in line), "say why it is there"
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements.lock", "Makefile", "pyproject.toml"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements.lock", "Makefile", "pyproject.toml", *(path.name for path in OPTIONAL)]
+)
 def test_no_index_and_no_address_is_prescribed(name: str):
     text = (ROOT / name).read_text()
     found = re.findall(r"https?://|file:|--(?:extra-)?index-url\b|--find-links\b", text.replace("--no-emit-", ""))

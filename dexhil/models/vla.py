@@ -160,7 +160,7 @@ def _embed_suffix(
     if config.variant == "pi05" and config.state_input == "token":
         t = jnp.concatenate([jnp.ones_like(t[..., :1]), t], axis=-1)
     # Not folded into the first time layer, though sin and cos of w (1 - t) are a rotation of those of w t: at width
-    # 1024 both err by 6e-6 rms in float32, but in bfloat16 rotated weights by 1.5e-3 against 0.9e-3. A file's bits stay.
+    # 1024 both err by 6e-6 rms in float32, but in bfloat16 rotated weights by 1.5e-3 against 0.9e-3.
     time = time_embedding(1 - t if config.reversed_time else t, config.expert.width).astype(config.dtype)
     cond = None
     if config.variant == "pi05":
