@@ -44,6 +44,7 @@ from dexhil.inputs import model_inputs
 from dexhil.models.config import VLAConfig, get_model_config
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import flow_loss, init_params
+from dexhil.models.weights.load import load_params
 from dexhil.training.checkpoints import (
     CheckpointMeta,
     Checkpoints,
@@ -86,7 +87,8 @@ def main(argv: Sequence[str]) -> None:
         def inputs(batch: dict[str, Any]) -> dict[str, Any]:
             return jax.device_put(model_inputs(batch, meta.normalization, tokenizer, meta.model))
 
-        state, train_step = make_training(config, meta)
+        weights = "" if resuming or config.train.init_from else config.model.weights
+        state, train_step = make_training(config, meta, weights)
         if resuming:
             state = load_train_state(run.workdir, like=state)
         elif config.train.init_from:
@@ -138,7 +140,9 @@ def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
         lineage |= {"parent": str(find_step(config.train.init_from)), "drift": drift}
         model = dataclasses.replace(parent.model, rtc_max_delay=config.train.rtc_max_delay)
         return dataclasses.replace(parent, model=model, config=run.config, lineage=lineage)
-    tokenizer, stats = train_tokenizer(data.instructions()), normalization(config, data)
+    own = config.model.tokenizer
+    tokenizer = Tokenizer(own).model_bytes if own else train_tokenizer(data.instructions())
+    stats = normalization(config, data)
     return CheckpointMeta(
         robot=data.robot,
         control_hz=config.data.control_hz,
@@ -175,6 +179,7 @@ def model_config(config: Config, stats: Normalization, tokenizer: Tokenizer) -> 
         state_dim=stats.state.dim,
         chunk=config.data.chunk,
         dtype="bfloat16" if config.train.bfloat16 else "float32",
+        param_dtype=config.model.param_dtype,
         rtc_max_delay=config.train.rtc_max_delay,
     )
 
@@ -186,8 +191,8 @@ def normalization(config: Config, data: Loader) -> Normalization:
     return fit_normalization(data.all_states(), chunks, mask, delta_dims=delta_dims, action_space=space)
 
 
-def make_training(config: Config, meta: CheckpointMeta) -> tuple[TrainState, Any]:
-    """The state at step 0 and the jitted step."""
+def make_training(config: Config, meta: CheckpointMeta, weights: str = "") -> tuple[TrainState, Any]:
+    """The state at step 0, with the parameters of the file `weights` if one is named, and the jitted step."""
     settings = config.train
     options = OptimizerConfig(
         steps=settings.steps,
@@ -205,7 +210,12 @@ def make_training(config: Config, meta: CheckpointMeta) -> tuple[TrainState, Any
         rtc_max_delay=meta.model.rtc_max_delay,
     )
     optimizer = make_optimizer(options)
-    state = init_state(init_params(meta.model, jax.random.key(config.seed)), optimizer)
+    key = jax.random.key(config.seed)
+    if weights:
+        params = load_params(weights, meta.model, init=config.model.init, key=key)
+    else:
+        params = init_params(meta.model, key)
+    state = init_state(params, optimizer)
     return state, make_train_step(make_loss(config, meta), optimizer, schedule(options), step_config)
 
 

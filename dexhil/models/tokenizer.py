@@ -110,6 +110,9 @@ def prompt(instruction: str, state: np.ndarray | None = None) -> str:
 
 
 def state_text(state: np.ndarray, bins: int = 256) -> str:
-    """The state [Q], clipped to [-1, 1], as bin numbers 0 .. bins - 1 between spaces."""
-    edges = np.linspace(-1, 1, bins + 1)[1:-1]
-    return " ".join(str(bin_) for bin_ in np.digitize(state, edges))
+    """The state [Q] as bin numbers between spaces: 0 .. bins - 1 over [-1, 1], bins - 1 above, and -1 below.
+
+    -1 is what pi0.5 was trained to read there: weights of openpi know it.
+    """
+    edges = np.linspace(-1, 1, bins + 1)[:-1]
+    return " ".join(str(bin_) for bin_ in np.digitize(state, edges) - 1)

@@ -51,6 +51,10 @@ def get_config(preset: str = "default") -> Config:
     config.model = ConfigDict()
     config.model.name = "embedded"
     config.model.max_tokens = 12
+    config.model.param_dtype = "float32"
+    config.model.weights = ""  # public weights to start from, third_party/README.md; "": none
+    config.model.init = ()  # of these, parameters to draw instead: regular expressions searched in their paths
+    config.model.tokenizer = ""  # SentencePiece .model file; "": trained on the data's instructions
 
     config.train = ConfigDict()
     config.train.init_from = ""  # workdir of the run to go on from: its averaged parameters, tokenizer, norm statistics

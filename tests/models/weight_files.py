@@ -5,6 +5,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from safetensors.numpy import save_file
 
+from dexhil.models.params import init_params
 from dexhil.models.weights.names import huggingface_pieces
 
 # Before the short names: language model, vision tower, projector, expert, projections; and where the embedding stands.
@@ -65,6 +66,13 @@ def flat(tree):
     """{path: array}"""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+
+
+def random_leaves(config, seed=0):
+    """{path: float32 array} of a whole model."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    return flat(jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes))
 
 
 def of_their_convention(leaves):
