@@ -12,6 +12,8 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.nn.initializers import Initializer, lecun_normal, normal, ones, zeros
 
@@ -43,6 +45,28 @@ def init_params(config: VLAConfig, key: jax.Array) -> Params:
     """Fresh parameters in `config.param_dtype` as a nested dict of arrays, keys as in openpi's checkpoints."""
     params = nnx.to_pure_dict(nnx.state(VLA(config, nnx.Rngs(key)), nnx.Param))
     return jax.tree.map(lambda leaf: leaf.astype(config.param_dtype), params)
+
+
+_STACKS = ("/layers/", "/encoderblock/", "/embedder/")
+
+
+def hold_as_bits(path: str, leaf: Any) -> Any:
+    """A bfloat16 stack, or the embedding, as uint16 of the same bits, which the model reads; any other leaf as it is.
+
+    For CPUs and frozen parameters: XLA computes bfloat16 there in float32 and would convert every stack as a whole,
+    twice the model's memory again; of bits it converts one layer at a time. Nothing can be trained through bits.
+    """
+    stacked = any(name in path for name in _STACKS) and leaf.dtype == jnp.bfloat16
+    return np.asarray(leaf).view(np.uint16) if stacked else leaf
+
+
+def from_bits(params: Any) -> Any:
+    """The tree with what `hold_as_bits` holds as bits in bfloat16 again."""
+
+    def read(leaf: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(leaf, jnp.bfloat16) if leaf.dtype == jnp.uint16 else leaf
+
+    return jax.tree.map(read, params)
 
 
 def count_params(config: VLAConfig) -> int:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from dexhil.models.config import VLAConfig
 from dexhil.models.layers import attend, dense, fold_patches, layer_norm, merge_heads, project
-from dexhil.models.params import Params
+from dexhil.models.params import Params, from_bits
 
 
 def encode_images(params: Params, config: VLAConfig, images: Float[Array, "B Y X 3"]) -> Float[Array, "B P D"]:
@@ -23,7 +23,9 @@ def encode_images(params: Params, config: VLAConfig, images: Float[Array, "B Y X
     if config.remat:
         block = jax.checkpoint(block)
     layers = params["Transformer"]["encoderblock"]
-    x, _ = jax.lax.scan(lambda x, layer: (block(layer, x), None), x, layers, unroll=unroll(config.vision.depth))
+    x, _ = jax.lax.scan(
+        lambda x, layer: (block(from_bits(layer), x), None), x, layers, unroll=unroll(config.vision.depth)
+    )
     return dense(params["head"], layer_norm(params["Transformer"]["encoder_norm"], x))
 
 

@@ -32,7 +32,7 @@ from dexhil.models.layers import (
     rotation,
     time_embedding,
 )
-from dexhil.models.params import Params, init_params
+from dexhil.models.params import Params, from_bits, init_params
 from dexhil.models.vision import encode_images, unroll
 
 __all__ = ["KV", "denoise", "encode_prefix", "flow_errors", "flow_loss", "init_params"]
@@ -85,7 +85,8 @@ def _embed_prefix(
     if config.camera_embedding:
         image_tokens += params["img"]["camera_embedding"][:, None].astype(image_tokens.dtype)
     image_tokens = image_tokens.reshape(batch, -1, config.lm.width)
-    text = params["llm"]["embedder"]["input_embedding"][tokens].astype(config.dtype) * config.lm.width**0.5
+    text = from_bits(params["llm"]["embedder"]["input_embedding"][tokens])
+    text = text.astype(config.dtype) * config.lm.width**0.5
     mask = jnp.concatenate([jnp.ones(image_tokens.shape[:2], bool), token_mask], axis=1)
     return jnp.concatenate([image_tokens, text], axis=1), mask
 
@@ -213,7 +214,7 @@ def _stream(params: Params, suffix: str) -> Params:
 
 def _scan_layers(layer: Any, x: Array, stacked: Any, config: VLAConfig) -> tuple[Array, Any]:
     layer = jax.checkpoint(layer) if config.remat else layer
-    return jax.lax.scan(layer, x, stacked, unroll=unroll(config.attention.depth))
+    return jax.lax.scan(lambda x, one: layer(x, from_bits(one)), x, stacked, unroll=unroll(config.attention.depth))
 
 
 def _qkv(attn: Params, x: Float[Array, "*B T D"], turn: tuple[Array, Array]) -> tuple[Array, Array, Array]:

@@ -217,10 +217,10 @@ def test_memory_stays_near_one_copy(tmp_path, random_params):
     assert size > 10e6
     del leaves
     half = dataclasses.replace(config, param_dtype="bfloat16")
-    load_params(folder, half, place=lambda leaf: jax.numpy.zeros(()))  # traces and caches once
+    load_params(folder, half, place=lambda path, leaf: jax.numpy.zeros(()))  # traces and caches once
     tracemalloc.start()
     try:
-        load_params(folder, half, place=lambda leaf: leaf)
+        load_params(folder, half, place=lambda path, leaf: leaf)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

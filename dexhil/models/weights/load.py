@@ -25,7 +25,7 @@ _REMEDY = (
     "afresh (config.model.init, patterns of our paths)"
 )
 
-Place = Callable[[Any], jax.Array]
+Place = Callable[[str, Any], Any]
 
 
 def load_params(
@@ -34,13 +34,13 @@ def load_params(
     *,
     init: Sequence[str] = (),
     key: jax.Array | None = None,
-    place: Place = jax.device_put,
+    place: Place = lambda path, leaf: jax.device_put(leaf),
     say: Callable[[str], None] = print,
 ) -> Params:
     """The parameters of `config`, in its `param_dtype`, from local files of PaliGemma, pi0 or pi0.5.
 
     weights: see `sources.open_source`. init: regular expressions searched in our paths ("llm/.*_1/" is the expert); the
-    leaves that one names are drawn from `key` instead of read. place: puts a leaf where it is to live.
+    leaves that one names are drawn from `key` instead of read. place: puts the leaf of a path where it is to live.
     Every leaf is read whole, cast, placed and forgotten, the largest first: the peak is one copy of the model.
     Raises WeightsError with the list of all arrays that are missing, unexpected or of another shape.
     """
@@ -53,10 +53,10 @@ def load_params(
         raise ValueError(f"key: needed to draw what `init` names, {sorted(fresh)}; got None")
     leaves: dict[str, jax.Array] = {}
     for path in sorted(parts, key=lambda path: -math.prod(shapes[path])):
-        leaves[path] = place(_read_leaf(source, path, parts[path], np.empty(shapes[path], config.param_dtype)))
+        leaves[path] = place(path, _read_leaf(source, path, parts[path], np.empty(shapes[path], config.param_dtype)))
         jax.block_until_ready(leaves[path])  # the host's copy is let go before the next one is made
     if fresh:
-        leaves |= {path: place(leaf) for path, leaf in _fresh_leaves(key, config, fresh).items()}
+        leaves |= {path: place(path, leaf) for path, leaf in _fresh_leaves(key, config, fresh).items()}
     _say_what_differs(source, parts, fresh, shapes, say)
     return _tree({path: leaves[path] for path in shapes})
 
