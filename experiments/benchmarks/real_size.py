@@ -28,7 +28,8 @@ from safetensors.numpy import save_file
 
 from dexhil.models.config import VLAConfig, get_model_config
 from dexhil.models.params import Params, count_params, hold_as_bits
-from dexhil.models.vla import init_params, sample_actions
+from dexhil.models.sampling import sample_actions
+from dexhil.models.vla import init_params
 from dexhil.models.weights.load import load_params
 from dexhil.models.weights.names import Piece, huggingface_pieces
 from experiments.benchmarks.train_step import machine
