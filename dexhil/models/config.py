@@ -38,10 +38,19 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig:
-    """Width of one stream of the mixture of transformers: the language model's, or the action expert's."""
+    """Width of one stream of the mixture of transformers: the language model's, or the action expert's.
+
+    lora_rank: of the adapters on its attention and MLP, 0 for none; lora_scale: their factor, alpha / rank
+    """
 
     width: int
     mlp_dim: int
+    lora_rank: int = 0
+    lora_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank: expected 0 (no adapters) or more, got {self.lora_rank}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +74,8 @@ class VLAConfig:
     variant: "pi0" mixes the time into the action tokens, "pi05" modulates every norm of the expert with it
     state_input: the state as a "token" of the expert, as "text" in the prompt (tokenizer.prompt), or "none"
     time_beta: (a, b); the noise share 1 - t is drawn from Beta(a, b)
-    dtype: of activations; parameters stay float32. remat: recompute layers in the backward pass
+    dtype: of activations, whatever the parameters'. remat: recompute layers in the backward pass
+    insulate: knowledge insulation: the flow loss has no gradient in the vision tower and the language model
     """
 
     image_size: int
@@ -87,6 +97,7 @@ class VLAConfig:
     time_beta: tuple[float, float] = (1.5, 1.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
+    insulate: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("variant", self.variant, ("pi0", "pi05"))

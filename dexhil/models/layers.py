@@ -43,7 +43,7 @@ def rms_norm(
     wide = x.astype(jnp.float32)
     normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)
     if cond is None:
-        return (normed * (1 + params["scale"])).astype(x.dtype), None
+        return (normed * (1 + params["scale"].astype(jnp.float32))).astype(x.dtype), None
     modulation = jnp.split(dense(params["Dense_0"], cond), 3, axis=-1)
     scale, shift, gate = (_spread(part, x.shape[-2]) for part in modulation)
     return (normed * (1 + scale.astype(jnp.float32)) + shift).astype(x.dtype), gate
@@ -134,12 +134,6 @@ def _matmul_shared(a: Float[Array, "B K M R c"], b: Array) -> Float[Array, "B K 
         return a @ b
     merged = a.reshape(*a.shape[:2], -1, a.shape[-1]) @ b
     return merged.reshape(*a.shape[:-1], b.shape[-1])
-
-
-def geglu(params: Params, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """Gemma's MLP: GELU (tanh) of one branch times the other."""
-    gating = params["gating_einsum"].astype(x.dtype)
-    return (jax.nn.gelu(x @ gating[0], approximate=True) * (x @ gating[1])) @ params["linear"].astype(x.dtype)
 
 
 def time_embedding(t: Float[Array, "*B U"], width: int) -> Float[Array, "*B U {width}"]:
