@@ -126,6 +126,11 @@ class VLAConfig:
         """Vision tokens of one camera."""
         return (self.image_size // self.vision.token_pixels) ** 2
 
+    def base(self) -> VLAConfig:
+        """The model without what only training chooses: adapters, insulation, recomputing."""
+        lm, expert = (dataclasses.replace(part, lora_rank=0, lora_scale=1.0) for part in (self.lm, self.expert))
+        return dataclasses.replace(self, lm=lm, expert=expert, insulate=False, remat=False)
+
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dict; `from_dict` inverts it, through JSON as well."""
         return dataclasses.asdict(self)

@@ -1,4 +1,4 @@
-"""Low-rank adapters: leaves `lora_a`, `lora_b` beside the weight they adapt, applied layer by layer, never merged to train.
+"""Low-rank adapters: leaves `lora_a`, `lora_b` beside the weight they adapt, applied layer by layer, merged to serve.
 
 Every weight [*, in, out] stands for w + a b, with a [*, in, r] and b [*, r, out]; names and shapes are openpi's. A tree
 without adapters costs nothing here. Source: LoRA, arXiv 2106.09685.
@@ -98,8 +98,12 @@ def fresh_adapters(config: VLAConfig, key: jax.Array) -> Params:
 
 
 def _adapters_of(tree: Params) -> Params:
-    kept = {name: _adapters_of(leaf) if isinstance(leaf, dict) else leaf for name, leaf in tree.items()}
-    return {name: leaf for name, leaf in kept.items() if leaf != {} and (isinstance(leaf, dict) or is_adapter(name))}
+    adapters = {}
+    for name, leaf in tree.items():
+        part = _adapters_of(leaf) if isinstance(leaf, dict) else leaf
+        if is_adapter(name) or (isinstance(leaf, dict) and part):
+            adapters[name] = part
+    return adapters
 
 
 def readapt(params: Params, config: VLAConfig, wanted: VLAConfig, key: jax.Array) -> Params:

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dexhil.models.lora import is_adapter
 from dexhil.models.lora import merge_trees as merge_trees
-from dexhil.names import did_you_mean
+from dexhil.names import check_known, did_you_mean
 
 Params = Any  # a nested dict of arrays
-Dtype = Literal["float32", "bfloat16"]
 
 # Read in float32 whatever the activations are: casting them saves nothing and costs digits.
 _KEPT = ("scale", "bias")
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """"PaliGemma/img/head/kernel" of a leaf's key path."""
+    """ "PaliGemma/img/head/kernel" of a leaf's key path."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -99,8 +98,12 @@ def select(params: Params, like: Params) -> Params:
     return {name: select(params[name], leaf) if isinstance(leaf, dict) else params[name] for name, leaf in like.items()}
 
 
-def cast_frozen(params: Params, dtype: Dtype) -> Params:
-    """Weights and embeddings in `dtype`: what activations of that type read anyway. Norm scales and biases stay."""
+def cast_frozen(params: Params, dtype: str) -> Params:
+    """Weights and embeddings in `dtype`: what activations of that type read anyway. Norm scales and biases stay.
+
+    Raises ValueError on a type other than "float32" and "bfloat16".
+    """
+    check_known("frozen_dtype", dtype, ("float32", "bfloat16"))
 
     def cast(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         return leaf if path[-1].key in _KEPT else leaf.astype(jnp.dtype(dtype))

@@ -40,7 +40,7 @@ def parameter_spec(shape: tuple[int, ...], fsdp: int, min_size: int = MIN_SHARDE
 
 
 def parameter_shardings(mesh: Mesh, tree: Any, min_size: int = MIN_SHARDED) -> Any:
-    """A NamedSharding for every leaf of `tree`, arrays or shapes: parameters, optimiser state or a whole train state."""
+    """A NamedSharding for every leaf of `tree`, arrays or shapes: parameters, optimiser state, a whole train state."""
     fsdp = mesh.shape["fsdp"]
     return jax.tree.map(lambda leaf: NamedSharding(mesh, parameter_spec(leaf.shape, fsdp, min_size)), tree)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,10 @@ from jaxtyping import Array, Bool, Float
 
 from dexhil.augment import AugmentConfig, augment
 from dexhil.names import check_known
-from dexhil.training.partition import Dtype, Params, cast_frozen, merge_trees, parameter_group, select, split_tree
+from dexhil.training.partition import Params, cast_frozen, merge_trees, parameter_group, select, split_tree
 from dexhil.training.sharding import MIN_SHARDED, parameter_shardings, place, place_like, to_device, to_host
 from dexhil.transforms import images_to_float
 
-Ema = Literal["device", "host", "off"]
 LossFn = Callable[[Params, dict[str, Any], jax.Array], jax.Array]
 
 
@@ -53,7 +52,7 @@ class StepConfig:
 
     seed: int = 0
     accumulate: int = 1
-    ema: Ema = "device"
+    ema: str = "device"
     ema_decay: float = 0.999
     ema_every: int = 10
     augment: AugmentConfig | None = None
@@ -82,8 +81,8 @@ def make_state(
     mesh: jax.sharding.Mesh,
     *,
     frozen: Collection[str] = (),
-    frozen_dtype: Dtype = "float32",
-    ema: Ema = "device",
+    frozen_dtype: str = "float32",
+    ema: str = "device",
     min_sharded: int = MIN_SHARDED,
 ) -> TrainState:
     """State at step 0 over the devices of `mesh`; takes the parameters over, fresh or loaded, of any type.
@@ -98,7 +97,9 @@ def make_state(
     init = functools.partial(init_state, optimizer=optimizer, average=ema == "device")
     shardings = parameter_shardings(mesh, jax.eval_shape(init, trained), min_sharded)
     state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(trained)
-    return dataclasses.replace(state, frozen=rest, ema_params=to_host(state.params) if ema == "host" else state.ema_params)
+    return dataclasses.replace(
+        state, frozen=rest, ema_params=to_host(state.params) if ema == "host" else state.ema_params
+    )
 
 
 def start_from(params: Params, state: TrainState) -> TrainState:
@@ -186,11 +187,16 @@ def _group_norms(gradient: Params) -> dict[str, jax.Array]:
 
 
 def make_train_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, learning_rate: optax.Schedule, config: StepConfig
-) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    config: StepConfig,
+    like: TrainState | None = None,
+) -> Any:
     """The jitted step: (state, inputs on the device) -> (state, metrics). The given state is donated: do not reuse it.
 
-    inputs: as from `model_inputs`, with actions. metrics: scalars loss, grad_norm, lr, param_norm and
+    inputs: as from `model_inputs`, with actions. like: the state where it lives; on several devices the new one would
+    else go where the compiler likes. metrics: scalars loss, grad_norm, lr, param_norm and
     grad_norm/<group>, see `parameter_group`.
     """
 
@@ -211,8 +217,15 @@ def make_train_step(
         }
         return TrainState(params, opt_state, ema, state.step + 1, state.frozen), metrics
 
-    step = jax.jit(train_step, donate_argnums=0)
-    return functools.partial(_step_with_host_average, step, config) if config.ema == "host" else step
+    if config.ema != "host":
+        return _jit_step(train_step, like)
+    like = like and dataclasses.replace(like, ema_params=None)
+    return functools.partial(_step_with_host_average, _jit_step(train_step, like), config)
+
+
+def _jit_step(train_step: Callable, like: TrainState | None) -> Any:
+    out = None if like is None else (jax.tree.map(lambda leaf: leaf.sharding, like), None)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out)
 
 
 def _average(ema: Params, params: Params, decay: jax.Array) -> Params:

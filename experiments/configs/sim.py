@@ -51,6 +51,9 @@ def get_config(preset: str = "default") -> Config:
     config.model = ConfigDict()
     config.model.name = "embedded"
     config.model.max_tokens = 12
+    config.model.insulate = (
+        False  # True: the flow loss trains the expert alone, nothing of vision tower and language model
+    )
 
     config.train = ConfigDict()
     config.train.init_from = ""  # workdir of the run to go on from: its averaged parameters, tokenizer, norm statistics
@@ -62,9 +65,21 @@ def get_config(preset: str = "default") -> Config:
     config.train.warmup_steps = 200
     config.train.weight_decay = 1e-4
     config.train.clip_norm = 1.0
+    config.train.ema = "device"  # where the averaged parameters live; "host" spares device memory, "off": none
     config.train.ema_decay = 0.999
     config.train.accumulation = 1
     config.train.bfloat16 = False
+    # Paths that are not trained: a leaf or a folder, * for anything, such as "PaliGemma/img". Adapters always are.
+    config.train.freeze = ()
+    config.train.frozen_dtype = "float32"  # "bfloat16" halves them, without a difference where train.bfloat16 is on
+    config.train.lora = ConfigDict()  # adapters on attention and MLP; the weights beside them are frozen
+    config.train.lora.lm_rank = 0  # of the language model; 16 for Gemma 2B
+    config.train.lora.expert_rank = 0  # of the action expert; 32 for the 300M one
+    config.train.lora.scale = 1.0  # alpha / rank
+    config.train.mesh = ConfigDict()
+    config.train.mesh.fsdp = (
+        1  # devices that share one copy of parameters and optimiser state; batches are split over all
+    )
     config.train.augment = False  # the scenes vary enough; on real cameras turn it on
     config.train.log_every = 100
     config.train.save_every = 500
