@@ -80,7 +80,7 @@ def _fuse(tree: Params, config: VLAConfig, scale: float) -> Params:
             fused[name] = _fuse(leaf, config, config.expert.lora_scale if name.endswith("_1") else scale)
         elif not is_adapter(name):
             prefix = "" if name == "w" else f"{name}_"
-            fused[name] = _with_adapter(leaf, *(tree.get(prefix + suffix) for suffix in _SUFFIXES), scale)
+            fused[name] = _with_adapter(leaf, tree.get(f"{prefix}lora_a"), tree.get(f"{prefix}lora_b"), scale)
     return fused
 
 

@@ -65,7 +65,7 @@ def _from_variables(environ: Mapping[str, str]) -> Launch | None:
     if "JOB_COMPLETION_INDEX" in environ:
         values.setdefault("JAX_PROCESS_ID", environ["JOB_COMPLETION_INDEX"])
     _check_present(values, names)
-    return Launch(values[names[0]], *(_integer(values, name) for name in names[1:]))
+    return Launch(values[names[0]], _integer(values, names[1]), _integer(values, names[2]))
 
 
 def _from_kubeflow(environ: Mapping[str, str]) -> Launch | None:
@@ -74,7 +74,7 @@ def _from_kubeflow(environ: Mapping[str, str]) -> Launch | None:
         return None
     _check_present(environ, names)
     address = f"{environ['COORDINATOR_ADDRESS']}:{_integer(environ, 'COORDINATOR_PORT')}"
-    return Launch(address, *(_integer(environ, name) for name in names[2:]))
+    return Launch(address, _integer(environ, "NUM_PROCESSES"), _integer(environ, "PROCESS_ID"))
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Launch | None:

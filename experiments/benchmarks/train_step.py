@@ -91,11 +91,11 @@ def milliseconds(call: Callable[[], Any], repeats: int) -> tuple[np.ndarray, flo
 
 
 def measure_training(
-    meta: CheckpointMeta, case: TrainingCase, steps: int, peak: float | None = None
+    meta: CheckpointMeta, case: TrainingCase, steps: int | None, peak: float | None = None
 ) -> dict[str, float | None]:
     """Whole steps: raw batch to the model's terms, transfer, augmentation, loss, gradient, optimiser, EMA.
 
-    steps: timed ones, after a first that is not; 0 estimates the memory and runs none. peak: of a device, TFLOP/s.
+    steps: timed ones, after a first; None estimates the memory and runs none. peak: of a device, TFLOP/s.
     """
     model, mesh = meta.model, make_mesh(case.fsdp)
     params = random_params(model, "bfloat16" if case.mode == "lora" else "float32")
@@ -126,7 +126,7 @@ def measure_training(
         "estimated_gib": estimated_gib(step),
         "tflops_per_sample": tflops,
     }
-    if not steps:
+    if steps is None:
         return result
 
     def one_step() -> None:
@@ -134,8 +134,8 @@ def measure_training(
         state, metrics = step(state, make_inputs())
         jax.block_until_ready(metrics)
 
-    milliseconds(one_step, 1)
-    wall, cpu = milliseconds(one_step, steps)
+    first, first_cpu = milliseconds(one_step, 1)
+    wall, cpu = milliseconds(one_step, steps) if steps else (first, first_cpu)
     rate = 1e3 * case.batch_size / float(np.median(wall))
     return result | {
         "median_ms": float(np.median(wall)),
@@ -209,7 +209,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fsdp", type=int, default=1, help="devices that share one copy of the parameters")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of activations; default: the model's")
     parser.add_argument("--remat", action=argparse.BooleanOptionalAction, help="default: the model's")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=30, help="timed after a first; 0: that one only")
     parser.add_argument("--estimate", action="store_true", help="memory of a step, which is compiled and not run")
     parser.add_argument("--peak-tflops", type=float, help="of one device; default: looked up by its name")
     parser.add_argument("--inferences", type=int, default=300, help="0: training only")
@@ -234,7 +234,7 @@ def main() -> None:
         **dataclasses.asdict(case),
         "peak_tflops": peak,
         "machine": machine(),
-        "train_step": measure_training(meta, case, 0 if options.estimate else options.steps, peak),
+        "train_step": measure_training(meta, case, None if options.estimate else options.steps, peak),
     }
     if options.inferences and not options.estimate:
         result["policy_inference"] = time_inference(meta, options.inferences)
