@@ -232,10 +232,10 @@ def make_heldout_loss(config: Config, meta: CheckpointMeta, inputs: Inputs) -> C
     count = max(1, min(HELDOUT_BATCHES, data.num_samples // data.batch_size))
 
     def heldout_loss(params: Any) -> float:
-        sums = np.zeros(2)
+        sums, params = np.zeros(2), to_device(params)
         for index in range(count):
             key = jax.random.fold_in(jax.random.key(config.seed), index)
-            sums += np.array(jax.device_get(loss(to_device(params), inputs(data.batch(index)), key)))
+            sums += np.array(jax.device_get(loss(params, inputs(data.batch(index)), key)))
         return float(sums[0] / sums[1])
 
     return heldout_loss

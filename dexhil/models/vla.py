@@ -189,8 +189,9 @@ def _stream(params: Params, config: VLAConfig, suffix: str = "") -> Params:
 
 
 def _scan_layers(layer: Any, x: Array, stacked: Any, config: VLAConfig) -> tuple[Array, Any]:
-    layer = jax.checkpoint(layer) if config.remat else layer
-    return jax.lax.scan(layer, x, stacked, unroll=unroll(config.attention.depth))
+    flat = unroll(config.attention.depth)
+    layer = jax.checkpoint(layer, prevent_cse=flat) if config.remat else layer  # a loop's body is recomputed anyway
+    return jax.lax.scan(layer, x, stacked, unroll=flat)
 
 
 def _qkv(attn: Params, x: Float[Array, "*B T D"], turn: tuple[Array, Array]) -> tuple[Array, Array, Array]:

@@ -110,12 +110,12 @@ def _gpus(visible: str | None, rank: int, tasks: int) -> tuple[int, ...] | None:
 
 
 def _first_host(nodes: str) -> str:
-    """ "gpu[07-09,12],login" -> "gpu07"."""
+    """Of Slurm's short form: "gpu[07-09,12],login" -> "gpu07"."""
     return re.sub(r"\[(\d+)[^]]*\]", r"\1", re.match(r"[^,[]*(\[[^]]*\])?[^,[]*", nodes)[0])  # pyright: ignore
 
 
 def _tasks_per_node(text: str) -> list[int]:
-    """ "4(x2),3" -> [4, 4, 3]."""
+    """Of Slurm's short form: "4(x2),3" -> [4, 4, 3]."""
     parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
     return [int(tasks) for tasks, repeats in parts for _ in range(int(repeats or 1))]
 

@@ -24,7 +24,7 @@ _KEPT = ("scale", "bias")
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """ "PaliGemma/img/head/kernel" of a leaf's key path."""
+    """A leaf's key path as "PaliGemma/img/head/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
