@@ -43,7 +43,7 @@ from dexhil.training.checkpoints import (
     load_meta,
     load_train_state,
 )
-from dexhil.training.distributed import any_process, initialise, process_dir
+from dexhil.training.distributed import any_process, initialise, leave, process_dir
 from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from dexhil.training.partition import frozen_paths
 from dexhil.training.sharding import make_mesh, place_batch, to_device
@@ -95,9 +95,10 @@ def main(argv: Sequence[str]) -> None:
         state = train(
             config, run, meta, data.iterate(int(state.step)), inputs, state, train_step, heldout_loss, checkpoints
         )
-    results, trials, media = summary(run, config.train.steps), [], workdir / "eval"
+    leave()
     if jax.process_index():
         return
+    results, trials, media = summary(run, config.train.steps), [], workdir / "eval"
     if "rig" in config and config.eval.trials:
         trials = evaluate(config, workdir, media)
         results |= {"score": score(outcomes(trials)), "outcomes": outcomes(trials)}

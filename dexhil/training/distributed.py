@@ -111,7 +111,7 @@ def _gpus(visible: str | None, rank: int, tasks: int) -> tuple[int, ...] | None:
 
 def _first_host(nodes: str) -> str:
     """Of Slurm's short form: "gpu[07-09,12],login" -> "gpu07"."""
-    return re.sub(r"\[(\d+)[^]]*\]", r"\1", re.match(r"[^,[]*(\[[^]]*\])?[^,[]*", nodes)[0])  # pyright: ignore
+    return re.sub(r"\[(\d+)[^]]*\]", r"\1", re.match(r"[^,[]*(\[[^]]*\])?[^,[]*", nodes)[0])  # pyright: ignore[reportOptionalSubscript]
 
 
 def _tasks_per_node(text: str) -> list[int]:
@@ -153,3 +153,9 @@ def process_dir(workdir: Path) -> Path:
 def any_process(flag: bool) -> bool:
     """Whether `flag` holds on any process: what all of them must do together, such as stopping to save."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def leave() -> None:
+    """Parts the processes: the first may go on alone, for as long as it takes, and the others may end."""
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()

@@ -24,7 +24,7 @@ from data_pipeline.sampler import sample_indices
 from dexhil.models.config import TINY, VLAConfig
 from dexhil.models.vla import flow_loss, init_params, sample_actions
 from dexhil.training.checkpoints import CheckpointMeta, Checkpoints, load_train_state
-from dexhil.training.distributed import any_process, initialise
+from dexhil.training.distributed import any_process, initialise, leave
 from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from dexhil.training.partition import frozen_paths
 from dexhil.training.sharding import make_mesh, parameter_shardings, place, place_batch
@@ -199,6 +199,7 @@ def train_in_processes(workdir: Path) -> None:
     assert kernel.addressable_shards[0].data.size == kernel.size // 2
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(state, make_meta())
+    leave()
     print(json.dumps(losses), flush=True)
 
 
