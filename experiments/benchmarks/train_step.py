@@ -91,14 +91,16 @@ def milliseconds(call: Callable[[], Any], repeats: int) -> tuple[np.ndarray, flo
 
 
 def measure_training(
-    meta: CheckpointMeta, case: TrainingCase, steps: int | None, peak: float | None = None
+    meta: CheckpointMeta, case: TrainingCase, steps: int | None, peak: float | None = None, params: Any = None
 ) -> dict[str, float | None]:
     """Whole steps: raw batch to the model's terms, transfer, augmentation, loss, gradient, optimiser, EMA.
 
     steps: timed ones, after a first; None estimates the memory and runs none. peak: of a device, TFLOP/s.
+    params: of the model, adapters included, which are taken over; random ones by default.
     """
     model, mesh = meta.model, make_mesh(case.fsdp)
-    params = random_params(model, "bfloat16" if case.mode == "lora" else "float32")
+    if params is None:
+        params = random_params(model, "bfloat16" if case.mode == "lora" else "float32")
     frozen = frozen_paths(params, ["PaliGemma"] if case.mode == "lora" else [])
     tflops = training_flops(model, params, frozen, case.flow_samples) / 1e12
     options = OptimizerConfig(steps=10_000, name=case.optimizer)
