@@ -12,6 +12,7 @@ import numpy as np
 
 from dexhil.inputs import fake_batch, model_inputs
 from dexhil.models.config import VLAConfig
+from dexhil.models.lora import fuse_adapters
 from dexhil.models.sampling import Prefix, Rtc, check_horizon, sample_actions
 from dexhil.models.tokenizer import Tokenizer
 from dexhil.schema import ARM_DOF, ActionChunk, Observation, SchemaError
@@ -66,12 +67,13 @@ class Policy:
     def load(cls, directory: str | Path, step: int | None = None, **options: Any) -> Policy:
         """The averaged (EMA) parameters of the newest checkpoint, or of `step`, of the run in `directory`.
 
-        options: num_steps and rtc, as of the class.
+        options: num_steps and rtc, as of the class. Adapters are fused into the weights that they adapt.
 
         Raises CheckpointError where it is missing or damaged.
         """
         found = find_step(directory, step)
-        meta, params = load_meta(directory, int(found.name)), load_ema_params(directory, int(found.name))
+        meta = load_meta(directory, int(found.name))
+        params = fuse_adapters(load_ema_params(directory, int(found.name)), meta.model)
         checkpoint_id = f"{found.parent.parent.name}/{found.name}"
         return cls(params, meta, checkpoint_id=checkpoint_id, **options)
 

@@ -10,38 +10,28 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from jax.sharding import Mesh
 
 from data_pipeline.drift import newest_data_drift
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import get_mapping
 from data_pipeline.mixture import MixtureConfig, mixture_table
 from dexhil.augment import AugmentConfig
-from dexhil.commands import (
-    Run,
-    code_version,
-    command_parser,
-    load_config,
-    progress,
-    read_metrics,
-    run_command,
-    stop_requested,
-)
+from dexhil.commands import Run, code_version, command_parser, load_config, progress, run_command, stop_requested
 from dexhil.config import Config
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.report import write_report
 from dexhil.evaluation.trials import outcomes
 from dexhil.inputs import model_inputs
 from dexhil.models.config import VLAConfig, get_model_config
+from dexhil.models.lora import readapt
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import flow_loss, init_params
 from dexhil.models.weights.load import load_params
@@ -54,17 +44,22 @@ from dexhil.training.checkpoints import (
     load_meta,
     load_train_state,
 )
+from dexhil.training.distributed import any_process, initialise, leave, process_dir
 from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
+from dexhil.training.partition import frozen_paths
+from dexhil.training.sharding import make_mesh, place_batch, to_device
 from dexhil.training.step import (
     StepConfig,
     TrainState,
     check_finite,
-    init_state,
     make_eval_loss,
+    make_state,
     make_train_step,
+    policy_params,
     start_from,
 )
 from dexhil.transforms import Normalization, fit_normalization
+from experiments.curves import Curves, summary
 from experiments.eval import evaluate
 
 HELDOUT_BATCHES = 16  # at most, the same ones every time
@@ -76,33 +71,38 @@ def main(argv: Sequence[str]) -> None:
     config, options = load_config(
         argv, command_parser("Trains a policy on RLDS data.", config="experiments/configs/sim.py")
     )
-    run = Run(options.workdir, "train", config)
+    initialise(os.environ)
+    workdir, mesh = options.workdir, make_mesh(config.train.mesh.fsdp)
+    run = Run(process_dir(workdir), "train", config)
     data = make_loader(config, "train")
     print(mixture_table(data.mixture.card()))
-    with Checkpoints(run.workdir) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         resuming = bool(checkpoints.steps())
-        meta = load_checked_meta(config, run.workdir, data) if resuming else make_meta(config, run, data)
+        meta = load_checked_meta(config, workdir, data) if resuming else make_meta(config, run, data)
         tokenizer = Tokenizer(meta.tokenizer)
 
         def inputs(batch: dict[str, Any]) -> dict[str, Any]:
-            return jax.device_put(model_inputs(batch, meta.normalization, tokenizer, meta.model))
+            return place_batch(mesh, model_inputs(batch, meta.normalization, tokenizer, meta.model))
 
         weights = "" if resuming or config.train.init_from else config.model.weights
-        state, train_step = make_training(config, meta, weights)
+        state, train_step = make_training(config, meta, mesh, weights)
         if resuming:
-            state = load_train_state(run.workdir, like=state)
+            state = load_train_state(workdir, like=state)
         elif config.train.init_from:
-            state = start_from(load_ema_params(config.train.init_from), state)
+            state = start_from(load_parent(config, meta), state)
         run.resume(int(state.step))
         heldout_loss = make_heldout_loss(config, meta, inputs)
         if not resuming:
-            run.log(0, {"heldout_loss": heldout_loss(state.ema_params)})
+            run.log(0, {"heldout_loss": heldout_loss(policy_params(state))})
         state = train(
             config, run, meta, data.iterate(int(state.step)), inputs, state, train_step, heldout_loss, checkpoints
         )
-    results, trials, media = summary(config, run), [], run.workdir / "eval"
+    leave()
+    if jax.process_index():
+        return
+    results, trials, media = summary(run, config.train.steps), [], workdir / "eval"
     if "rig" in config and config.eval.trials:
-        trials = evaluate(config, run.workdir, media)
+        trials = evaluate(config, workdir, media)
         results |= {"score": score(outcomes(trials)), "outcomes": outcomes(trials)}
     report = run.report(results, lineage=meta.lineage)
     print(f"report: {write_report(run.workdir, report, trials, media if trials else None)}")
@@ -128,6 +128,8 @@ def make_loader(config: Config, split: str) -> Loader:
         cache_dir=data.cache_dir,
         robot=data.robot,
         action_dim=data.action_dim,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
     )
 
 
@@ -135,10 +137,12 @@ def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
     """A new run's tokenizer, model and norm statistics: made from its data, or those of the run it goes on from."""
     lineage = {"data": data.card(), "parent": None, "code_version": code_version()}
     if config.train.init_from:
-        parent = load_checked_meta(config, config.train.init_from, data, same_rtc=False)
+        parent = load_meta(config.train.init_from)
+        model = model_config(config, parent.normalization, Tokenizer(parent.tokenizer))
+        base = dataclasses.replace(parent, model=parent.model.base())
+        check_compatible(base, robot=data.robot, action_space=config.data.action_space, model=model.base())
         drift = newest_data_drift(data, parent.normalization)
         lineage |= {"parent": str(find_step(config.train.init_from)), "drift": drift}
-        model = dataclasses.replace(parent.model, rtc_max_delay=config.train.rtc_max_delay)
         return dataclasses.replace(parent, model=model, config=run.config, lineage=lineage)
     own = config.model.tokenizer
     tokenizer = Tokenizer(own).model_bytes if own else train_tokenizer(data.instructions())
@@ -154,23 +158,22 @@ def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
     )
 
 
-def load_checked_meta(config: Config, workdir: str | Path, data: Loader, *, same_rtc: bool = True) -> CheckpointMeta:
-    """What a run's checkpoint says. Raises CheckpointError where the config asks for something else.
-
-    same_rtc: False where a new run may begin to train for real-time chunking, which changes no weight's shape.
-    """
+def load_checked_meta(config: Config, workdir: str | Path, data: Loader) -> CheckpointMeta:
+    """What a run's checkpoint says. Raises CheckpointError where the config asks for something else."""
     meta = load_meta(workdir)
     model = model_config(config, meta.normalization, Tokenizer(meta.tokenizer))
-    if not same_rtc:
-        model = dataclasses.replace(model, rtc_max_delay=meta.model.rtc_max_delay)
     check_compatible(meta, robot=data.robot, action_space=config.data.action_space, model=model)
     return meta
 
 
 def model_config(config: Config, stats: Normalization, tokenizer: Tokenizer) -> VLAConfig:
-    """The named model, at the sizes that data and tokenizer ask for."""
+    """The named model, at the sizes that data and tokenizer ask for, with the adapters of the config."""
+    model, lora = get_model_config(config.model.name), config.train.lora
     return dataclasses.replace(
-        get_model_config(config.model.name),
+        model,
+        lm=dataclasses.replace(model.lm, lora_rank=lora.lm_rank, lora_scale=lora.scale),
+        expert=dataclasses.replace(model.expert, lora_rank=lora.expert_rank, lora_scale=lora.scale),
+        insulate=config.model.insulate,
         image_size=config.data.image_size,
         cameras=tuple(config.data.cameras),
         vocab_size=tokenizer.vocab_size,
@@ -191,8 +194,20 @@ def normalization(config: Config, data: Loader) -> Normalization:
     return fit_normalization(data.all_states(), chunks, mask, delta_dims=delta_dims, action_space=space)
 
 
-def make_training(config: Config, meta: CheckpointMeta, weights: str = "") -> tuple[TrainState, Any]:
-    """The state at step 0, with the parameters of the file `weights` if one is named, and the jitted step."""
+def load_parent(config: Config, meta: CheckpointMeta) -> Any:
+    """The averaged parameters of the run to go on from, with the adapters that this run trains."""
+    params, model = load_ema_params(config.train.init_from), load_meta(config.train.init_from).model
+    return readapt(params, model, meta.model, jax.random.key(config.seed))
+
+
+def load_base(config: Config, model: VLAConfig, weights: str, key: jax.Array) -> Any:
+    """Public weights, with the adapters that this run trains."""
+    params = load_params(weights, model.base(), init=config.model.init, key=key)
+    return readapt(params, model.base(), model, key)
+
+
+def make_training(config: Config, meta: CheckpointMeta, mesh: Mesh, weights: str = "") -> tuple[TrainState, Any]:
+    """The state at step 0 over the devices of `mesh`, from the file `weights` if one is named, and the jitted step."""
     settings = config.train
     options = OptimizerConfig(
         steps=settings.steps,
@@ -205,18 +220,17 @@ def make_training(config: Config, meta: CheckpointMeta, weights: str = "") -> tu
     step_config = StepConfig(
         seed=config.seed,
         accumulate=settings.accumulation,
+        ema=settings.ema,
         ema_decay=settings.ema_decay,
         augment=AugmentConfig() if settings.augment else None,
         rtc_max_delay=meta.model.rtc_max_delay,
     )
     optimizer = make_optimizer(options)
     key = jax.random.key(config.seed)
-    if weights:
-        params = load_params(weights, meta.model, init=config.model.init, key=key)
-    else:
-        params = init_params(meta.model, key)
-    state = init_state(params, optimizer)
-    return state, make_train_step(make_loss(config, meta), optimizer, schedule(options), step_config)
+    params = load_base(config, meta.model, weights, key) if weights else init_params(meta.model, key)
+    frozen, kept = frozen_paths(params, settings.freeze, insulated=meta.model.insulate), meta.model.param_dtype
+    state = make_state(params, optimizer, mesh, frozen=frozen, frozen_dtype=kept, ema=settings.ema)
+    return state, make_train_step(make_loss(config, meta), optimizer, schedule(options), step_config, state)
 
 
 def make_loss(config: Config, meta: CheckpointMeta) -> Any:
@@ -233,7 +247,7 @@ def make_heldout_loss(config: Config, meta: CheckpointMeta, inputs: Inputs) -> C
     count = max(1, min(HELDOUT_BATCHES, data.num_samples // data.batch_size))
 
     def heldout_loss(params: Any) -> float:
-        sums = np.zeros(2)
+        sums, params = np.zeros(2), to_device(params)
         for index in range(count):
             key = jax.random.fold_in(jax.random.key(config.seed), index)
             sums += np.array(jax.device_get(loss(params, inputs(data.batch(index)), key)))
@@ -255,57 +269,26 @@ def train(
 ) -> TrainState:
     """Steps until `config.train.steps` are done; logs, saves and stops cleanly on Ctrl-C on the way."""
     settings, start = config.train, int(state.step)
-    board, window, began = EventFileWriter(str(run.workdir / "tensorboard")), [], run.seconds
+    curves = Curves(run, settings.batch_size)
     with progress(settings.steps, "training", start=start) as bar, stop_requested() as stopping:
         for done, batch in enumerate(itertools.islice(batches, settings.steps - start), start + 1):
             state, metrics = train_step(state, inputs(batch))
             check_finite(metrics, done, batch["rows"])
-            window.append(metrics)
-            last = done == settings.steps
+            curves.add(metrics)
+            last, stop = done == settings.steps, any_process(stopping())
             if last or done % settings.log_every == 0:
-                line = means(window)
-                line["samples_per_second"] = len(window) * settings.batch_size / (run.seconds - began)
-                if last or done % settings.heldout_every == 0:
-                    line["heldout_loss"] = heldout_loss(state.ema_params)
-                log(run, board, done, line)
+                due = last or done % settings.heldout_every == 0
+                line = curves.write(done, **({"heldout_loss": heldout_loss(policy_params(state))} if due else {}))
                 bar.update(done, loss=line["loss"])
-                window, began = [], run.seconds
-            if last or done % settings.save_every == 0 or stopping():
+            if last or done % settings.save_every == 0 or stop:
                 checkpoints.save(state, meta)
-            if stopping() and not last:
+            if stop and not last:
                 checkpoints.wait()
                 print(f"stopped after step {done}; the same command goes on from there")
                 raise KeyboardInterrupt
-    board.close()
+    curves.close()
     checkpoints.wait()
     return state
-
-
-def means(lines: Sequence[dict[str, jax.Array]]) -> dict[str, Any]:
-    """Mean of every metric over some steps."""
-    values = jax.device_get(list(lines))
-    return {name: float(np.mean([line[name] for line in values])) for name in values[0]}
-
-
-def log(run: Run, board: EventFileWriter, step: int, line: dict[str, Any]) -> None:
-    """One line of metrics.jsonl and the same numbers for TensorBoard."""
-    run.log(step, line)
-    values = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if value is not None]
-    board.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-
-
-def summary(config: Config, run: Run) -> dict[str, Any]:
-    """The report's figures, from the metrics of the whole run, earlier parts included."""
-    lines = read_metrics(run.workdir)
-    rates = [line["samples_per_second"] for line in lines if "samples_per_second" in line]
-    heldout = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
-    return {
-        "steps": config.train.steps,
-        "samples_per_second": float(np.median(rates)),
-        "final_loss": lines[-1]["loss"],
-        "heldout_loss_untrained": heldout[0],
-        "heldout_loss": heldout[-1],
-    }
 
 
 if __name__ == "__main__":

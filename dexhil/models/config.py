@@ -38,10 +38,19 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig:
-    """Width of one stream of the mixture of transformers: the language model's, or the action expert's."""
+    """Width of one stream of the mixture of transformers: the language model's, or the action expert's.
+
+    lora_rank: of the adapters on its attention and MLP, 0 for none; lora_scale: their factor, alpha / rank
+    """
 
     width: int
     mlp_dim: int
+    lora_rank: int = 0
+    lora_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank: expected 0 (no adapters) or more, got {self.lora_rank}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +78,7 @@ class VLAConfig:
     dtype: of activations; param_dtype: of parameters (norms, rotations and softmax are computed in float32 regardless)
     remat: recompute layers in the backward pass
     rtc_max_delay: the most given actions that real-time chunking was trained with (arXiv 2512.05964), 0 for none
+    insulate: knowledge insulation: the flow loss has no gradient in the vision tower and the language model
     """
 
     image_size: int
@@ -93,6 +103,7 @@ class VLAConfig:
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     rtc_max_delay: int = 0
+    insulate: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("variant", self.variant, ("pi0", "pi05"))
@@ -122,6 +133,11 @@ class VLAConfig:
     def image_tokens(self) -> int:
         """Vision tokens of one camera."""
         return (self.image_size // self.vision.token_pixels) ** 2
+
+    def base(self) -> VLAConfig:
+        """The model without what only training chooses: adapters, insulation, recomputing, delays."""
+        lm, expert = (dataclasses.replace(part, lora_rank=0, lora_scale=1.0) for part in (self.lm, self.expert))
+        return dataclasses.replace(self, lm=lm, expert=expert, insulate=False, remat=False, rtc_max_delay=0)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dict; `from_dict` inverts it, through JSON as well."""

@@ -136,12 +136,6 @@ def _matmul_shared(a: Float[Array, "B K M R c"], b: Array) -> Float[Array, "B K 
     return merged.reshape(*a.shape[:-1], b.shape[-1])
 
 
-def geglu(params: Params, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """Gemma's MLP: GELU (tanh) of one branch times the other."""
-    gating = params["gating_einsum"].astype(x.dtype)
-    return (jax.nn.gelu(x @ gating[0], approximate=True) * (x @ gating[1])) @ params["linear"].astype(x.dtype)
-
-
 def time_embedding(t: Float[Array, "*B U"], width: int) -> Float[Array, "*B U {width}"]:
     """Sine and cosine of t in [0, 1] at periods from 0.004 to 4."""
     frequency = 2 * np.pi / np.geomspace(4e-3, 4.0, width // 2)  # float64: the angles reach 1570 rad

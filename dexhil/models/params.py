@@ -152,19 +152,40 @@ def _attention(shared: AttentionConfig, stream: GemmaConfig, suffix: str, rngs: 
     q_init = lecun_normal(in_axis=2, out_axis=3, batch_axis=(0, 1))
     kv_init = lecun_normal(in_axis=3, out_axis=4, batch_axis=(0, 1, 2))
     out_init = lecun_normal(in_axis=(1, 2), out_axis=3, batch_axis=0)
+    weights = {
+        "q_einsum": (q_init, (depth, heads, stream.width, size)),
+        "kv_einsum": (kv_init, (depth, 2, groups, stream.width, size)),
+        "attn_vec_einsum": (out_init, (depth, heads, size, stream.width)),
+    }
     return {
-        f"q_einsum{suffix}": nnx.Dict(w=_param(rngs, q_init, (depth, heads, stream.width, size))),
-        f"kv_einsum{suffix}": nnx.Dict(w=_param(rngs, kv_init, (depth, 2, groups, stream.width, size))),
-        f"attn_vec_einsum{suffix}": nnx.Dict(w=_param(rngs, out_init, (depth, heads, size, stream.width))),
+        name + suffix: nnx.Dict(w=_param(rngs, init, shape), **_adapter(rngs, "", shape, stream.lora_rank))
+        for name, (init, shape) in weights.items()
     }
 
 
 def _mlp(stream: GemmaConfig, depth: int, rngs: nnx.Rngs) -> nnx.Dict:
     gating_init = lecun_normal(in_axis=2, out_axis=3, batch_axis=(0, 1))
+    gating, linear = (depth, 2, stream.width, stream.mlp_dim), (depth, stream.mlp_dim, stream.width)
     return nnx.Dict(
-        gating_einsum=_param(rngs, gating_init, (depth, 2, stream.width, stream.mlp_dim)),
-        linear=_param(rngs, lecun_normal(batch_axis=0), (depth, stream.mlp_dim, stream.width)),
+        gating_einsum=_param(rngs, gating_init, gating),
+        linear=_param(rngs, lecun_normal(batch_axis=0), linear),
+        **_adapter(rngs, "gating_einsum_", gating, stream.lora_rank),
+        **_adapter(rngs, "linear_", linear, stream.lora_rank),
     )
+
+
+def _adapter(rngs: nnx.Rngs, prefix: str, shape: tuple[int, ...], rank: int) -> dict[str, nnx.Param]:
+    """A [*, in, rank] and B [*, rank, out] beside a weight [*, in, out]; none at rank 0. B is zero: no change at first.
+
+    Source: LoRA, arXiv 2106.09685.
+    """
+    if not rank:
+        return {}
+    a, b = (*shape[:-1], rank), (*shape[:-2], rank, shape[-1])
+    return {
+        f"{prefix}lora_a": _param(rngs, normal(shape[-2] ** -0.5), a),
+        f"{prefix}lora_b": _param(rngs, zeros, b),
+    }
 
 
 def _rms_norm(rngs: nnx.Rngs, width: int, layers: tuple[int, ...], modulated: bool) -> nnx.Dict:

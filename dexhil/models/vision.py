@@ -21,7 +21,7 @@ def encode_images(params: Params, config: VLAConfig, images: Float[Array, "B Y X
     x = _embed(params, config, images.astype(config.dtype))
     block = functools.partial(_block, num_heads=config.vision.num_heads)
     if config.remat:
-        block = jax.checkpoint(block)
+        block = jax.checkpoint(block, prevent_cse=unroll(config.vision.depth))
     layers = params["Transformer"]["encoderblock"]
     x, _ = jax.lax.scan(
         lambda x, layer: (block(from_bits(layer), x), None), x, layers, unroll=unroll(config.vision.depth)

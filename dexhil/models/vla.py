@@ -20,18 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dexhil.models.config import VLAConfig
-from dexhil.models.layers import (
-    attend,
-    dense,
-    gated_residual,
-    geglu,
-    merge_heads,
-    project,
-    rms_norm,
-    rope,
-    rotation,
-    time_embedding,
-)
+from dexhil.models.layers import attend, dense, gated_residual, rms_norm, rope, rotation, time_embedding
+from dexhil.models.lora import geglu, merge_heads, project, scale_adapters
 from dexhil.models.params import Params, from_bits, init_params
 from dexhil.models.vision import encode_images, unroll
 
@@ -70,7 +60,7 @@ def run_prefix(
     def layer(x: Array, weights: Params) -> tuple[Array, tuple[Array, Array]]:
         return _prefix_layer(weights, x, mask, turn)
 
-    x, kv = _scan_layers(layer, x, _stream(params, ""), config)
+    x, kv = _scan_layers(layer, x, _stream(params, config), config)
     return x, kv, mask
 
 
@@ -107,7 +97,7 @@ def _prefix_layer(
     y, _ = rms_norm(layer["pre_attention_norm"], x)
     q, k, v = _qkv(layer["attn"], y, turn)
     y = attend(q[:, None], [(k, v, mask[:, None, None])])[:, 0]
-    x = x + merge_heads(y, layer["attn"]["attn_vec_einsum"]["w"])
+    x = x + merge_heads(layer["attn"]["attn_vec_einsum"], y)
     y, _ = rms_norm(layer["pre_ffw_norm"], x)
     return x + geglu(layer["mlp"], y), (k, v)
 
@@ -147,7 +137,7 @@ def _denoise(
         weights, (k, v) = weights_kv
         return _suffix_layer(weights, x, (k, v, prefix_mask[:, None, None]), own_mask, turn, cond), None
 
-    x, _ = _scan_layers(layer, x, (_stream(params, "_1"), kv), config)
+    x, _ = _scan_layers(layer, x, (_stream(params, config, "_1"), kv), config)
     x, _ = rms_norm(params["PaliGemma"]["llm"]["final_norm_1"], x, cond)
     return dense(params["action_out_proj"], x[:, :, -config.chunk :]).astype(jnp.float32)
 
@@ -195,7 +185,7 @@ def _suffix_layer(
     y, gate = rms_norm(layer["pre_attention_norm"], x, cond)
     q, k, v = _qkv(layer["attn"], y, turn)
     y = attend(q, [prefix, (k, v, own_mask)])
-    y = merge_heads(y, layer["attn"]["attn_vec_einsum"]["w"])
+    y = merge_heads(layer["attn"]["attn_vec_einsum"], y)
     x = gated_residual(x, y, gate)
     y, gate = rms_norm(layer["pre_ffw_norm"], x, cond)
     return gated_residual(x, geglu(layer["mlp"], y), gate)
@@ -204,22 +194,23 @@ def _suffix_layer(
 # What both streams share.
 
 
-def _stream(params: Params, suffix: str) -> Params:
+def _stream(params: Params, config: VLAConfig, suffix: str = "") -> Params:
     """The stacked layers of the language model ("") or of the expert ("_1"), under the same names."""
     layers = params["PaliGemma"]["llm"]["layers"]
     attn = {name: layers["attn"][name + suffix] for name in ("q_einsum", "kv_einsum", "attn_vec_einsum")}
     rest = {name: layers[name + suffix] for name in ("mlp", "pre_attention_norm", "pre_ffw_norm")}
-    return {"attn": attn, **rest}
+    return scale_adapters({"attn": attn, **rest}, (config.expert if suffix else config.lm).lora_scale)
 
 
 def _scan_layers(layer: Any, x: Array, stacked: Any, config: VLAConfig) -> tuple[Array, Any]:
-    layer = jax.checkpoint(layer) if config.remat else layer
-    return jax.lax.scan(lambda x, one: layer(x, from_bits(one)), x, stacked, unroll=unroll(config.attention.depth))
+    flat = unroll(config.attention.depth)
+    layer = jax.checkpoint(layer, prevent_cse=flat) if config.remat else layer  # a loop's body is recomputed anyway
+    return jax.lax.scan(lambda x, one: layer(x, from_bits(one)), x, stacked, unroll=flat)
 
 
 def _qkv(attn: Params, x: Float[Array, "*B T D"], turn: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-    q = project(x, attn["q_einsum"]["w"])
-    k, v = (project(x, w) for w in attn["kv_einsum"]["w"])
+    q = project(attn["q_einsum"], x)
+    k, v = (project({name: leaf[i] for name, leaf in attn["kv_einsum"].items()}, x) for i in range(2))
     return rope(q, turn), rope(k, turn), v
 
 
@@ -259,8 +250,13 @@ def flow_errors(
     noise: Float[Array, "B M H A"],
     t: Float[Array, "B M"] | Float[Array, "B M H"],
 ) -> Float[Array, "B M H"]:
-    """Squared velocity error at given noise (padded width) and times, averaged over real action dims."""
+    """Squared velocity error at given noise (padded width) and times, averaged over real action dims.
+
+    Insulated, its gradient stops at the prefix's keys and values. Source: knowledge insulation, arXiv 2505.23705.
+    """
     kv, prefix_mask = encode_prefix(params, config, inputs["images"], inputs["tokens"], inputs["token_mask"])
+    if config.insulate:
+        kv = jax.lax.stop_gradient(kv)
     actions = _pad(inputs["actions"], config.padded_action_dim)[:, None]
     t = t[..., None] if t.ndim == 2 else t
     x_t = (1 - t[..., None]) * noise + t[..., None] * actions

@@ -1,8 +1,10 @@
 """Checkpoints: everything that a run needs to go on, or a robot to act, in one atomic directory per step.
 
-<run>/checkpoints/<step>/train: parameters, optimiser state and step (also the loader's position); ema: the averaged
-parameters alone, what a policy loads; meta: `CheckpointMeta`; checksums.json: size and CRC of every file of these.
-A step becomes visible by one rename, so a killed save leaves the earlier ones.
+<run>/checkpoints/<step>/train: trained parameters, optimiser state and step (also the loader's position); ema: all
+parameters as a policy loads them, the averages of the trained ones and the frozen ones; meta: `CheckpointMeta`;
+checksums.json: size and CRC of every file of these. A run without averages keeps its parameters in `ema` alone.
+A step becomes visible by one rename, so a killed save leaves the earlier ones. What was saved on one mesh, by any
+number of processes, loads on every other.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from dexhil.models.config import VLAConfig
-from dexhil.training.step import Params, TrainState
+from dexhil.training.partition import Params, path_name, select
+from dexhil.training.sharding import place_like
+from dexhil.training.step import TrainState, policy_params
 from dexhil.transforms import Normalization
 
 CHECKPOINTS = "checkpoints"
@@ -119,12 +123,14 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        train = {"params": state.params, "opt_state": state.opt_state, "step": state.step}
+        train = {"opt_state": state.opt_state, "step": state.step}
+        if state.ema_params is not None:
+            train["params"] = state.params
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 train=ocp.args.StandardSave(train),
-                ema=ocp.args.StandardSave(state.ema_params),
+                ema=ocp.args.StandardSave(policy_params(state)),
                 meta=ocp.args.JsonSave(meta.to_json()),
             ),
         )
@@ -160,40 +166,47 @@ def load_meta(directory: str | Path, step: int | None = None) -> CheckpointMeta:
 
 
 def load_train_state(directory: str | Path, like: TrainState, step: int | None = None) -> TrainState:
-    """The state at a checkpoint, bit for bit, placed as `like` is. Call `check_compatible` first."""
+    """The state at a checkpoint, bit for bit, placed as `like` is. Call `check_compatible` first.
+
+    Averages begin anew, from the parameters, where the checkpoint has none.
+    """
     path = find_step(directory, step)
     wanted = {"params": like.params, "opt_state": like.opt_state, "step": like.step}
-    train = _restore(path, "train", lambda saved: _abstract(wanted, saved))
-    ema = _restore(path, "ema", lambda saved: _abstract(like.ema_params, saved))
-    return TrainState(ema_params=ema, **train)
+    train = _restore(path, "train", lambda saved: _abstract({name: wanted[name] for name in saved}, saved))
+    policy = policy_params(like)
+    policy = _restore(path, "ema", lambda saved: _abstract(policy, saved))
+    frozen, latest = select(policy, like.frozen), select(policy, like.params)
+    if like.ema_params is None:
+        return TrainState(ema_params=None, frozen=frozen, **{"params": latest, **train})
+    if "params" not in train:
+        train["params"] = place_like(latest, like.params)
+    return TrainState(ema_params=latest, frozen=frozen, **train)
 
 
 def load_ema_params(directory: str | Path, step: int | None = None) -> Params:
-    """The averaged parameters on the default device, whatever they were trained on."""
+    """All parameters as a policy uses them, on this process's first device, whatever they were trained on."""
     return _restore(find_step(directory, step), "ema", _on_device)
 
 
 def _on_device(saved: Any) -> Any:
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), saved)
 
 
 def _abstract(wanted: Any, saved: Any) -> Any:
     """Shapes and placement of `wanted`, checked against what was saved."""
-    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in _leaves(saved)}
-    for path, leaf in _leaves(wanted):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if shapes.get(name) != leaf.shape:
-            got = shapes.get(name, "nothing")
+    wants, shapes = (
+        {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (wanted, saved)
+    )
+    for name in [*wants, *shapes]:
+        got, want = (table.get(name, "nothing") for table in (shapes, wants))
+        if got != want:
             raise CheckpointError(
-                f"{name}: the checkpoint has {got}, the configuration needs {leaf.shape}; "
-                "use the model and optimizer it was trained with, or start in a new workdir"
+                f"{name}: the checkpoint has {got}, the configuration needs {want}; "
+                "use the model, the freezing and the optimizer it was trained with, or start in a new workdir"
             )
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
-
-
-def _leaves(tree: Any) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_leaves_with_path(tree)
 
 
 def _restore(path: Path, item: str, make_target: Callable[[Any], Any]) -> Any:

@@ -1,12 +1,15 @@
 """One optimiser step over pure trees: weighted masked loss, accumulation, EMA, metrics, and the non-finite stop.
 
+Only `TrainState.params` is differentiated; the model sees it together with `TrainState.frozen`.
+
 Letters: B batch, H chunk. The model comes in as `loss_fn(params, inputs, key) -> loss [B, H]`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -16,49 +19,105 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from dexhil.augment import AugmentConfig, augment
+from dexhil.names import check_known
+from dexhil.training.partition import Params, cast_frozen, merge_trees, parameter_group, select, split_tree
+from dexhil.training.sharding import MIN_SHARDED, parameter_shardings, place, place_like, to_device, to_host
 from dexhil.transforms import images_to_float
 
-Params = Any  # a nested dict of arrays
 LossFn = Callable[[Params, dict[str, Any], jax.Array], jax.Array]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes. step: int32 scalar, the number of steps done, also the loader's position."""
+    """Everything that a step changes, and the frozen parameters beside it.
+
+    params: what is trained. ema_params: its average, in the host's memory where `StepConfig.ema` says so, None without.
+    step: int32 scalar, the number of steps done, also the loader's position. frozen: all other parameters.
+    """
 
     params: Params
     opt_state: Any
-    ema_params: Params
+    ema_params: Params | None
     step: Any
+    frozen: Params = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class StepConfig:
     """seed: of noise and augmentation, folded with the step. accumulate: micro-batches per step (B a multiple of it).
-    ema_decay: 0 turns the average off. augment: None for none. rtc_max_delay: see `draw_delays`.
+    ema: where the average of the parameters lives: "device", "host" (updated every `ema_every` steps, with the decay of
+    as many), or "off". ema_decay: 0 keeps the last parameters. augment: None for none.
+    rtc_max_delay: see `draw_delays`.
     """
 
     seed: int = 0
     accumulate: int = 1
+    ema: str = "device"
     ema_decay: float = 0.999
+    ema_every: int = 10
     augment: AugmentConfig | None = None
     rtc_max_delay: int = 0
+
+    def __post_init__(self) -> None:
+        check_known("ema", self.ema, ("device", "host", "off"))
+        if self.ema_every < 1:
+            raise ValueError(f"ema_every: expected at least 1 step, got {self.ema_every}")
 
 
 class NonFiniteError(ValueError):
     """The loss or a gradient is NaN or infinite; training must not go on."""
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, *, frozen: Params | None = None, average: bool = True
+) -> TrainState:
     """State at step 0; takes the parameters over (copies make the EMA, since a step donates the state)."""
-    ema = jax.tree.map(jnp.copy, params)
-    return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32))
+    ema = jax.tree.map(jnp.copy, params) if average else None
+    return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32), frozen or {})
+
+
+def make_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    *,
+    frozen: Collection[str] = (),
+    frozen_dtype: str = "float32",
+    ema: str = "device",
+    min_sharded: int = MIN_SHARDED,
+) -> TrainState:
+    """State at step 0 over the devices of `mesh`; takes the parameters over, fresh or loaded, of any type.
+
+    frozen: paths of `partition.frozen_paths`, kept in `frozen_dtype`; the others are trained in float32.
+    """
+    trained, rest = split_tree(params, frozen)
+    trained = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trained)
+    trained, rest = (
+        place(part, parameter_shardings(mesh, part, min_sharded)) for part in (trained, cast_frozen(rest, frozen_dtype))
+    )
+    init = functools.partial(init_state, optimizer=optimizer, average=ema == "device")
+    shardings = parameter_shardings(mesh, jax.eval_shape(init, trained), min_sharded)
+    state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(trained)
+    return dataclasses.replace(
+        state, frozen=rest, ema_params=to_host(state.params) if ema == "host" else state.ema_params
+    )
 
 
 def start_from(params: Params, state: TrainState) -> TrainState:
-    """`state`, a fresh one, with `params` as its parameters and as their average: theta_{i-1} of DexHiL's round i."""
-    return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
+    """`state`, a fresh one, with `params` as its parameters and as their average: theta_{i-1} of DexHiL's round i.
+
+    params: the whole tree, with the same values on every process.
+    """
+    trained = select(params, state.params)
+    ema = None if state.ema_params is None else place_like(trained, state.ema_params)
+    frozen = place_like(select(params, state.frozen), state.frozen)
+    return dataclasses.replace(state, params=place_like(trained, state.params), ema_params=ema, frozen=frozen)
+
+
+def policy_params(state: TrainState) -> Params:
+    """All parameters, as a policy uses them: the averages where there are any, and the frozen ones."""
+    return merge_trees(state.params if state.ema_params is None else state.ema_params, state.frozen)
 
 
 def weighted_loss(
@@ -101,14 +160,14 @@ def draw_delays(inputs: Mapping[str, Any], key: jax.Array, max_delay: int) -> di
 
 
 def _gradients(
-    loss_fn: LossFn, params: Params, inputs: dict[str, Any], key: jax.Array, config: StepConfig
+    loss_fn: LossFn, params: Params, frozen: Params, inputs: dict[str, Any], key: jax.Array, config: StepConfig
 ) -> tuple[jax.Array, Params]:
-    """Loss and gradient of the whole batch, over `accumulate` micro-batches: the same as in one piece."""
+    """Loss and gradient by `params` of the whole batch, over `accumulate` micro-batches: the same as in one piece."""
 
     def numerator(params: Params, part: dict[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
         augment_key, noise_key = jax.random.split(key)
         part = draw_delays(_prepare(part, augment_key, config.augment), key, config.rtc_max_delay)
-        loss = loss_fn(params, part, noise_key)
+        loss = loss_fn(merge_trees(params, frozen), part, noise_key)
         return weighted_loss(loss, part["action_mask"], part["weight"])
 
     value_and_grad = jax.value_and_grad(numerator, has_aux=True)
@@ -121,26 +180,20 @@ def _gradients(
 
 
 def _accumulate(value_and_grad: Callable, params: Params, inputs: dict[str, Any], key: jax.Array, pieces: int) -> Any:
-    """Sums of ((numerator, count), gradient) over the micro-batches, one at a time in memory."""
+    """Sums of ((numerator, count), gradient) over the micro-batches, one at a time in memory.
+
+    Every micro-batch takes rows of every device's part: none is moved.
+    """
     batch = len(inputs["action_mask"])
     if batch % pieces:
         raise ValueError(f"accumulate: {pieces} micro-batches do not divide batch_size {batch}; choose a divisor")
-    parts = jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), inputs)
+    parts = jax.tree.map(lambda x: x.reshape(batch // pieces, pieces, *x.shape[1:]).swapaxes(0, 1), inputs)
 
     def add(carry: Any, part_and_key: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, carry, value_and_grad(params, *part_and_key)), None
 
     zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params))
     return jax.lax.scan(add, zero, (parts, jax.random.split(key, pieces)))[0]
-
-
-def parameter_group(path: tuple[Any, ...]) -> str:
-    """Which part of the VLA a leaf belongs to, by its path: "vision", "language" or "expert"."""
-    names = [key.key for key in path]
-    if names[:2] == ["PaliGemma", "img"]:
-        return "vision"
-    in_language = names[0] == "PaliGemma" and not any(name.endswith("_1") for name in names)
-    return "language" if in_language else "expert"
 
 
 def _group_norms(gradient: Params) -> dict[str, jax.Array]:
@@ -151,21 +204,27 @@ def _group_norms(gradient: Params) -> dict[str, jax.Array]:
 
 
 def make_train_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, learning_rate: optax.Schedule, config: StepConfig
-) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    config: StepConfig,
+    like: TrainState | None = None,
+) -> Any:
     """The jitted step: (state, inputs on the device) -> (state, metrics). The given state is donated: do not reuse it.
 
-    inputs: as from `model_inputs`, with actions. metrics: scalars loss, grad_norm, lr, param_norm and
+    inputs: as from `model_inputs`, with actions. like: the state where it lives; on several devices the new one would
+    else go where the compiler likes. metrics: scalars loss, grad_norm, lr, param_norm and
     grad_norm/<group>, see `parameter_group`.
     """
 
     def train_step(state: TrainState, inputs: dict[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        loss, gradient = _gradients(loss_fn, state.params, inputs, key, config)
+        loss, gradient = _gradients(loss_fn, state.params, state.frozen, inputs, key, config)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = ema_decay_at(config.ema_decay, state.step)
-        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema_params, params)
+        ema = state.ema_params
+        if ema is not None:
+            ema = _average(ema, params, ema_decay_at(config.ema_decay, state.step))
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(gradient),
@@ -173,9 +232,34 @@ def make_train_step(
             "param_norm": optax.tree.norm(params),
             **_group_norms(gradient),
         }
-        return TrainState(params, opt_state, ema, state.step + 1), metrics
+        return TrainState(params, opt_state, ema, state.step + 1, state.frozen), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    if config.ema != "host":
+        return _jit_step(train_step, like)
+    like = like and dataclasses.replace(like, ema_params=None)
+    return functools.partial(_step_with_host_average, _jit_step(train_step, like), config)
+
+
+def _jit_step(train_step: Callable, like: TrainState | None) -> Any:
+    out = None if like is None else (jax.tree.map(lambda leaf: leaf.sharding, like), None)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out)
+
+
+def _average(ema: Params, params: Params, decay: jax.Array) -> Params:
+    return jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
+
+
+def _step_with_host_average(step: Any, config: StepConfig, state: TrainState, inputs: dict[str, Any]) -> Any:
+    """The step without the average, which follows every so many steps, a leaf at a time on the device."""
+    ema, done = state.ema_params, int(state.step) + 1
+    state, metrics = step(dataclasses.replace(state, ema_params=None), inputs)
+    if done % config.ema_every == 0:
+        decay = jnp.prod(ema_decay_at(config.ema_decay, jnp.arange(done - config.ema_every, done)))
+        ema = jax.tree.map(lambda e, p: to_host(_average_leaf(to_device(e), p, decay)), ema, state.params)
+    return dataclasses.replace(state, ema_params=ema), metrics
+
+
+_average_leaf = jax.jit(_average, donate_argnums=0)
 
 
 def make_eval_loss(loss_fn: LossFn) -> Callable[[Params, dict[str, Any], jax.Array], Any]:

@@ -36,7 +36,6 @@ from dexhil.training.checkpoints import CheckpointMeta, load_meta
 from dexhil.training.step import parameter_group
 from experiments.benchmarks.train_step import CAMERA_SHAPE, machine, make_meta, milliseconds
 
-ALIASES = {"pi05": "paligemma_2b_300m"}
 PEAKS = {  # dense bfloat16 FLOP/s and memory bytes/s of the data sheets
     "H200": (989e12, 4.8e12),
     "H100": (989e12, 3.35e12),
@@ -81,7 +80,7 @@ def main() -> None:
 
 def model_config(name: str, dtype: Any, views: int) -> VLAConfig:
     """The named size with `views` cameras, able to take a prefix of up to half a chunk."""
-    model = get_model_config(name if name in CONFIGS else ALIASES.get(name, name))
+    model = get_model_config(name)
     cameras = tuple(f"camera_{index}" for index in range(views))
     most = model.chunk // 2 if model.variant == "pi05" else 0
     return dataclasses.replace(model, dtype=dtype, cameras=cameras, rtc_max_delay=most)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dexhil.models import vla
+from dexhil.models import sampling, vla
 from dexhil.models.layers import time_embedding
 from dexhil.models.weights.load import load_params
 from tests.models import reference
@@ -93,7 +93,7 @@ def test_loss(model, params, inputs, draws, monkeypatch):
 def test_ten_step_sample(model, params, inputs):
     key = jax.random.key(4)
     noise = jax.random.normal(key, (2, SMALL_PI0.chunk, SMALL_PI0.padded_action_dim))
-    ours = vla.sample_actions(params, SMALL_PI0, inputs, key, num_steps=STEPS)
+    ours = sampling.sample_actions(params, SMALL_PI0, inputs, key, num_steps=STEPS)
     given = torch_inputs(SMALL_PI0, inputs)
     given.pop("position_ids")
     theirs = model.sample_actions(

@@ -132,6 +132,7 @@ def test_ema_follows_its_formula(step):
         state, _ = step(state, make_inputs(index))
         decay = min(0.999, (1 + index) / (10 + index))
         kernel = decay * kernel + (1 - decay) * np.asarray(state.params["head"]["kernel"])
+    assert state.ema_params is not None
     np.testing.assert_allclose(state.ema_params["head"]["kernel"], kernel, rtol=1e-5)
 
 

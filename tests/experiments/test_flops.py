@@ -1,0 +1,62 @@
+"""Counted arithmetic against what XLA counts in the program."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dexhil.models.config import PI05
+from dexhil.models.vla import flow_loss, init_params
+from dexhil.training.partition import frozen_paths
+from experiments.benchmarks.flops import forward_flops, peak_tflops, training_flops
+from experiments.benchmarks.train_step import adapted
+
+# Two layers of the real widths: unrolled, because XLA counts the body of a loop once. Lowered only, never allocated.
+CONFIG = dataclasses.replace(
+    PI05,
+    remat=False,
+    vision=dataclasses.replace(PI05.vision, depth=2),
+    attention=dataclasses.replace(PI05.attention, depth=2),
+)
+
+
+def _shapes(config):
+    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+
+
+def test_forward_flops_are_xla_s():
+    shape, side = jax.ShapeDtypeStruct, CONFIG.image_size
+    inputs = {
+        "images": {camera: shape((1, side, side, 3), jnp.float32) for camera in CONFIG.cameras},
+        "tokens": shape((1, CONFIG.max_tokens), jnp.int32),
+        "token_mask": shape((1, CONFIG.max_tokens), jnp.bool_),
+        "state": shape((1, CONFIG.state_dim), jnp.float32),
+        "actions": shape((1, CONFIG.chunk, CONFIG.action_dim), jnp.float32),
+    }
+    program = jax.jit(lambda p, x: flow_loss(p, CONFIG, x, jax.random.key(0), flow_samples=3))
+    analysis = program.lower(_shapes(CONFIG), inputs).cost_analysis()
+    assert analysis is not None
+    counted = sum(forward_flops(CONFIG, flow_samples=3).values())
+    assert counted == pytest.approx(analysis["flops"], rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("config", "freeze", "times"),
+    [
+        (CONFIG, [], {"vision": 3, "language": 3, "expert": 3}),
+        (CONFIG, ["PaliGemma/img"], {"vision": 1, "language": 3, "expert": 3}),
+        (adapted(CONFIG), ["PaliGemma"], {"vision": 1, "language": 2, "expert": 2}),
+        (adapted(CONFIG), [], {"vision": 3, "language": 2, "expert": 2}),
+    ],
+)
+def test_only_what_is_trained_costs_a_backward_pass(config, freeze, times):
+    shapes, forward = _shapes(config), forward_flops(config)
+    expected = sum(times[part] * flops for part, flops in forward.items())
+    assert training_flops(config, shapes, frozen_paths(shapes, freeze)) == pytest.approx(expected)
+
+
+def test_devices_are_known_by_their_names():
+    assert peak_tflops("NVIDIA H100 80GB HBM3") == 989.0
+    assert peak_tflops("NVIDIA H100 PCIe") == 756.0
+    assert peak_tflops("cpu") is None

@@ -1,0 +1,106 @@
+"""Adapters: nothing at first, the fused weights afterwards, and names and shapes that openpi reads."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dexhil.models import lora
+from dexhil.models.config import PI05, TINY, GemmaConfig
+from dexhil.models.lora import fresh_adapters, fuse_adapters, merge_trees, readapt
+from dexhil.models.params import init_params
+from dexhil.models.vla import flow_errors
+from dexhil.training.partition import path_name
+
+
+def with_adapters(config, lm=2, expert=3, scale=0.5):
+    streams = {"lm": (config.lm, lm), "expert": (config.expert, expert)}
+    return dataclasses.replace(
+        config, **{k: dataclasses.replace(s, lora_rank=r, lora_scale=scale) for k, (s, r) in streams.items()}
+    )
+
+
+ADAPTED = with_adapters(TINY)
+
+
+@jax.jit
+def errors(params, inputs):
+    """Flow errors by a tree with or without adapters: the configuration only says their scale."""
+    noise = jax.random.normal(jax.random.key(1), (2, 1, TINY.chunk, TINY.action_dim))
+    return flow_errors(params, ADAPTED, inputs, noise, jnp.array([[0.2], [0.7]]))
+
+
+@pytest.fixture(scope="module")
+def adapted(random_params):
+    return random_params(ADAPTED)
+
+
+def test_fresh_adapters_change_nothing(tiny):
+    _, params, inputs = tiny
+    adapted = merge_trees(params, fresh_adapters(ADAPTED, jax.random.key(0)))
+    np.testing.assert_allclose(errors(adapted, inputs), errors(params, inputs), rtol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [lora.project, lora.merge_heads, lora.geglu])
+def test_a_zero_b_changes_no_bit_of_a_layer(layer, adapted):
+    """Whole programs may differ in the last bit, since XLA fuses them differently."""
+    layers = jax.tree.map(lambda leaf: leaf[0], adapted["PaliGemma"]["llm"]["layers"])
+    weights, shape = {
+        lora.project: (layers["attn"]["q_einsum"], (2, 5, 16)),
+        lora.merge_heads: (layers["attn"]["attn_vec_einsum"], (2, 5, 2, 8)),
+        lora.geglu: (layers["mlp"], (2, 5, 16)),
+    }[layer]
+    x = jax.random.normal(jax.random.key(0), shape)
+    plain = {name: leaf for name, leaf in weights.items() if not lora.is_adapter(name)}
+    zeroed = {name: 0 * leaf if name.endswith("lora_b") else leaf for name, leaf in weights.items()}
+    np.testing.assert_array_equal(layer(zeroed, x), layer(plain, x))
+    assert np.abs(layer(weights, x) - layer(plain, x)).max() > 1e-2
+
+
+def test_fused_weights_act_as_the_adapters_did(adapted, tiny):
+    params, inputs = adapted, tiny[2]
+    fused = fuse_adapters(params, ADAPTED)
+    plain = jax.eval_shape(lambda: init_params(TINY, jax.random.key(0)))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), fused) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), plain
+    )
+    expected = errors(params, inputs)
+    np.testing.assert_allclose(errors(fused, inputs), expected, rtol=2e-4)
+    unscaled = fuse_adapters(params, with_adapters(TINY, scale=1.0))
+    assert np.abs(errors(unscaled, inputs) / expected - 1).max() > 1e-2
+
+
+def test_names_and_shapes_of_the_real_size():
+    config = with_adapters(PI05, 16, 32)
+    tree = jax.eval_shape(lambda key: fresh_adapters(config, key), jax.random.key(0))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    shapes = {path_name(path).removeprefix("PaliGemma/llm/layers/"): leaf.shape for path, leaf in leaves}
+    assert len(shapes) == 2 * 2 * 5
+    assert shapes["attn/q_einsum/lora_a"] == (18, 8, 2048, 16)
+    assert shapes["attn/q_einsum/lora_b"] == (18, 8, 16, 256)
+    assert shapes["attn/kv_einsum_1/lora_a"] == (18, 2, 1, 1024, 32)
+    assert shapes["attn/attn_vec_einsum/lora_a"] == (18, 8, 256, 16)
+    assert shapes["attn/attn_vec_einsum/lora_b"] == (18, 8, 16, 2048)
+    assert shapes["mlp/gating_einsum_lora_b"] == (18, 2, 16, 16384)
+    assert shapes["mlp_1/linear_lora_a"] == (18, 4096, 32)
+
+
+def test_other_adapters_begin_where_the_earlier_ones_ended(adapted):
+    params = adapted
+    assert readapt(params, ADAPTED, ADAPTED, jax.random.key(0)) is params
+    wanted = with_adapters(TINY, lm=0, expert=1)
+    moved = readapt(params, ADAPTED, wanted, jax.random.key(0))
+    layers = moved["PaliGemma"]["llm"]["layers"]
+    assert set(layers["mlp"]) == {"gating_einsum", "linear"}
+    assert layers["mlp_1"]["linear_lora_a"].shape == (2, 32, 1)
+    for one, other in zip(
+        jax.tree.leaves(fuse_adapters(moved, wanted)), jax.tree.leaves(fuse_adapters(params, ADAPTED)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_negative_rank_is_refused():
+    with pytest.raises(ValueError, match=r"lora_rank: expected 0 \(no adapters\) or more, got -1"):
+        GemmaConfig(16, 32, lora_rank=-1)
