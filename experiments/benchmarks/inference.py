@@ -13,6 +13,7 @@ use: compare them within one run, or the CPU times.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -210,20 +211,20 @@ def measure_handover(checkpoint: Path, trials: int, latency_steps: int) -> dict[
     from experiments.rigs import make_rig  # here: it needs MuJoCo, which a GPU machine may lack
 
     meta = load_meta(checkpoint)
-    rig = make_rig(meta.config["rig"])
     result: dict[str, Any] = {"latency_steps": latency_steps, "trials": trials}
-    for handover, rtc in MODES:
-        most = meta.model.rtc_max_delay if rtc == "trained" else meta.model.chunk // 2
-        if latency_steps > most or (rtc == "trained" and not most):
-            continue
-        policy = Policy.load(checkpoint, rtc=rtc)
-        outcomes = [one_trial(rig, policy, meta, index, latency_steps, handover) for index in range(trials)]
-        successes, between, inside = zip(*outcomes, strict=True)
-        result[handover if rtc == "none" else f"rtc_{rtc}"] = {
-            "successes": sum(successes),
-            "handover": jumps(np.concatenate(between)),
-            "inside": jumps(np.concatenate(inside)),
-        }
+    with contextlib.closing(make_rig(meta.config["rig"])) as rig:
+        for handover, rtc in MODES:
+            most = meta.model.rtc_max_delay if rtc == "trained" else meta.model.chunk // 2
+            if latency_steps > most or (rtc == "trained" and not most):
+                continue
+            policy = Policy.load(checkpoint, rtc=rtc)
+            outcomes = [one_trial(rig, policy, meta, index, latency_steps, handover) for index in range(trials)]
+            successes, between, inside = zip(*outcomes, strict=True)
+            result[handover if rtc == "none" else f"rtc_{rtc}"] = {
+                "successes": sum(successes),
+                "handover": jumps(np.concatenate(between)),
+                "inside": jumps(np.concatenate(inside)),
+            }
     return result
 
 

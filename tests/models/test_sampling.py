@@ -42,7 +42,7 @@ def test_weights_are_the_papers_schedule(length, delay):
 
 
 def _linear_problem():
-    """Field v(x, t) = M x + (1 + t) b over the flattened chunk, noise and target; M has no symmetry."""
+    """Field v(x, t) = M (1 + t) x + b over the flattened chunk, noise and target; M has no symmetry."""
     rng = np.random.default_rng(2)
     size = CHUNK * PADDED
     matrix, offset = rng.normal(size=(size, size)) / size**0.5, rng.normal(size=size)
@@ -50,14 +50,14 @@ def _linear_problem():
 
     def field(x, t):
         time = t[..., None] if t.ndim == 2 else t[:, None, None]
-        wide = jnp.asarray(matrix, jnp.float32) @ x.reshape(-1) + jnp.asarray(offset, jnp.float32)
-        return (1 + time) * wide.reshape(x.shape)
+        mixed = jnp.asarray(matrix, jnp.float32) @ ((1 + time) * x).reshape(-1)
+        return (mixed + jnp.asarray(offset, jnp.float32)).reshape(x.shape)
 
     return matrix, offset, noise, target, field
 
 
 def test_guidance_of_a_linear_field_is_its_closed_form():
-    """The Jacobian of a(x) = x + (1 - t) (1 + t) (M x + b) is I + (1 - t^2) M, known without differentiation."""
+    """The Jacobian of a(x) = x + (1 - t) (M (1 + t) x + b) is I + (1 - t^2) M, known without differentiation."""
     matrix, offset, noise, target, field = _linear_problem()
     prefix = Prefix(jnp.asarray(target, jnp.float32), jnp.int32(LENGTH), jnp.int32(DELAY))
     found = integrate(guided(field, prefix), jnp.asarray(noise, jnp.float32), STEPS)
@@ -66,7 +66,7 @@ def test_guidance_of_a_linear_field_is_its_closed_form():
     wanted = np.pad(target[0], ((0, 0), (0, PADDED - WIDTH)))
     x = noise.reshape(-1)
     for t in np.arange(STEPS) / STEPS:
-        v = (1 + t) * (matrix @ x + offset)
+        v = (1 + t) * matrix @ x + offset
         jacobian = np.eye(x.size) + (1 - t) * (1 + t) * matrix
         error = weights.reshape(-1) * (wanted.reshape(-1) - (x + (1 - t) * v))
         r2 = (1 - t) ** 2 / (t**2 + (1 - t) ** 2)
@@ -84,7 +84,7 @@ def test_committed_actions_stay_and_the_rest_sees_them_at_time_1():
     for t in np.arange(STEPS) / STEPS:
         x[:DELAY] = np.pad(target[0, :DELAY], ((0, 0), (0, 1)))
         time = np.where(np.arange(CHUNK) < DELAY, 1.0, t)[:, None]
-        x = x + (1 + time) * (matrix @ x.reshape(-1) + offset).reshape(x.shape) / STEPS
+        x = x + (matrix @ ((1 + time) * x).reshape(-1) + offset).reshape(x.shape) / STEPS
     np.testing.assert_array_equal(found[:DELAY, :WIDTH], prefix.actions[0, :DELAY])
     np.testing.assert_allclose(found[DELAY:], x[DELAY:], atol=1e-5, rtol=1e-5)
 
