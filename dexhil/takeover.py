@@ -180,16 +180,15 @@ def _next_mode(state: TakeoverState, inputs: Inputs) -> tuple[Mode, int]:
     """The mode of this tick and the epoch from which on a plan is fresh."""
     if inputs.estop or (state.mode is Mode.ESTOP and not inputs.clear_estop):
         return Mode.ESTOP, state.epoch
-    if inputs.engage:
-        if inputs.human is None:
-            # A person in control whose devices fail is not replaced by the policy: the robot holds.
-            lost = state.mode not in (Mode.AUTONOMOUS, Mode.RELEASING) or inputs.policy_action is None
-            return (Mode.HOLD, state.epoch) if lost else (Mode.AUTONOMOUS, state.epoch)
+    if inputs.engage and inputs.human is not None:
         return (Mode.HUMAN if state.mode in (Mode.ENGAGING, Mode.HUMAN) else Mode.ENGAGING), state.epoch
-    if state.mode in (Mode.ENGAGING, Mode.HUMAN, Mode.ESTOP):
+    left = state.mode in (Mode.ENGAGING, Mode.HUMAN, Mode.ESTOP)  # what was planned before it is stale
+    if inputs.engage and state.mode not in (Mode.AUTONOMOUS, Mode.RELEASING):
+        # A person in control whose devices fail is not replaced by the policy: the robot holds.
+        return Mode.HOLD, state.epoch + left
+    if left:
         return Mode.RELEASING, state.epoch + 1
-    fresh = inputs.policy_action is not None and inputs.policy_epoch >= state.epoch
-    if fresh:
+    if inputs.policy_action is not None and inputs.policy_epoch >= state.epoch:
         return Mode.AUTONOMOUS, state.epoch
     return (Mode.RELEASING if state.mode is Mode.RELEASING else Mode.HOLD), state.epoch
 

@@ -140,6 +140,22 @@ def test_a_person_whose_devices_fail_holds_the_robot_and_a_new_anchor_follows(rn
     assert jump(before, decision.command).max < 1e-6
 
 
+@pytest.mark.parametrize("engage", [True, False])
+def test_a_plan_from_before_a_takeover_is_stale_even_where_the_devices_failed_in_between(rng, engage):
+    human, plan = HumanCommand(random_pose(rng), np.zeros(HAND)), random_command(rng)
+    state, _ = tick(start(SPEC.home), policy=SPEC.home)
+    planned_for = state.epoch
+    state, _ = tick(state, human=human)
+    state, _ = tick(state, human=None, engage=True, policy=plan, epoch=planned_for)
+    before = state.command
+    for _ in range(3):
+        state, decision = tick(state, human=None, engage=engage, policy=plan, epoch=planned_for)
+        assert decision.mode is Mode.HOLD
+        np.testing.assert_array_equal(decision.command, before)
+    _, decision = tick(state, policy=plan)  # planned anew
+    assert decision.mode is Mode.AUTONOMOUS
+
+
 def test_without_a_plan_the_robot_holds_and_goes_on_with_one(rng):
     state, decision = tick(start(SPEC.home))
     assert decision.mode is Mode.HOLD
