@@ -1,5 +1,6 @@
-"""TensorFlow crashes beside software OpenGL: an error comes first. Beside SentencePiece it works."""
+"""TensorFlow crashes beside software OpenGL: an error comes first. Beside SentencePiece and PyTorch it works."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -26,3 +27,15 @@ def test_tensorflow_and_sentencepiece_live_together_in_either_order() -> None:
     text = "from dexhil.models.tokenizer import train_tokenizer\ntrain_tokenizer(['Grab'])\n"
     for code in (text + LOAD, LOAD + text):
         assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("torch_first", [True, False])
+def test_torch_jax_and_tensorflow_live_together(torch_first: bool) -> None:
+    """One worker of the test run may meet all three."""
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("no torch: make test installs it from requirements-parity.txt")
+    use_torch = "import torch\ntorch.ones(3, 3) @ torch.ones(3, 3)\n"
+    use_jax = "import jax\nprint(jax.numpy.ones((3, 3)) @ jax.numpy.ones((3, 3)))\n"
+    code = use_torch + use_jax + LOAD + use_torch if torch_first else LOAD + use_jax + use_torch + use_jax
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
