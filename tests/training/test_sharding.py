@@ -28,7 +28,7 @@ def start(command: str, out: Path, flags: str = "", **variables: str) -> subproc
 
 
 def finish(process: subprocess.Popen) -> str:
-    out, errors = process.communicate(timeout=900)
+    out, errors = process.communicate()
     assert process.returncode == 0, errors[-3000:]
     return out
 
