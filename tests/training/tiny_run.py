@@ -43,8 +43,8 @@ ADAPTED = dataclasses.replace(
 
 def linear_loss(params: Any, inputs: Any, key: jax.Array) -> jax.Array:
     """[B, H], with noise as flow matching has it."""
-    predicted = inputs["state"][:, 1:] @ params["head"]["kernel"] + params["head"]["bias"]
-    loss = jnp.square(predicted[:, None] - inputs["actions"][..., 1:]).mean(axis=-1)
+    predicted = inputs["state"][:, 3:] @ params["head"]["kernel"] + params["head"]["bias"]
+    loss = jnp.square(predicted[:, None] - inputs["actions"][..., 3:]).mean(axis=-1)
     return loss * (1 + jax.random.uniform(key, loss.shape))
 
 
@@ -53,7 +53,7 @@ def policy_loss(config: VLAConfig, params: Any, inputs: Any, key: jax.Array) -> 
 
 
 def linear_shapes(config: VLAConfig) -> Any:
-    width = config.state_dim - 1  # even: the kernel can be split
+    width = config.state_dim - 3  # 16: any mesh splits the kernel
     kernel, bias = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((width, width), (width,)))
     return {"head": {"kernel": kernel, "bias": bias}}
 
