@@ -72,8 +72,10 @@ class Snapshot:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A change of control. kind: "takeover" or "release". asked: the new command, before limits, against where the robot
-    would have come to rest. felt: the executed command against the way there, one tick on.
+    """A change of control. kind: "takeover" or "release".
+
+    asked: the new command, before limits, against where the robot would have come to rest. felt: the executed command
+    against the way there, one tick on.
     """
 
     t: float

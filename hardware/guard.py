@@ -12,15 +12,9 @@ import numpy as np
 
 from dexhil.robot_geometry import ee_of_flange, finger_tips, fr3_joint_frames
 
-# Capsules between points of `_points`: (from, to, radius m).
-_LINKS: dict[str, tuple[int, int, float]] = {
-    "base": (0, 1, 0.09),
-    "upper arm": (1, 4, 0.09),
-    "forearm": (4, 5, 0.065),
-    "wrist": (6, 7, 0.065),
-    "flange": (7, 8, 0.060),
-    "palm": (8, 9, 0.055),
-}
+# Capsules: between which of `_points`, and how thick (m).
+_ENDS = {"base": (0, 1), "upper arm": (1, 4), "forearm": (4, 5), "wrist": (6, 7), "flange": (7, 8), "palm": (8, 9)}
+_RADII = {"base": 0.09, "upper arm": 0.09, "forearm": 0.065, "wrist": 0.065, "flange": 0.060, "palm": 0.055}
 # Links that touch each other at a joint cannot be told from a collision by capsules; all other pairs that can meet.
 _PAIRS = (
     ("forearm", "base"), ("wrist", "base"), ("flange", "base"), ("palm", "base"),
@@ -52,7 +46,7 @@ def depths(q_arm: np.ndarray, q_hand: np.ndarray, box: Box) -> np.ndarray:
     ee, turn = ee_of_flange(frames[..., -1, :, :])
     beyond = np.maximum(box.lower - ee, ee - box.upper).max(-1)
     points = _points(frames)
-    lowest = [np.minimum(points[a], points[b])[..., 2] - r for a, b, r in (_LINKS[name] for name in _ABOVE_TABLE)]
+    lowest = [points[list(_ENDS[name])][..., 2].min(0) - _RADII[name] for name in _ABOVE_TABLE]
     flange = frames[..., -1, :3, 3]
     tips = flange[..., None, :] + finger_tips(q_hand) @ np.swapaxes(turn, -1, -2)
     into_table = box.table_z - np.minimum(np.min(lowest, 0), tips[..., 2].min(-1) - box.tips_m)
@@ -68,10 +62,9 @@ def _points(frames: np.ndarray) -> np.ndarray:
 
 def _overlap(points: np.ndarray) -> np.ndarray:
     """[...] m: how deep the two links that are nearest to each other overlap."""
-    first, second = ([_LINKS[pair[i]] for pair in _PAIRS] for i in (0, 1))
-    ends = [points[[link[i] for link in links]] for links in (first, second) for i in (0, 1)]
-    radii = np.array([a[2] + b[2] for a, b in zip(first, second, strict=True)])
-    distance = segment_distance(*ends)
+    a0, a1, b0, b1 = (points[[_ENDS[pair[side]][end] for pair in _PAIRS]] for side in (0, 1) for end in (0, 1))
+    radii = np.array([_RADII[first] + _RADII[second] for first, second in _PAIRS])
+    distance = segment_distance(a0, a1, b0, b1)
     return (radii.reshape(-1, *[1] * (distance.ndim - 1)) - distance).max(0)
 
 

@@ -41,9 +41,10 @@ class Teleop:
         return reading.value, ""
 
     def anchor(self, pose_base_ee: np.ndarray) -> None:
-        """A takeover begins with the end effector at `pose_base_ee` [7]: a device that is pushed, not held, goes on there."""
-        if hasattr(self.tracker, "anchor"):
-            self.tracker.anchor(pose_base_ee)  # type: ignore[attr-defined]
+        """A takeover begins with the end effector at `pose_base_ee` [7]: a pushed device, such as a stick, goes on there."""
+        anchor = getattr(self.tracker, "anchor", None)
+        if anchor is not None:
+            anchor(pose_base_ee)
 
     def shows(self, now: float) -> tuple[HumanCommand | None, str]:
         """What the person shows; None and the reason where a device gives nothing to follow."""
