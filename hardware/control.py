@@ -145,11 +145,14 @@ class Control:
         human, lack = (None, "") if not engage or holding else self.teleop.shows(now)
         if lack:
             self._note(now, "watchdog:person", lack)
-        action, asked = (None, self._no_action) if holding else self._policy_action(now)
+        # a person who asks for control and cannot be given it wants the policy to stop, too
+        nobody = bool(holding) or (engage and human is None)
+        action, asked = (None, self._no_action) if nobody else self._policy_action(now)
         decision, mode_before, rest = self._decide(engage, human, action, asks)
         command, coasting = self._execute(decision, now, arm_due)
         self._remember_change(now, decision, mode_before, rest, command, coasting)
-        self._state = executed(self._state, command)
+        # a person's inverse kinematics go on from their own last solution, so that limits do not make it drift
+        self._state = executed(self._state, decision.command if decision.is_intervention else command)
         self._take_interventions(now)
         of_policy = asked if decision.mode is Mode.AUTONOMOUS and self._phase is Phase.RUNNING else self._no_action
         return self._remember(now, decision.mode, of_policy, decision.is_intervention, holding or lack)
@@ -246,6 +249,8 @@ class Control:
             return None, report.error or "policy: no plan yet"
         if plan.actions.ndim != 2 or plan.actions.shape[1] != self.spec.action_dim:
             return None, f"policy: plans {list(plan.actions.shape)}, {self.spec.name} takes [H, {self.spec.action_dim}]"
+        if not np.isfinite(plan.actions).all():
+            return None, "policy: returned an action that is not finite"
         age = now - plan.t_observed
         if not -self.settings.stale_s < age < self.settings.stale_s:
             return None, f"policy: its last plan is of {age:.2f} s ago (limit {self.settings.stale_s} s)"

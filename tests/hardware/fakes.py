@@ -127,7 +127,11 @@ class Bench:
         if self.planning and self.ticks % 5 == 0:
             self.number += 1
             at = self.control.latest.command
-            rows = at + np.linspace(0.0, 1.0, 17)[1:, None] * (self.goal - at)
+            rows = (
+                at + np.linspace(0.0, 1.0, 17)[1:, None] * (self.goal - at)
+                if np.isfinite(self.goal).all()
+                else (np.tile(self.goal, (16, 1)))
+            )
             self.report = Report(
                 self.now,
                 Plan(rows.astype(np.float32), self.now, self.control.latest.epoch, self.number),
