@@ -24,7 +24,7 @@ from dexhil.evaluation.rollout import plan_seed
 from dexhil.recorder import repair
 from dexhil.schema import EpisodeMetadata, Observation, Step
 from dexhil.takeover import Mode
-from hardware.control import Change, Control, Phase, Snapshot
+from hardware.control import ARRIVED_RAD, Change, Control, Phase, Snapshot
 from hardware.devices import DeviceError
 from hardware.pace import LoopStats, Pace
 from hardware.policy_process import PolicyProcess, Request
@@ -186,8 +186,13 @@ class Session:
     def home(self, timeout_s: float = 60.0) -> None:
         """Slowly to the home pose; returns at rest there."""
         self.control.request(Phase.HOMING)
-        self.wait(lambda: self.control.latest.phase is Phase.HOMING, "the control loop to go home", 5.0)
-        self.wait(lambda: self.control.latest.phase is Phase.IDLE, "the robot to arrive at home", timeout_s)
+        self.wait(self._at_home, "the robot to arrive at home", timeout_s)
+
+    def _at_home(self) -> bool:
+        latest = self.control.latest
+        return latest.phase is Phase.IDLE and bool(
+            np.abs(latest.command - self.control.spec.home).max() < 2 * ARRIVED_RAD
+        )
 
     def wait_for_event(self, wanted: str) -> None:
         """Waits, as long as it takes, until the person presses `wanted`. Raises KeyboardInterrupt on "quit"."""

@@ -41,7 +41,7 @@ class Teleop:
         return reading.value, ""
 
     def anchor(self, pose_base_ee: np.ndarray) -> None:
-        """A takeover begins with the end effector at `pose_base_ee` [7]: a pushed device, such as a stick, goes on there."""
+        """A takeover begins with the end effector at `pose_base_ee` [7]: a pushed device, as a stick, goes on there."""
         anchor = getattr(self.tracker, "anchor", None)
         if anchor is not None:
             anchor(pose_base_ee)

@@ -52,6 +52,8 @@ class FakeDevice:
 class FakeActuator(FakeDevice):
     """Goes where it is told, at once; `broken` makes every command fail. commands: all that it was told."""
 
+    value: Any
+
     def __init__(self, name: str, value: Any, clock: Any = time.monotonic) -> None:
         super().__init__(name, value, clock)
         self.commands: list[np.ndarray] = []
@@ -198,3 +200,37 @@ def observation(q: np.ndarray = SPEC.home, instruction: str = "Grab that yellow 
     pose = arm_ik.forward(q[:ARM_DOF].astype(np.float64)).astype(np.float32)
     image = np.zeros((8, 8, 3), np.uint8)
     return Observation({"scene": image}, q[:ARM_DOF].copy(), q[ARM_DOF:].copy(), pose, 0.0, instruction)
+
+
+@dataclasses.dataclass
+class Live:
+    """A control with fake devices on the real clock. Its watchdogs are patient: tests share a CPU."""
+
+    control: Control
+    arm: FakeActuator
+    hand: FakeActuator
+    operator: FakeOperator
+
+
+def live_control(newest: Any = lambda: None) -> Live:
+    """Control of fake devices on the real clock."""
+    patient = dataclasses.replace(SETTINGS, watchdog_least_s=2.0)
+    arm, hand = FakeActuator("fr3", arm_state(SPEC.home[:ARM_DOF])), FakeActuator("dexhand", SPEC.home[ARM_DOF:].copy())
+    operator = FakeOperator()
+    control = Control(
+        SPEC,
+        arm,
+        hand,
+        {"scene": FakeDevice("d435", np.zeros((8, 8, 3), np.uint8), period_s=1 / 20)},
+        Teleop(
+            FakeDevice("cube", IDENTITY.copy()),
+            FakeDevice("glove", SPEC.home[ARM_DOF:].astype(np.float64)),
+            operator,
+            SPEC.hand_dof,
+            patient,
+        ),
+        SafetyLayer(SPEC, patient, arm_hz=30.0, hand_hz=90.0),
+        newest,
+        Settings(stale_s=2.0),
+    )
+    return Live(control, arm, hand, operator)
