@@ -28,6 +28,7 @@ from hardware.teleop import Teleop
 HOMING_SPEED = 0.15  # share of the velocity limits
 ARRIVED_RAD = 0.01
 LOST_S = 1.0  # an actuator that was silent for so long is lost: it needs a new connection, and a person's consent
+TELL_AGAIN_S = 5.0  # a person is not told the same again sooner; the log has it all
 RESYNC_RAD = 0.1  # an episode that begins with the robot this far from its command goes on from where the robot is
 
 
@@ -114,6 +115,7 @@ class Control:
         self.lost: dict[str, str] = {}
         self._requests: queue.SimpleQueue[Phase | None] = queue.SimpleQueue()
         self._newest_report = newest_report
+        self._told_at: dict[str, float] = {}
         self._phase = Phase.OFF
         self._of_person = False
         self._state = start(spec.home)
@@ -279,7 +281,7 @@ class Control:
     def _execute(self, decision: Decision, now: float, arm_due: bool) -> tuple[np.ndarray, np.ndarray]:
         """(what the robot was told [A] rad, what it had been told on its way to a stop)."""
         coasting = self.safety.coasting(arm_due)
-        if decision.mode in (Mode.HOLD, Mode.ESTOP, Mode.RELEASING):
+        if decision.mode in (Mode.HOLD, Mode.ESTOP, Mode.RELEASING, Mode.ENGAGING):  # all ask for the resting point
             if decision.mode is Mode.ESTOP:
                 self.safety.log.note(now, "estop", self.safety.estopped)
             command = self.safety.brake(arm_due)
@@ -352,8 +354,9 @@ class Control:
 
     def _note(self, now: float, cause: str, message: str) -> None:
         """Into the safety log; the person is told once."""
-        if self.safety.log.note(now, cause, message):
-            self._tell(now, f"the robot holds: {message}" if self._phase is not Phase.OFF else message)
+        if self.safety.log.note(now, cause, message) and now - self._told_at.get(cause, -np.inf) > TELL_AGAIN_S:
+            self._told_at[cause] = now
+            self._tell(now, f"the robot holds: {message}")
 
     def _tell(self, now: float, message: str) -> None:
         self.told.append((now, message))

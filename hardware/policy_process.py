@@ -18,6 +18,7 @@ from dexhil.evaluation.rollout import Policy
 from dexhil.schema import Observation
 from hardware.pace import Pace
 from hardware.plans import Plan
+from hardware.processes import leave_signals_to_parent
 from hardware.slots import SharedSlot
 
 OFFSET_S = 0.004  # after the observer's tick on the common grid
@@ -147,7 +148,7 @@ def _serve(
     factory: Callable[[], Policy], hz: float, requests: SharedSlot[Request], reports: SharedSlot[Report], parent: int
 ) -> None:
     """The process: plans from the newest observation, at `hz`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    leave_signals_to_parent()
     os.nice(5)  # control goes first
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -11,13 +11,13 @@ import json
 import multiprocessing
 import os
 import queue
-import signal
 import time
 from pathlib import Path
 from typing import Any
 
 from dexhil.recorder import REPAIR_COMMAND, EpisodeWriter
 from dexhil.schema import EpisodeMetadata, Step
+from hardware.processes import leave_signals_to_parent
 
 SAFETY_FILE = "safety.jsonl"
 QUEUE_STEPS = 100  # 5 s at 20 Hz
@@ -113,7 +113,7 @@ class Recorder:
 
 def _serve(root: Path, hz: float, incoming: Any, answers: Any, parent: int) -> None:
     """The process: writes what comes. After an error the episode stays open on disk and the rest of it is dropped."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     os.nice(5)
     writer: EpisodeWriter | None = None
     while os.getppid() == parent:

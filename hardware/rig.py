@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from hardware.teleop import Teleop
 
 ROLES = ("arm", "hand", "tracker", "glove", "operator")
 RIGS = ("real", "sim")
+Made = TypeVar("Made", bound=Control)
 
 
 @dataclasses.dataclass
@@ -37,9 +38,9 @@ class Rig:
     instructions: dict[str, str]
     world: World | None = None
 
-    def control(self, config: Config, policy: PolicyProcess | None) -> Control:
+    def control(self, config: Config, policy: PolicyProcess | None, kind: type[Made] = Control) -> Made:
         """The control of these devices with the config's limits, rates and calibration."""
-        safety = safety_settings(config)
+        safety = safety_settings(config, simulated=self.world is not None)
         rates = config.rates
         per_arm = rates.hand_hz / rates.arm_hz
         if per_arm != round(per_arm) or per_arm < 1:
@@ -58,7 +59,7 @@ class Rig:
         )
         newest = policy.newest if policy is not None else lambda: None
         arm, hand, cameras = (self.devices[role] for role in ("arm", "hand", "cameras"))
-        return Control(self.spec, arm, hand, cameras, teleop, layer, newest, settings)
+        return kind(self.spec, arm, hand, cameras, teleop, layer, newest, settings)
 
     def prepare(self, session: Session, task: str, seed: int, say: Callable[[str], None]) -> float:
         """Brings robot and scene to the start of an episode; the task's own time limit in s, 0 where it has none."""
@@ -72,6 +73,11 @@ class Rig:
             lambda: np.allclose(self._commanded(session), self._measured(), atol=0.02), "the reset scene", 10.0
         )
         return facts["horizon_s"]
+
+    def attend(self, session: Session) -> None:
+        """In simulation nobody stands at the robot: a lost device that works again is taken back."""
+        if self.world is not None and session.control.lost and self.world.alive:
+            self.devices["operator"].press("clear_estop")
 
     def judge(self, ended: str) -> str:
         """Category of a failure: the rig's where it judges itself, else how the episode ended."""
@@ -127,9 +133,11 @@ def world_settings(config: Config) -> WorldSettings:
     )
 
 
-def safety_settings(config: Config) -> SafetySettings:
+def safety_settings(config: Config, *, simulated: bool = False) -> SafetySettings:
     """The config's section `safety`."""
     values = config.safety.to_dict()
+    if simulated:
+        values["watchdog_least_s"] = max(values["watchdog_least_s"], config.sim.watchdog_least_s)
     box = values.pop("box")
     lower, upper = (np.array(box.pop(end), np.float64) for end in ("lower", "upper"))
     if lower.shape != (3,) or not (lower < upper).all():

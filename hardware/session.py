@@ -224,20 +224,26 @@ class Session:
         max_seconds: float,
         *,
         watch: Callable[[float], bool] = lambda seconds: True,
+        from_takeover: bool = False,
     ) -> Episode:
         """Records one episode until a person (or a rig that judges itself) ends it, time is up or recording breaks.
 
-        watch: called with the seconds so far, some 50 times a second; False ends the episode as "quit".
+        watch: called with the seconds so far, some 50 times a second; False ends the episode as "quit". from_takeover:
+        time and recording begin when the person first takes over, as in a demonstration.
         """
         if self.recorder.poll():
             self.recorder.start()
         self._changes.clear()
         self._interventions.clear()
         self._drain_events()
-        began = time.monotonic()
+        self.observer.instruction = instruction
         self.recorder.open(draft)
-        self.observer.begin(began, instruction, draft.seed)
         self.control.request(Phase.RUNNING)
+        while from_takeover and not self.control.latest.is_intervention and watch(0.0):
+            self.supervise()
+            time.sleep(SUPERVISE_S)
+        began = time.monotonic()
+        self.observer.begin(began, instruction, draft.seed)
         who: list[tuple[float, str]] = []
         ended = ""
         while not ended:
@@ -250,7 +256,7 @@ class Session:
         self.control.request(Phase.IDLE)
         time.sleep(0.1)
         self.supervise(all_interventions=True)
-        return self._finish(draft, began, ended, time.monotonic() - began, who)
+        return self._finish(draft, began, ended, who, from_takeover)
 
     def _ended(self, seconds: float, max_seconds: float) -> str:
         """Why the episode is over, "" while it is not."""
@@ -263,11 +269,11 @@ class Session:
         return "time" if seconds > max_seconds else ""
 
     def _finish(
-        self, draft: EpisodeMetadata, began: float, ended: str, seconds: float, who: list[tuple[float, str]]
+        self, draft: EpisodeMetadata, began: float, ended: str, who: list[tuple[float, str]], from_takeover: bool
     ) -> Episode:
         success = {"success": 1, "failure": 0, "time": 0}.get(ended, -1)
-        changes, spans = list(self._changes), list(self._interventions)
-        episode = Episode(success, ended, seconds, changes, spans, _stretches(who))
+        changes, spans = list(self._changes)[int(from_takeover) :], list(self._interventions)
+        episode = Episode(success, ended, who[-1][0], changes, spans, _stretches(who))
         if ended in ("discard", "quit") or self.observer.steps == 0:
             self.recorder.abandon()
             return episode

@@ -63,6 +63,11 @@ class SimOperator(SimDevice):
     """The simulated person's decisions; `success` comes from the rig, which judges itself."""
 
     _successes = 0
+    _pressed: tuple[str, ...] = ()
+
+    def press(self, event: str) -> None:
+        """What a person at the robot would press, for the simulated one who is not there."""
+        self._pressed += (event,)
 
     def read(self) -> Stamped[OperatorState] | None:
         """See `Device`."""
@@ -71,6 +76,8 @@ class SimOperator(SimDevice):
             return None
         events = ("success",) * (reading.value.successes - self._successes)
         self._successes = reading.value.successes
+        pressed, self._pressed = self._pressed, ()
+        events += pressed
         state = OperatorState(reading.value.engage, events)
         return Stamped(state, reading.t_device, reading.t_received, reading.seq, reading.valid)
 

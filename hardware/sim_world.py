@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import signal
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,6 +20,7 @@ from dexhil.robot import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
 from hardware.devices import ArmState, DeviceError, Stamped
 from hardware.pace import Pace
+from hardware.processes import leave_signals_to_parent
 from hardware.slots import SharedSlot
 
 STEP_HZ = 100.0
@@ -254,7 +254,7 @@ class _Served:
 
 def _serve(world: World, pipe: Connection, parent: int) -> None:
     """The process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     served = _Served(world)
     pace, done = Pace(STEP_HZ), None
     while os.getppid() == parent:

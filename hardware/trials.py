@@ -16,7 +16,7 @@ from dexhil.config import Config
 from dexhil.evaluation.rollout import Policy
 from dexhil.evaluation.video import control_overlay, write_picture, write_video
 from dexhil.progress import stop_requested
-from dexhil.recorder import list_episodes
+from dexhil.recorder import list_episodes, read_facts
 from dexhil.schema import EpisodeMetadata, Source
 from hardware.policy_process import PolicyProcess
 from hardware.recording import Recorder
@@ -30,19 +30,30 @@ PAGE = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """per_task: episodes of each task, or as many as go into `minutes`."""
+    """per_task: episodes of each task, or as many as go into `minutes`.
+
+    counts: which recorded episodes count; those of an earlier call do, too. None: every one of this call that was not
+    discarded. most_attempts: episodes per wanted one, at most.
+    """
 
     per_task: int
     minutes: float | None = None
+    counts: Callable[[EpisodeMetadata], bool] | None = None
+    most_attempts: int = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Purpose:
-    """What the episodes are for, as recorded: source, number of the round."""
+    """What the episodes are for, as recorded: source, number of the round. prefix: of their names."""
 
     source: Source = "online"
     round: int = 0
     prefix: str = "eval"
+
+    @property
+    def demonstrates(self) -> bool:
+        """Whether an episode begins only when the person takes over."""
+        return self.source == "offline"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +137,38 @@ def check_policy(session: Session, config: Config) -> str:
     return identity["checkpoint_id"]
 
 
+class _Quota:
+    """Whose turn it is. seeds: of the next episode of each task, counted from the first."""
+
+    def __init__(self, tasks: tuple[str, ...], limits: Limits, recorded: list[EpisodeMetadata]) -> None:
+        self._limits = limits
+        self.seeds = {task: sum(fact.task == task for fact in recorded) for task in tasks}
+        self._tried = dict.fromkeys(tasks, 0)
+        counts = limits.counts or (lambda fact: True)
+        self._counted = {task: sum(fact.task == task and counts(fact) for fact in recorded) for task in tasks}
+
+    def next_task(self) -> str | None:
+        """The task with the fewest attempts that wants more; None where all have enough."""
+        limits = self._limits
+        most = limits.most_attempts * limits.per_task
+        wanting = [
+            task
+            for task, tried in self._tried.items()
+            if limits.minutes is not None or (self._counted[task] < limits.per_task and tried < most)
+        ]
+        return min(wanting, key=lambda task: self._tried[task], default=None)
+
+    def add(self, task: str, found: Done) -> None:
+        if found.episode.ended in ("discard", "quit"):
+            return  # the same start once more
+        self._tried[task] += 1
+        self.seeds[task] += 1
+        if self._limits.counts is None:
+            self._counted[task] += 1
+        elif found.episode.path is not None:
+            self._counted[task] += self._limits.counts(read_facts(found.episode.path)[0])
+
+
 class _Runner:
     """The episodes of one session."""
 
@@ -142,24 +185,29 @@ class _Runner:
 
     def run(self, limits: Limits, log: Callable[[int, Mapping[str, Any]], None]) -> list[Done]:
         """Tasks in turns until there are enough, time is up or the person has had enough."""
-        tasks, done, number = tuple(self._config.rig.tasks), [], 0
         until = None if limits.minutes is None else self._began + 60.0 * limits.minutes
-        while not self._stopping() and (until is not None or number < limits.per_task * len(tasks)):
-            if until is not None and time.monotonic() >= until:
+        quota = _Quota(tuple(self._config.rig.tasks), limits, self._recorded(limits))
+        done: list[Done] = []
+        while not self._stopping() and not (until is not None and time.monotonic() >= until):
+            task = quota.next_task()
+            if task is None:
                 break
-            task, seed = tasks[number % len(tasks)], self._config.episode.first_seed + number // len(tasks)
-            number += 1
-            found = self._one(task, seed, until)
-            if found.episode.ended == "discard" and until is None:
-                number -= 1  # once more
-            if found.episode.ended in ("discard", "quit"):
-                if found.episode.ended == "quit":
-                    break
-                continue
-            done.append(found)
-            log(len(done), _facts(found))
-            self._say(_line(found))
+            found = self._one(task, self._config.episode.first_seed + quota.seeds[task], until)
+            quota.add(task, found)
+            if found.episode.ended == "quit":
+                break
+            if found.episode.ended != "discard":
+                done.append(found)
+                log(len(done), _facts(found))
+                self._say(_line(found))
         return done
+
+    def _recorded(self, limits: Limits) -> list[EpisodeMetadata]:
+        """Earlier episodes that this call goes on from."""
+        if limits.counts is None or not self._root.is_dir():
+            return []
+        facts = [read_facts(path)[0] for path in list_episodes(self._root)]
+        return [fact for fact in facts if fact.source == self._purpose.source and fact.round == self._purpose.round]
 
     def _one(self, task: str, seed: int, until: float | None) -> Done:
         config, episode_id = self._config, self._free_id(task, seed)
@@ -174,13 +222,16 @@ class _Runner:
 
         def watch(seconds: float) -> bool:
             self._measure_memory()
+            self._rig.attend(self._session)
             if filmed and self._rig.world is not None and seconds >= len(frames) * every:
                 who = "person" if self._session.control.latest.is_intervention else "policy"
                 frames.append(control_overlay(self._rig.world.film(*FILM_SIZE), who))
             return not self._stopping() and (until is None or time.monotonic() < until)
 
         draft = self._draft(task, seed, episode_id)
-        episode = self._session.run_episode(draft, self._rig.instructions[task], limit, watch=watch)
+        episode = self._session.run_episode(
+            draft, self._rig.instructions[task], limit, watch=watch, from_takeover=self._purpose.demonstrates
+        )
         failure = "" if episode.success == 1 else self._rig.judge(episode.ended)
         if frames and episode.path is not None:
             self.films[episode_id] = self._film(episode_id, frames)

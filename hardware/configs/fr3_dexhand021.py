@@ -58,6 +58,7 @@ def get_config(preset: str = "default") -> Config:
 
     config.sim = ConfigDict()  # what stands in for the rig with --rig sim
     config.sim.difficulty = 0.5
+    config.sim.watchdog_least_s = 0.25  # its devices share the processor with the loops that watch them
     config.sim.person = ConfigDict()  # habits of the simulated person, dexhil/sim/person.py
     config.sim.person.reaction_s = (0.2, 0.5)
     config.sim.person.no_progress_s = 1.5
