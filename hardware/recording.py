@@ -20,6 +20,7 @@ from dexhil.schema import EpisodeMetadata, Step
 from hardware.processes import leave_signals_to_parent
 
 SAFETY_FILE = "safety.jsonl"
+START_S = 60.0
 QUEUE_STEPS = 100  # 5 s at 20 Hz
 
 
@@ -44,7 +45,9 @@ class Recorder:
         )
         self._process.start()
         theirs.close()
-        self.fault = ""
+        self.fault = (
+            "" if self._answers.poll(START_S) else f"recorder: its process does not start within {START_S:.0f} s"
+        )
 
     @property
     def pid(self) -> int:
@@ -80,7 +83,7 @@ class Recorder:
                 kind, value = self._answers.recv()
                 if kind == "finished":
                     self._finished.append(value)
-                else:
+                elif kind == "error":
                     self.fault = self.fault or f"recorder: {value}"
         if self._process is not None and not self._process.is_alive() and not self.fault:
             self.fault = (
@@ -116,6 +119,7 @@ def _serve(root: Path, hz: float, incoming: Any, answers: Any, parent: int) -> N
     leave_signals_to_parent()
     os.nice(5)
     writer: EpisodeWriter | None = None
+    answers.send(("ready", None))
     while os.getppid() == parent:
         try:
             kind, value = incoming.get(timeout=1.0)

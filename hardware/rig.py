@@ -37,6 +37,7 @@ class Rig:
     devices: dict[str, Any]
     instructions: dict[str, str]
     world: World | None = None
+    _held: bool = False
 
     def control(self, config: Config, policy: PolicyProcess | None, kind: type[Made] = Control) -> Made:
         """The control of these devices with the config's limits, rates and calibration."""
@@ -75,9 +76,15 @@ class Rig:
         return facts["horizon_s"]
 
     def attend(self, session: Session) -> None:
-        """In simulation nobody stands at the robot: a lost device that works again is taken back."""
-        if self.world is not None and session.control.lost and self.world.alive:
+        """What a person at the robot does when it holds. In simulation: takes lost devices back, takes over anew."""
+        latest, world = session.control.latest, self.world
+        if world is None or not world.alive:
+            return
+        if session.control.lost:
             self.devices["operator"].press("clear_estop")
+        if self._held and not latest.holding:
+            session.control.teleop.cube_to_ee = world.regrip()
+        self._held = bool(latest.holding) and latest.phase is Phase.RUNNING
 
     def judge(self, ended: str) -> str:
         """Category of a failure: the rig's where it judges itself, else how the episode ended."""

@@ -10,6 +10,7 @@ import dataclasses
 import multiprocessing
 import os
 import time
+from collections import Counter
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,6 +27,7 @@ from hardware.slots import SharedSlot
 STEP_HZ = 100.0
 TRACKER_EVERY = 3  # steps: 33 Hz
 MOST_BEHIND = 10  # steps that are made up for; time stands still for the rest
+REGRIP_STEPS = 10
 SMALL = 1 << 14
 
 
@@ -115,8 +117,12 @@ class World:
         """uint8 [height, width, 3] of the scene now."""
         return self._ask(("film", width, height))
 
+    def regrip(self) -> np.ndarray:
+        """The person saw the robot hold: lets go, then takes over anew, holding the cube as returned (C of eq. 3)."""
+        return self._ask(("regrip",))
+
     def inject(self, fault: str) -> None:
-        """Silences a device until `inject("")`: "tracker", "glove", "operator" or the name of a camera."""
+        """Silences a device until `inject("")`: "arm", "hand", "tracker", "glove", "operator" or a camera's name."""
         self._ask(("inject", fault))
 
     def stop(self) -> None:
@@ -156,7 +162,9 @@ class _Served:
         self.hand_in_glove: Any = None
         self.silent = ""
         self.successes, self.succeeded, self.running = 0, False, False
-        self.seq = 0
+        self.seq: Counter[str] = Counter()
+        self.last: dict[str, int] = {}
+        self.pause = 0
         self.cube, self.glove, self.engage = IDENTITY.copy(), FR3_DEXHAND021.home[ARM_DOF:].astype(np.float64), False
         self.forgotten: tuple[Target | None, Target | None] = None, None
         for task in reversed(settings.tasks):
@@ -174,7 +182,7 @@ class _Served:
         cube_to_ee = IDENTITY if self.person is None else self.person.cube_to_ee
         return {"instruction": self.rig.instruction, "horizon_s": self.rig.horizon_s, "cube_to_ee": cube_to_ee}
 
-    def _new_person(self, seed: int) -> Any:
+    def _new_person(self, seed: int, **habits: Any) -> Any:
         from dexhil.retargeting.runtime import load
         from dexhil.sim.person import PersonConfig, SimulatedPerson
         from dexhil.sim.teleoperation import HandInGlove
@@ -182,7 +190,13 @@ class _Served:
         settings = self.world.settings
         if settings.retargeter and self.hand_in_glove is None:
             self.hand_in_glove = HandInGlove(load(settings.retargeter), np.random.default_rng(seed), STEP_HZ)
-        return SimulatedPerson(self.rig, seed=seed, config=PersonConfig(**settings.person))
+        return SimulatedPerson(self.rig, seed=seed, config=PersonConfig(**settings.person | habits))
+
+    def regrip(self) -> np.ndarray:
+        if self.engage:
+            self.engage, self.pause = False, REGRIP_STEPS
+            self.person = self._new_person(self.seq["arm"], late_s=0.0, reaction_s=(0.0, 0.0))
+        return IDENTITY if self.person is None else self.person.cube_to_ee
 
     def step(self, now: float) -> None:
         """One hundredth of a second."""
@@ -206,6 +220,9 @@ class _Served:
         return command
 
     def _let_person_act(self) -> None:
+        self.pause -= 1
+        if self.pause > 0:
+            return
         human = self.person.tick(self.rig.command)
         self.engage = human is not None
         if human is not None:
@@ -215,29 +232,32 @@ class _Served:
 
     def publish(self, index: int) -> None:
         """What the devices say after step `index` of the grid."""
-        self.seq += 1
         q = self.rig.joints
         state = ArmState(q[:ARM_DOF], (q[:ARM_DOF] - self.q) * STEP_HZ, self.rig.pose_base_ee)
         self.q = q[:ARM_DOF]
-        self._say(self.world.arm, state)
-        self._say(self.world.hand, q[ARM_DOF:])
-        if index % TRACKER_EVERY == 0 and self.silent != "tracker":
-            self._say(self.world.tracker, self.cube)
-        if self.silent != "glove":
-            self._say(self.world.glove, self.glove)
-        if self.silent != "operator":
-            self._say(self.world.person, PersonState(self.engage, self.successes))
+        self._say("arm", self.world.arm, state)
+        self._say("hand", self.world.hand, q[ARM_DOF:])
+        self._say("glove", self.world.glove, self.glove)
+        self._say("operator", self.world.person, PersonState(self.engage, self.successes))
+        if self._due("tracker", index, TRACKER_EVERY):
+            self._say("tracker", self.world.tracker, self.cube)
         per_picture = round(STEP_HZ / self.world.settings.camera_hz)
-        if (index + 2) % per_picture == 0:  # there when the observer looks, on the grid
+        if self._due("cameras", index + 2, per_picture):  # there when the observer looks, on the grid
             for camera, slot in self.world.images.items():
-                if self.silent != camera:
-                    size = self.world.settings.image_size
-                    taken = time.monotonic()
-                    self._say(slot, self.rig.render(camera, size, size), taken)
+                taken, size = time.monotonic(), self.world.settings.image_size
+                self._say(camera, slot, self.rig.render(camera, size, size), taken)
 
-    def _say(self, slot: SharedSlot[Any], value: Any, taken: float | None = None) -> None:
+    def _due(self, what: str, index: int, every: int) -> bool:
+        """Whether a multiple of `every` was reached since the last time."""
+        before, self.last[what] = self.last.get(what, -1), index // every
+        return self.last[what] != before
+
+    def _say(self, name: str, slot: SharedSlot[Any], value: Any, taken: float | None = None) -> None:
+        if name == self.silent:
+            return
+        self.seq[name] += 1
         now = time.monotonic()
-        slot.write(Stamped(value, now if taken is None else taken, now, self.seq))
+        slot.write(Stamped(value, now if taken is None else taken, now, self.seq[name]))
 
     def answer(self, question: tuple[Any, ...]) -> Any:
         kind, *values = question
@@ -247,6 +267,8 @@ class _Served:
             return self.rig.success(), self.rig.failure(), list(self.person.reasons) if self.person else []
         if kind == "film":
             return self.rig.render("scene", *values)
+        if kind == "regrip":
+            return self.regrip()
         if kind == "inject":
             (self.silent,) = values
         return None
