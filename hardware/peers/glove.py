@@ -8,6 +8,7 @@ Forms: geort (PUB, float32 [21, 3]), manus-windows, manus-linux (PUSH, serial + 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import time
 
@@ -65,10 +66,8 @@ def main() -> None:
         bent = 0.5 - 0.5 * np.cos(count / options.rate)  # opening and closing
         points = synthetic.keypoints_of(synthetic.OPEN + bent * (synthetic.FIST - synthetic.OPEN))
         angles = np.tile([0.0, 80.0, 80.0, 60.0], 5) * bent
-        try:
+        with contextlib.suppress(zmq.Again):  # nobody listens
             socket.send(message(points, angles, options.form), zmq.NOBLOCK)
-        except zmq.Again:
-
         time.sleep(max(0.0, began + (count + 1) / options.rate - time.monotonic()))
 
 
