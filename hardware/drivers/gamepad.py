@@ -79,7 +79,7 @@ def moved(pose: np.ndarray, state: PadState, elapsed_s: float, speed: float, tur
 
 
 def synergy(state: PadState, q_open: np.ndarray, q_grasp: np.ndarray, q_pinch: np.ndarray) -> np.ndarray:
-    """Hand joints [m] rad between the open hand, the grasp (right trigger) and the pinch (left, as the grasp allows)."""
+    """Hand joints [m] rad between the open hand, the grasp (right trigger) and the pinch (left)."""
     grasp = state.right_trigger
     pinch = (1.0 - grasp) * state.left_trigger
     return q_open + grasp * (q_grasp - q_open) + pinch * (q_pinch - q_open)
