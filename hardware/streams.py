@@ -123,7 +123,8 @@ class Stream(abc.ABC, Generic[Value]):
                         self._take(sample)
             except Exception as error:  # a device's package may raise anything, and the loop must learn of it
                 if not done.is_set():
-                    self._failure = str(error) if isinstance(error, DeviceError) else f"{type(error).__name__}: {error}"
+                    text = " ".join(str(error).split())
+                    self._failure = text if isinstance(error, DeviceError) else f"{type(error).__name__}: {text}"
                     self._news.set()
             finally:
                 self._close_quietly()
