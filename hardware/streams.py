@@ -188,7 +188,7 @@ class ActuatorStream(Stream[Value]):
         """
         target = self._checked(target)
         with self._gate:
-            trouble, latest = self._failure or self._silence(), self._latest
+            trouble, latest = self._trouble(), self._latest
             if trouble or latest is None:
                 raise DeviceError(self._message(trouble or "no reading yet"))
             now = time.monotonic()
