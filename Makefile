@@ -12,14 +12,17 @@ export MUJOCO_GL ?= egl
 # The stamp is named after all that the environment depends on: a second run finds it and does nothing.
 KEY := $(shell { cat requirements.lock pyproject.toml Makefile; $(PYTHON) --version; pwd; } 2>&1 | sha256sum | cut -c1-16)
 STAMP := .venv/ready-$(KEY)
+# Optional packages, requirements-NAME.txt each: outside the lock, installed for the tests, which skip what is missing.
+EXTRAS := $(patsubst requirements-%.txt,.venv/%.extra,$(wildcard requirements-*.txt))
 RENDERING_CHECK := $(BIN)/python -c 'import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()'
 
-.PHONY: help setup demo test check format lock
+.PHONY: help setup extras demo test check format lock
 
 help:
 	@echo 'make demo    set up, then collect, build, train and score on the embedded simulator'
 	echo 'make test    set up, then run the tests'
 	echo 'make setup   environment only          make check   format, lint, types'
+	echo 'make extras  optional packages of devices and for tests, requirements-*.txt'
 	echo 'make format  rewrite formatting        make lock    requirements.lock from requirements.txt'
 
 setup: $(STAMP)
@@ -56,19 +59,33 @@ $(STAMP):
 		install_debian libegl1 libgl1
 		$(RENDERING_CHECK) || { echo 'setup: MuJoCo cannot render with MUJOCO_GL=$(MUJOCO_GL); try: apt-get install libosmesa6, then make MUJOCO_GL=osmesa'; exit 1; }
 	fi
+	if ! $(BIN)/python -c 'import pyrealsense2' 2>/dev/null; then
+		install_debian libusb-1.0-0
+	fi
 	rm -f .venv/ready-*
 	touch $@
 	echo 'setup: ready'
 
+extras: $(EXTRAS)
+
+# --no-deps: what they need beside each other is listed in the file itself; the lock stays as it is.
+.venv/%.extra: requirements-%.txt $(STAMP)
+	@echo 'setup: installing $< into .venv'
+	if $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r $<; then
+		touch $@
+	else
+		echo 'setup: warning: not all of $< could be installed; the tests that need it skip'
+	fi
+
 demo: setup
 	@$(BIN)/python experiments/demo.py --workdir runs/demo
 
-test: setup
+test: setup $(EXTRAS)
 	@# tests/sim renders, others load TensorFlow: with software OpenGL the two crash in one process.
 	$(BIN)/python -m pytest tests/sim
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/sim
 
-check: setup
+check: setup $(EXTRAS)
 	@$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright

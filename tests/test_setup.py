@@ -43,6 +43,12 @@ def test_everything_locked_has_a_hash(lock: dict[str, str]):
     assert [name for name, block in lock.items() if "--hash=sha256:" not in block] == []
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("requirements-*.txt")), ids=lambda path: path.name)
+def test_optional_packages_are_pinned_and_leave_the_locked_ones_alone(path: Path, lock: dict[str, str]):
+    both = {block.split("==")[0] for block in lock} & pinned(path.read_text()).keys()
+    assert both == set(), "it would replace what the lock holds"
+
+
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements.lock", "Makefile", "pyproject.toml"])
 def test_no_index_and_no_address_is_prescribed(name: str):
     text = (ROOT / name).read_text()
@@ -61,7 +67,7 @@ def test_no_path_of_one_machine_in_any_file():
 def test_demo_and_test_set_up_first():
     for target in ("demo", "test"):
         plan = subprocess.run(["make", "-np", target], capture_output=True, text=True, cwd=ROOT, check=True).stdout
-        assert re.search(rf"^{target}: setup$", plan, re.MULTILINE)
+        assert re.search(rf"^{target}: setup\b", plan, re.MULTILINE)
     assert "make test" in (ROOT / ".ci/run").read_text()
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
