@@ -10,11 +10,27 @@ from typing import Any
 from dexhil.config import ConfigError
 from dexhil.names import check_known
 
-DRIVERS: dict[str, str] = {}  # name: "module:class"
+DRIVERS: dict[str, str] = {  # name: "module:class"
+    "fr3": "hardware.drivers.fr3:FR3",
+    "dexhand021": "hardware.drivers.dexhand021:DexHand021",
+    "leap": "hardware.drivers.leap:Leap",
+    "inspire": "hardware.drivers.inspire:Inspire",
+    "aruco_cube": "hardware.drivers.aruco_cube:ArucoCube",
+    "geort_glove": "hardware.drivers.geort_glove:GeortGlove",
+    "manus": "hardware.drivers.manus:ManusGlove",
+    "gamepad": "hardware.drivers.gamepad:GamepadOperator",
+    "gamepad_arm": "hardware.drivers.gamepad:GamepadArm",
+    "gamepad_hand": "hardware.drivers.gamepad:GamepadHand",
+    "keyboard": "hardware.drivers.keyboard:Keyboard",
+    "picture": "hardware.peers.picture:Picture",
+    "scripted_gamepad": "hardware.peers.scripted_gamepad:ScriptedGamepad",
+}
 
 
 def make_device(settings: Mapping[str, Any], role: str, drivers: Mapping[str, str] | None = None) -> Any:
     """The device of a config section {"driver": name, setting: value, …}; `role` names it in messages.
+
+    A setting that is such a section itself, as the camera of a cube, is a device too.
 
     Raises ConfigError for an unknown driver or setting, and where the driver's own package is missing.
     """
@@ -27,7 +43,14 @@ def make_device(settings: Mapping[str, Any], role: str, drivers: Mapping[str, st
         raise ConfigError(str(error)) from None
     made = _load(drivers[name], name, role)
     _check_settings(made, values, name, role)
-    return made(**values)
+    for setting, value in values.items():
+        if isinstance(value, Mapping) and "driver" in value:
+            values[setting] = make_device(value, f"{role}.{setting}", drivers)
+    values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    try:
+        return made(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"devices.{role}: driver {name!r}: {error}") from None
 
 
 def _load(path: str, name: str, role: str) -> Any:

@@ -120,8 +120,11 @@ def make_rig(config: Config, kind: str) -> Rig:
     if kind == "sim":
         world = World(world_settings(config))
         return Rig(spec, sim_devices(world), instructions, world)
-    devices: dict[str, Any] = {role: make_device(config.devices[role], role) for role in ROLES}
-    cameras = config.devices.cameras
+    devices: dict[str, Any] = {role: make_device(config.devices[role].to_dict(), role) for role in ROLES}
+    cameras = config.devices.cameras.to_dict()
+    unknown = [name for name in config.rig.cameras if name not in cameras]
+    if unknown:
+        raise ConfigError(f"devices.cameras: no camera {unknown[0]!r}, which rig.cameras names; known: {list(cameras)}")
     devices["cameras"] = {name: make_device(cameras[name], f"cameras.{name}") for name in config.rig.cameras}
     return Rig(spec, devices, instructions)
 
@@ -132,7 +135,7 @@ def world_settings(config: Config) -> WorldSettings:
     return WorldSettings(
         tasks=tuple(config.rig.tasks),
         difficulty=sim.difficulty,
-        image_size=config.rig.image_size,
+        image_size=sim.image_size,
         cameras=tuple(config.rig.cameras),
         camera_hz=config.rates.policy_hz,
         person=sim.person.to_dict(),

@@ -26,6 +26,7 @@ from hardware.session import Episode, Session
 FILM_HZ, FILM_SIZE = 5.0, (320, 240)
 MEMORY_EVERY_S = 10.0
 PAGE = 4096
+LARGEST_IMAGE = 3 * 1920 * 1080
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +110,7 @@ def run_trials(
     rig = make_rig(config, kind)
     process = None
     if policy is not None:
-        pixels = 3 * config.rig.image_size**2 * len(config.rig.cameras)
-        process = PolicyProcess(policy, hz=config.rates.policy_hz, image_bytes=4 * pixels)
+        process = PolicyProcess(policy, hz=config.rates.policy_hz, image_bytes=LARGEST_IMAGE * len(config.rig.cameras))
     recorder = Recorder(root, control_hz=config.rates.policy_hz)
     control = rig.control(config, process)
     say("connecting; a policy takes a while to load")

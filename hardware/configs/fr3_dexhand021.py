@@ -18,7 +18,6 @@ def get_config(preset: str = "default") -> Config:
     config.rig.tasks = ("plush", "tissue")
     config.rig.instructions = ConfigDict({"plush": "Grab that yellow plushie", "tissue": "Pull out a napkin"})
     config.rig.cameras = ("scene", "wrist")
-    config.rig.image_size = 64  # of the pictures that are recorded and that the policy sees
 
     config.rates = ConfigDict()  # 1/s; the hand's must be a multiple of the arm's
     config.rates.policy_hz = 20.0
@@ -58,6 +57,7 @@ def get_config(preset: str = "default") -> Config:
 
     config.sim = ConfigDict()  # what stands in for the rig with --rig sim
     config.sim.difficulty = 0.5
+    config.sim.image_size = 64
     config.sim.watchdog_least_s = 0.25  # its devices share the processor with the loops that watch them
     config.sim.person = ConfigDict()  # habits of the simulated person, dexhil/sim/person.py
     config.sim.person.reaction_s = (0.2, 0.5)
@@ -68,7 +68,7 @@ def get_config(preset: str = "default") -> Config:
 
     config.devices = ConfigDict()  # driver: a name of hardware/registry.py; the rest are its settings
     config.devices.arm = ConfigDict({"driver": "fr3", "host": "172.16.0.2"})
-    config.devices.hand = ConfigDict({"driver": "dexhand021", "interface": "socketcan", "channel": "can0"})
+    config.devices.hand = ConfigDict({"driver": "dexhand021", "bus": {"interface": "socketcan", "channel": "can0"}})
     config.devices.cameras = ConfigDict(
         {"scene": {"driver": "realsense", "serial": ""}, "wrist": {"driver": "realsense", "serial": ""}}
     )
