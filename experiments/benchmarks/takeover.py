@@ -62,13 +62,14 @@ class Still:
 
     def __init__(self, name: str, value: Any) -> None:
         self.name, self.value, self.period_s, self._seq = name, value, 1.0 / 90.0, 0
+        self.valid = True
 
     def connect(self) -> None:
         """Is always connected."""
 
     def read(self) -> Stamped[Any]:
         self._seq += 1
-        return Stamped(self.value, time.monotonic(), time.monotonic(), self._seq)
+        return Stamped(self.value, time.monotonic(), time.monotonic(), self._seq, self.valid)
 
     def health(self) -> Health:
         return Health(True)

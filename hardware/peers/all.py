@@ -6,6 +6,7 @@ python -m hardware.peers.all
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ PEERS = ("hardware.peers.fr3", "hardware.peers.dexhand021", "hardware.peers.glov
 
 def main() -> None:
     processes = []
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # ends them as Ctrl-C does
     try:
         for module in PEERS:
             process = subprocess.Popen([sys.executable, "-m", module], stdout=subprocess.PIPE, text=True)
