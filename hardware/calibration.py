@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import cv2
@@ -15,10 +16,15 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
+from dexhil import arm_ik
 from dexhil.poses import compose, inverse, make_pose, rotation
+from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.schema import ARM_DOF
 from hardware.cube import Intrinsics
+from hardware.devices import Arm, ArmState, DeviceError, Tracker
 
 FEWEST = 5
+SETTLE_S = 1.0  # an arm swings a little when it stops
 LEAST_TURN_RAD = 0.35  # the arm has to turn so far, about two axes, for the rotations to be told apart
 RADIANS_PER_METRE = 5.0  # what a metre of misfit weighs against a radian
 
@@ -127,3 +133,60 @@ def _misfit(vector: np.ndarray, ee: np.ndarray, cube: np.ndarray) -> np.ndarray:
         for arm, seen in zip(ee, cube, strict=True)
     ]
     return np.array(apart) * [*[RADIANS_PER_METRE] * 3, 1.0, 1.0, 1.0]
+
+
+def turned_around(
+    q_arm: np.ndarray, count: int, rng: np.random.Generator, *, turn_rad: float = 0.45, reach_m: float = 0.05
+) -> list[np.ndarray]:
+    """Joints [7] rad of poses around where the arm is, turned every way: what hand-eye calibration needs."""
+    home, lower, upper = arm_ik.forward(q_arm), SPEC.lower[:ARM_DOF] + 0.05, SPEC.upper[:ARM_DOF] - 0.05
+    targets: list[np.ndarray] = []
+    for _ in range(50 * count):
+        direction = rng.normal(size=3)
+        turn = Rotation.from_rotvec(turn_rad * rng.uniform(0.5, 1.0) * direction / np.linalg.norm(direction))
+        pose = make_pose(home[:3] + rng.uniform(-reach_m, reach_m, 3), rotation(home) * turn)
+        found = arm_ik.solve(pose, q_arm, posture=q_arm)
+        inside = (found.q_arm > lower).all() and (found.q_arm < upper).all()
+        if inside and found.position_error < 1e-3 and found.rotation_error < 0.01:
+            targets.append(found.q_arm)
+        if len(targets) == count:
+            return targets
+    raise ValueError(f"only {len(targets)} of {count} poses around the arm can be reached; begin in mid-range")
+
+
+def visit(
+    arm: Arm, tracker: Tracker, target: np.ndarray, speed: float, *, samples: int = 10, patience_s: float = 3.0
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Moves the arm at `speed` rad/s to `target` [7] rad, and looks: pose_base_ee and pose_camera_cube, [7] each.
+
+    None where the cube is not seen `samples` times within `patience_s` of the arm's coming to rest. Raises DeviceError.
+    """
+    begin = _latest(arm).q
+    steps = max(1, round(float(np.abs(target - begin).max()) / (speed * arm.period_s)))
+    for step in range(1, steps + 1):
+        arm.command(begin + (target - begin) * step / steps, time.monotonic() + arm.period_s, 0)
+        time.sleep(arm.period_s)
+    time.sleep(SETTLE_S)
+    seen: list[np.ndarray] = []
+    last, end = 0, time.monotonic() + patience_s
+    while len(seen) < samples and time.monotonic() < end:
+        reading = tracker.read()
+        if reading is not None and reading.valid and reading.seq != last:
+            last = reading.seq
+            seen.append(reading.value)
+        time.sleep(0.2 * tracker.period_s)
+    if len(seen) < samples:
+        return None
+    return _latest(arm).pose_base_ee, mean_pose(np.stack(seen))
+
+
+def _latest(arm: Arm) -> ArmState:
+    reading = arm.read()
+    if reading is None or not reading.valid:
+        raise DeviceError(arm.health().message or f"{arm.name}: no valid reading")
+    return reading.value
+
+
+def mean_pose(poses: np.ndarray) -> np.ndarray:
+    """The middle [7] of poses [n, 7] that are near to each other."""
+    return make_pose(poses[:, :3].mean(axis=0), Rotation.concatenate([rotation(pose) for pose in poses]).mean())

@@ -67,7 +67,6 @@ def detector() -> cv2.aruco.ArucoDetector:
     parameters.adaptiveThreshWinSizeStep = 16
     parameters.adaptiveThreshConstant = 10
     parameters.perspectiveRemovePixelPerCell, parameters.perspectiveRemoveIgnoredMarginPerCell = 8, 0.2
-    parameters.minMarkerPerimeterRate = 0.01
     return cv2.aruco.ArucoDetector(cv2.aruco.getPredefinedDictionary(DICTIONARY), parameters)
 
 
@@ -75,6 +74,9 @@ def find_markers(
     gray: np.ndarray, finder: cv2.aruco.ArucoDetector, origin: tuple[int, int] = (0, 0)
 ) -> dict[int, np.ndarray]:
     """{face: corners [4, 2] px} in a part of an image whose top left pixel is `origin`; coarse, to about a pixel."""
+    parameters = finder.getDetectorParameters()
+    parameters.minMarkerPerimeterRate = 4 * SMALLEST_PX / max(gray.shape)  # noise, tried too, costs most
+    finder.setDetectorParameters(parameters)
     corners, numbers, _ = finder.detectMarkers(gray)
     if numbers is None:
         return {}
