@@ -15,6 +15,7 @@ DRIVERS: dict[str, str] = {  # name: "module:class"
     "dexhand021": "hardware.drivers.dexhand021:DexHand021",
     "leap": "hardware.drivers.leap:Leap",
     "inspire": "hardware.drivers.inspire:Inspire",
+    "realsense": "hardware.drivers.realsense:RealSense",
     "aruco_cube": "hardware.drivers.aruco_cube:ArucoCube",
     "geort_glove": "hardware.drivers.geort_glove:GeortGlove",
     "manus": "hardware.drivers.manus:ManusGlove",
@@ -22,7 +23,6 @@ DRIVERS: dict[str, str] = {  # name: "module:class"
     "gamepad_arm": "hardware.drivers.gamepad:GamepadArm",
     "gamepad_hand": "hardware.drivers.gamepad:GamepadHand",
     "keyboard": "hardware.drivers.keyboard:Keyboard",
-    "picture": "hardware.peers.picture:Picture",
     "scripted_gamepad": "hardware.peers.scripted_gamepad:ScriptedGamepad",
 }
 

@@ -178,7 +178,7 @@ def cube_to_ee(path: str) -> np.ndarray:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"teleop.calibration {path}: expected JSON with 'cube_to_ee': [x, y, z, qw, qx, qy, qz] ({error}); make it "
-            f"with the calibration command of hardware/README.md"
+            f"with hardware/calibrate.py"
         ) from None
     if pose.shape != (7,) or abs(np.linalg.norm(pose[3:]) - 1.0) > 1e-3:
         raise ConfigError(f"teleop.calibration {path}: cube_to_ee needs 7 numbers with a unit quaternion, got {pose}")

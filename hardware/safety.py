@@ -20,6 +20,7 @@ from hardware.guard import CAUSES, Box, depths
 from hardware.limiter import Limiter, Motion, MotionLimits
 
 NOTICED_RAD = 0.02  # a command this far from what was asked for counts as an intervention of the limits
+AHEAD_S = 1.0  # a reading may be newer than the tick that looks at it, by as long as the tick was held up
 _GAP_S = 0.3  # a cause that comes back sooner is still the same intervention
 
 
@@ -54,7 +55,7 @@ def too_old(reading: Stamped[Any] | None, period_s: float, now: float, settings:
     age = now - reading.t_received
     if age > limit:
         return f"is silent for {1e3 * age:.0f} ms (limit {1e3 * limit:.0f} ms)"
-    if age < -limit:
+    if age < -max(limit, AHEAD_S):
         return f"has a reading from {-1e3 * age:.0f} ms ahead: a clock jumped"
     return "" if reading.valid else "says that its reading cannot be trusted"
 

@@ -87,8 +87,8 @@ class ComparedControl(Control):
 
     def _execute(self, decision: Decision, now: float, arm_due: bool) -> tuple[np.ndarray, np.ndarray]:
         if decision.mode is Mode.ENGAGING:
-            human, _ = self.teleop.shows(now)
-            assert human is not None
+            human, lack = self.teleop.shows(now)
+            assert human is not None, lack
             rest, safety = self.safety.resting_point(), copy.deepcopy(self.safety)
             arm = arm_ik.solve(human.pose_camera_cube, rest[:ARM_DOF]).q_arm
             wanted = np.concatenate([arm, human.q_hand])

@@ -46,7 +46,7 @@ def get_config(preset: str = "default") -> Config:
 
     config.teleop = ConfigDict()
     config.teleop.retargeter = ""  # retargeter.npz of experiments/retarget.py; "": the glove gives joints itself
-    config.teleop.calibration = ""  # cube_to_ee of the calibration command; "": the cube is held like the end effector
+    config.teleop.calibration = ""  # of hardware/calibrate.py hand-eye; "": the cube is held like the end effector
 
     config.episode = ConfigDict()
     config.episode.first_seed = 3_000_000
@@ -72,7 +72,14 @@ def get_config(preset: str = "default") -> Config:
     config.devices.cameras = ConfigDict(
         {"scene": {"driver": "realsense", "serial": ""}, "wrist": {"driver": "realsense", "serial": ""}}
     )
-    config.devices.tracker = ConfigDict({"driver": "gamepad_arm"})
+    # serials in quotes, from `rs-enumerate-devices -s`; "" takes the only camera
+    config.devices.tracker = ConfigDict(
+        {
+            "driver": "aruco_cube",
+            "camera": {"driver": "realsense", "serial": "", "width": 1280, "height": 720},
+            "intrinsics": "data/calibration/camera.json",
+        }
+    )
     config.devices.glove = ConfigDict({"driver": "geort_glove"})
     config.devices.operator = ConfigDict({"driver": "gamepad"})
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from dexhil.config import Config
 from hardware.configs import fr3_dexhand021
 
+FOLDER = "runs/peers"  # of the cameras' recordings, which hardware.peers.all makes
 PRESETS = ("default", "quick", "debug")
 
 
@@ -24,8 +25,10 @@ def get_config(preset: str = "default") -> Config:
             "silent_s": 0.5,
         }
     )
-    picture = {"driver": "picture"}
-    config.devices.cameras = ConfigDict({"scene": picture, "wrist": picture})
+    for camera in config.rig.cameras:  # at half the size: playing them back takes as long as anything here
+        config.devices.cameras[camera] = ConfigDict(
+            {"driver": "realsense", "file": f"{FOLDER}/{camera}.db3", "width": 320, "height": 240, "silent_s": 0.5}
+        )
     config.devices.tracker = ConfigDict({"driver": "gamepad_arm"})
     config.devices.glove = ConfigDict({"driver": "geort_glove", "address": "tcp://127.0.0.1:8765"})
     config.devices.operator = ConfigDict({"driver": "scripted_gamepad"})

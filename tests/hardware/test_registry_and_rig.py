@@ -86,10 +86,10 @@ def test_an_unknown_rig_a_box_without_inside_and_a_task_without_words_are_named(
     with pytest.raises(ConfigError, match="--rig sin: expected one of real, sim"):
         make_rig(config, "sin")
     config.safety.box.lower = (1.0, 0.0, 0.0)
-    with pytest.raises(ConfigError, match="safety.box: expected lower below upper"):
+    with pytest.raises(ConfigError, match=r"safety\.box: expected lower below upper"):
         safety_settings(config)
     config.rig.tasks = ("plush", "pour")
-    with pytest.raises(ConfigError, match="rig.instructions: none for task 'pour'"):
+    with pytest.raises(ConfigError, match=r"rig\.instructions: none for task 'pour'"):
         make_rig(config, "sim")
 
 
