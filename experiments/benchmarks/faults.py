@@ -37,9 +37,9 @@ from hardware.recording import Recorder
 from hardware.rig import make_rig
 from hardware.session import Session
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 STILL_RAD = 1e-5
-HOLDING = (Mode.HOLD, Mode.ESTOP)
+HOLDING = (Mode.HOLD, Mode.ESTOP, Mode.RELEASING)
 
 
 @dataclasses.dataclass
