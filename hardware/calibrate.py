@@ -25,7 +25,7 @@ from hardware.devices import Arm, DeviceError, Tracker
 from hardware.drivers.realsense import RealSense
 
 SIZE = (1280, 720)
-DPI = 600
+DPI = 300
 A4_M = (0.210, 0.297)
 FACE_NAMES = ("front +x", "left +y", "back -x", "right -y", "top +z")
 SURE_MM, SURE_DEG = 3.0, 1.0  # a misfit above means that something moved, or that a size is wrong
@@ -42,11 +42,11 @@ def cube_sheet(cube_m: float = CUBE_M, marker_m: float = MARKER_M) -> np.ndarray
     for number in range(len(NORMALS)):
         top = round(0.02 * dots) + (number // 2) * (face + round(0.015 * dots))
         left = round(0.03 * dots) + (number % 2) * (face + round(0.02 * dots))
-        cv2.rectangle(page, (left, top), (left + face, top + face), 160, 2)  # the line to cut along
+        cv2.rectangle(page, (left, top), (left + face, top + face), 160, 1)  # the line to cut along
         inset = (face - marker) // 2
         picture = cv2.aruco.generateImageMarker(dictionary, number, marker)
         page[top + inset : top + inset + marker, left + inset : left + inset + marker] = picture
-        cv2.putText(page, FACE_NAMES[number], (left, top + face + 60), cv2.FONT_HERSHEY_SIMPLEX, 2.0, 100, 4)
+        cv2.putText(page, FACE_NAMES[number], (left, top + face + 30), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 100, 2)
     return page
 
 

@@ -141,7 +141,7 @@ def turned_around(
     """Joints [7] rad of poses around where the arm is, turned every way: what hand-eye calibration needs."""
     home, lower, upper = arm_ik.forward(q_arm), SPEC.lower[:ARM_DOF] + 0.05, SPEC.upper[:ARM_DOF] - 0.05
     targets: list[np.ndarray] = []
-    for _ in range(50 * count):
+    for _ in range(20 * count):
         direction = rng.normal(size=3)
         turn = Rotation.from_rotvec(turn_rad * rng.uniform(0.5, 1.0) * direction / np.linalg.norm(direction))
         pose = make_pose(home[:3] + rng.uniform(-reach_m, reach_m, 3), rotation(home) * turn)

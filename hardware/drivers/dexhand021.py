@@ -76,7 +76,8 @@ class DexHand021(ActuatorStream[np.ndarray]):
     `clear_s`, with a line in the log, and the health says so until it is gone.
 
     side: left or right. bus: keywords of `can.Bus`, such as {"interface": "socketcan", "channel": "can0"}; for
-    interfaces that set the bit timing themselves add theirs. period_s: of commands and reports.
+    interfaces that set the bit timing themselves add theirs. {"interface": "zlg"} is the vendor's USB adapter.
+    period_s: of commands and reports.
     """
 
     def __init__(
@@ -109,7 +110,19 @@ class DexHand021(ActuatorStream[np.ndarray]):
                 f"{self.name}: python-can is not installed; pip install --no-deps -r requirements-hardware.txt"
             ) from None
         self._reset()
-        self._can = can.Bus(**self._settings)
+        self._can = self._bus(can)
+
+    def _bus(self, can: Any) -> Any:
+        if self._settings.get("interface") != "zlg":
+            return can.Bus(**self._settings)
+        from hardware.zlg_can import ZlgBus
+
+        try:
+            return ZlgBus(**{key: value for key, value in self._settings.items() if key != "interface"})
+        except ImportError:
+            raise DeviceError(
+                f"{self.name}: interface zlg needs the vendor's SDK; see third_party/dexhand021.md, or use socketcan"
+            ) from None
 
     def _close(self) -> None:
         bus, self._can = self._can, None
@@ -121,8 +134,7 @@ class DexHand021(ActuatorStream[np.ndarray]):
 
         self._can.send(
             can.Message(
-                arbitration_id=message + self._base + board, data=payload, is_fd=True, bitrate_switch=True,
-                is_extended_id=False,
+                arbitration_id=message + self._base + board, data=payload, is_fd=True, is_extended_id=False,
             )
         )  # fmt: skip
 

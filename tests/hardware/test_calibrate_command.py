@@ -68,12 +68,12 @@ class CellTracker(Cell):
 def test_the_printed_sheet_has_the_five_markers_in_their_size(tmp_path: Path) -> None:
     calibrate.main(["sheet", f"--out={tmp_path / 'cube.png'}"])
     with Image.open(tmp_path / "cube.png") as page:
-        assert page.info["dpi"] == pytest.approx((600, 600), abs=0.1)
+        assert page.info["dpi"] == pytest.approx((300, 300), abs=0.1)
         pixels = np.asarray(page)
-    small = cv2.resize(pixels, None, fx=0.2, fy=0.2, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(pixels, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
     corners, numbers, _ = detector().detectMarkers(small)
     assert sorted(np.ravel(numbers).tolist()) == [0, 1, 2, 3, 4]
-    sides = [np.linalg.norm(quad.reshape(4, 2)[0] - quad.reshape(4, 2)[1]) / 0.2 / 600 * 25.4 for quad in corners]
+    sides = [np.linalg.norm(quad.reshape(4, 2)[0] - quad.reshape(4, 2)[1]) / 0.4 / 300 * 25.4 for quad in corners]
     np.testing.assert_allclose(sides, 46.0, atol=0.4)
     calibrate.main(["sheet", f"--out={tmp_path / 'cube.pdf'}"])
     assert (tmp_path / "cube.pdf").read_bytes().startswith(b"%PDF")

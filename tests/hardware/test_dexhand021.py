@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
+import types
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -186,3 +188,44 @@ def test_a_hand_that_freezes_or_dies_is_said_and_works_again_afterwards() -> Non
             "a hand that was off starts from where it is, not from the last command"
         )
         go(hand, TARGET)
+
+
+class VendorAdapter:
+    """The vendor's ZCANWrapper by its interface, on a virtual bus instead of its USB adapter."""
+
+    def open(self, device_type: object = None, device_index: int | None = None) -> bool:
+        return device_index == 0
+
+    def configure_channel(self, channel: int) -> bool:
+        self.bus = can.Bus(interface="virtual", channel=f"zlg{channel}", fd=True)
+        return True
+
+    def send_fd_message(self, channel: int, id: int, data: bytes) -> bool:
+        self.bus.send(can.Message(arbitration_id=id, data=data, is_fd=True, is_extended_id=False))
+        return True
+
+    def receive_fd_messages(self, channel: int, max_messages: int, timeout_ms: int) -> list[tuple[int, bytes, int]]:
+        message = self.bus.recv(timeout_ms / 1e3)
+        return [] if message is None else [(message.arbitration_id, bytes(message.data), 0)]
+
+    def close(self) -> bool:
+        self.bus.shutdown()
+        return True
+
+
+def test_the_vendors_usb_adapter_carries_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = DexHand021(bus={"interface": "zlg", "channel": 3})
+    with pytest.raises(DeviceError, match=r"needs the vendor's SDK; see third_party/dexhand021\.md"):
+        hand.connect()
+    module = types.ModuleType("pyzlg_dexhand.zcan_wrapper")
+    monkeypatch.setattr(module, "ZCANWrapper", VendorAdapter, raising=False)
+    monkeypatch.setitem(sys.modules, "pyzlg_dexhand", types.ModuleType("pyzlg_dexhand"))
+    monkeypatch.setitem(sys.modules, "pyzlg_dexhand.zcan_wrapper", module)
+    with can.Bus(interface="virtual", channel="zlg3", fd=True) as bus:
+        fake = FakeHand(bus)
+        with in_background(lambda stopped: serve(fake, stopped)):
+            hand.connect()
+            go(hand, TARGET)
+            hand.stop()
+    with pytest.raises(DeviceError, match="no ZLG adapter with index 1"):
+        DexHand021(bus={"interface": "zlg", "device_index": 1}).connect()
