@@ -16,6 +16,7 @@ DRIVERS: dict[str, str] = {  # name: "module:class"
     "leap": "hardware.drivers.leap:Leap",
     "inspire": "hardware.drivers.inspire:Inspire",
     "realsense": "hardware.drivers.realsense:RealSense",
+    "opencv_camera": "hardware.drivers.opencv_camera:OpenCvCamera",
     "aruco_cube": "hardware.drivers.aruco_cube:ArucoCube",
     "geort_glove": "hardware.drivers.geort_glove:GeortGlove",
     "manus": "hardware.drivers.manus:ManusGlove",

@@ -135,7 +135,7 @@ def test_a_silent_device_holds_the_robot_and_work_goes_on_when_it_speaks_again(b
     device = getattr(bench, part)
     bench.run(0.2)
     device.alive = False
-    bench.run(WATCHDOG_S + 0.1)  # 150 ms for a camera of 20 Hz
+    bench.run(max(3 * device.period_s, 0.1) + 2 * TICK_S)  # 150 ms for a camera of 20 Hz
     assert bench.control.latest.mode is Mode.HOLD
     bench.run(0.3)
     assert still(bench.run(0.2))
