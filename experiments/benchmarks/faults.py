@@ -169,7 +169,6 @@ class Bench:
         result: dict[str, Any] = {"held_ms": round(1e3 * (held - at), 1), "rest_ms": round(1e3 * (_rest(seen) - at), 1)}
         result["told"] = self.said[0] if self.said else ""
         fault.mend()
-        self.session.observer.begin(time.monotonic(), "wander", 0)
         self._until(lambda: self.control.latest.mode is wanted, clear=True)
         self.session.observer.end()
         self.recorder.abandon()
