@@ -53,7 +53,7 @@ def get_config(preset: str = "default") -> Config:
     config.episode.max_seconds = 30.0  # then a trial has failed; 0: the rig's own limit, where it has one
     config.episode.trials = 20  # per task
     config.episode.operator = "operator"  # recorded with every episode
-    config.episode.videos_per_task = 3
+    config.episode.videos_per_task = 1
 
     config.sim = ConfigDict()  # what stands in for the rig with --rig sim
     config.sim.difficulty = 0.5
