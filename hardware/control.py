@@ -151,7 +151,7 @@ class Control:
         nobody = bool(holding) or (engage and human is None)
         action, asked = (None, self._no_action) if nobody else self._policy_action(now)
         decision, mode_before, rest = self._decide(engage, human, action, asks)
-        command, coasting = self._execute(decision, now, arm_due)
+        command, coasting = self._execute(decision, mode_before, now, arm_due)
         self._remember_change(now, decision, mode_before, rest, command, coasting)
         # a person's inverse kinematics go on from their own last solution, so that limits do not make it drift
         self._state = executed(self._state, decision.command if decision.is_intervention else command)
@@ -278,10 +278,12 @@ class Control:
         self._state, decision = advance(self._state, inputs, self.spec, self.teleop.cube_to_ee)
         return decision, mode, rest
 
-    def _execute(self, decision: Decision, now: float, arm_due: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _execute(self, decision: Decision, before: Mode, now: float, arm_due: bool) -> tuple[np.ndarray, np.ndarray]:
         """(what the robot was told [A] rad, what it had been told on its way to a stop)."""
         coasting = self.safety.coasting(arm_due)
-        if decision.mode in (Mode.HOLD, Mode.ESTOP, Mode.RELEASING, Mode.ENGAGING):  # all ask for the resting point
+        handed_over = decision.mode is Mode.AUTONOMOUS and before is not Mode.AUTONOMOUS
+        # all of these ask for the resting point
+        if handed_over or decision.mode in (Mode.HOLD, Mode.ESTOP, Mode.RELEASING, Mode.ENGAGING):
             if decision.mode is Mode.ESTOP:
                 self.safety.log.note(now, "estop", self.safety.estopped)
             command = self.safety.brake(arm_due)

@@ -85,7 +85,7 @@ class ComparedControl(Control):
         super().__init__(*arguments)
         self.direct: list[tuple[Jump, Jump]] = []
 
-    def _execute(self, decision: Decision, now: float, arm_due: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _execute(self, decision: Decision, before: Mode, now: float, arm_due: bool) -> tuple[np.ndarray, np.ndarray]:
         if decision.mode is Mode.ENGAGING:
             human, lack = self.teleop.shows(now)
             assert human is not None, lack
@@ -95,7 +95,7 @@ class ComparedControl(Control):
             coasting = safety.coasting(arm_due)
             told = safety.limit(wanted, now, arm_due)
             self.direct.append((jump(rest, wanted), jump(coasting, told)))
-        return super()._execute(decision, now, arm_due)
+        return super()._execute(decision, before, now, arm_due)
 
 
 def measure(config_path: Path, kind: str, takeovers: int, seed: int) -> dict[str, Any]:
