@@ -59,6 +59,9 @@ $(STAMP):
 		install_debian libegl1 libgl1
 		$(RENDERING_CHECK) || { echo 'setup: MuJoCo cannot render with MUJOCO_GL=$(MUJOCO_GL); try: apt-get install libosmesa6, then make MUJOCO_GL=osmesa'; exit 1; }
 	fi
+	if ! $(BIN)/python -c 'import pyrealsense2' 2>/dev/null; then
+		install_debian libusb-1.0-0
+	fi
 	rm -f .venv/ready-*
 	touch $@
 	echo 'setup: ready'

@@ -26,8 +26,9 @@ from dexhil.retargeting.kinematics import CanonicalHand
 from dexhil.retargeting.synthetic import Person, free_motion
 from dexhil.retargeting.urdf import CARDS, load_urdf
 from dexhil.retargeting.view import show
-from experiments.retarget_record import record, stream
+from experiments.retarget_record import record
 from experiments.retarget_report import write_retargeting_report
+from hardware.drivers.geort_glove import stream
 
 FILE = "retargeter.npz"
 STRETCHES = 5

@@ -1,0 +1,215 @@
+"""How fast the asynchronous stack holds the robot after a fault, against the simulator in real time.
+
+    python experiments/benchmarks/faults.py --out FILE.json [--config hardware/configs/fr3_dexhand021.py] [--repeats 3]
+
+A wandering policy (or, for a person's devices, a person in control) moves the robot; then a fault is injected for real:
+processes are killed or stopped, devices fall silent, the disk is full. Writes per fault {"held_ms": from the injection
+until nobody commands any more, "rest_ms": until the commands stand still, "told": what the person was told,
+"recovered": whether commands moved again once the fault was gone}, times as lists of the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import resource
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dexhil.config import read_config_file
+from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.schema import ActionChunk, EpisodeMetadata, Observation
+from dexhil.takeover import Mode
+from experiments.benchmarks.takeover import Still, WanderingPolicy
+from hardware.control import Control, Phase
+from hardware.devices import OperatorState
+from hardware.policy_process import PolicyProcess
+from hardware.recording import Recorder
+from hardware.rig import make_rig
+from hardware.session import Session
+
+PATIENCE_S = 180.0
+STILL_RAD = 1e-5
+HOLDING = (Mode.HOLD, Mode.ESTOP, Mode.RELEASING)
+
+
+@dataclasses.dataclass
+class FaultyPolicy(WanderingPolicy):
+    """Returns NaN, or hangs, while a file of that name is in `flags`."""
+
+    flags: str = ""
+
+    def infer(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        while (Path(self.flags) / "hang").exists():
+            time.sleep(0.01)
+        chunk = super().infer(observation, seed=seed)
+        if (Path(self.flags) / "nan").exists():
+            chunk.actions[2, 3] = np.nan
+        return chunk
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """inject and mend: at once. person: who is in control is a person, else the policy."""
+
+    inject: Callable[[], Any]
+    mend: Callable[[], Any]
+    person: bool = False
+
+
+class Watched(Control):
+    """Keeps what every tick did."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seen: list[tuple[float, Mode, np.ndarray]] = []
+
+    def tick(self, now: float, arm_due: bool = True) -> Any:
+        snapshot = super().tick(now, arm_due)
+        self.seen.append((time.monotonic(), snapshot.mode, snapshot.command))
+        return snapshot
+
+
+class Bench:
+    """One session against the simulator, with a person of the benchmark's."""
+
+    def __init__(self, config_path: Path, folder: Path) -> None:
+        config = read_config_file(config_path)
+        self.flags, self.said = folder / "flags", []
+        self.flags.mkdir()
+        self.rig = make_rig(config, "sim")
+        self.operator = Still("switch", OperatorState(False))
+        self.rig.devices["operator"] = self.operator
+        make_policy = functools.partial(FaultyPolicy, flags=str(self.flags))
+        self.policy = PolicyProcess(make_policy, hz=config.rates.policy_hz, image_bytes=1 << 20, hung_s=2.0)
+        self.recorder = Recorder(folder / "episodes", control_hz=config.rates.policy_hz)
+        self.control = self.rig.control(config, self.policy, Watched)
+        self.session = Session(self.control, self.policy, self.recorder, self.said.append)
+        self.task = config.rig.tasks[0]
+        assert self.rig.world is not None
+        self.world = self.rig.world
+
+    def faults(self) -> dict[str, Fault]:
+        """All that is tried, by name."""
+        world, flags = self.world, self.flags
+
+        def kill_with(number: int) -> Callable[[], None]:
+            return lambda: os.kill(self.policy.pid, number)
+
+        def silent(name: str, *, person: bool = False) -> Fault:
+            return Fault(lambda: world.inject(name), lambda: world.inject(""), person)
+
+        def flag(name: str) -> Fault:
+            return Fault((flags / name).touch, (flags / name).unlink)
+
+        nothing = functools.partial(bool)
+        return {
+            "policy process killed (SIGKILL)": Fault(kill_with(signal.SIGKILL), nothing),
+            "policy process stopped (SIGSTOP)": Fault(kill_with(signal.SIGSTOP), nothing),
+            "policy returns NaN": flag("nan"),
+            "policy hangs": flag("hang"),
+            "arm silent": silent("arm"),
+            "hand silent": silent("hand"),
+            "camera frozen": silent("scene"),
+            "cube lost, a person in control": silent("tracker", person=True),
+            "glove silent, a person in control": silent("glove", person=True),
+            "switch unplugged, a person in control": Fault(
+                lambda: setattr(self.operator, "valid", False), lambda: setattr(self.operator, "valid", True), True
+            ),
+            "emergency stop": Fault(lambda: self.press("estop"), lambda: self.press("clear_estop")),
+            "recorder killed (SIGKILL)": Fault(lambda: os.kill(self.recorder.pid, signal.SIGKILL), self.recorder.start),
+            "disk full": Fault(
+                lambda: resource.prlimit(self.recorder.pid, resource.RLIMIT_FSIZE, (1, 1)), self.recorder.start
+            ),
+        }
+
+    def press(self, event: str) -> None:
+        """Told once: the next reading has it, the one after it has not."""
+        self.operator.value = OperatorState(self.operator.value.engage, (event,))
+        time.sleep(0.05)
+        self.operator.value = OperatorState(self.operator.value.engage)
+
+    def run(self, repeats: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        self.session.go_to(Phase.OFF)
+        facts = self.world.reset(self.task, 0, person=False)
+        self.control.teleop.cube_to_ee = facts["cube_to_ee"]
+        for name, fault in self.faults().items():
+            rows = [self._one(fault) for _ in range(repeats)]
+            found[name] = {key: [row[key] for row in rows] for key in rows[0]}
+            print(f"{name}: {found[name]}", flush=True)
+        return found
+
+    def _one(self, fault: Fault) -> dict[str, Any]:
+        draft = EpisodeMetadata(f"fault-{time.monotonic_ns()}", "none", -1, "online", 0, "", "", SPEC.name, 0, 0, 0.0)
+        self.recorder.open(draft)
+        self.session.observer.begin(time.monotonic(), "wander", 0)
+        self.control.request(Phase.RUNNING)
+        self.operator.value = OperatorState(fault.person)
+        wanted = Mode.HUMAN if fault.person else Mode.AUTONOMOUS
+        self._until(lambda: self.control.latest.mode is wanted and self.session.observer.steps > 4)
+        self._pass(0.5)
+        self.said.clear()
+        self.control.seen.clear()
+        at = time.monotonic()
+        fault.inject()
+        self._until(lambda: any(mode in HOLDING for _, mode, _ in list(self.control.seen)))
+        self._pass(0.8)
+        seen = list(self.control.seen)
+        held = next(t for t, mode, _ in seen if mode in HOLDING)
+        result: dict[str, Any] = {"held_ms": round(1e3 * (held - at), 1), "rest_ms": round(1e3 * (_rest(seen) - at), 1)}
+        result["told"] = self.said[0] if self.said else ""
+        fault.mend()
+        self._until(lambda: self.control.latest.mode is wanted, clear=True)
+        self.session.observer.end()
+        self.recorder.abandon()
+        self.operator.value = OperatorState(False)
+        self._until(lambda: self.control.latest.mode is Mode.AUTONOMOUS)
+        return {**result, "recovered": True}
+
+    def _until(self, condition: Callable[[], bool], *, clear: bool = False) -> None:
+        began = time.monotonic()
+        while not condition():
+            self.session.supervise()
+            if clear and self.control.lost:
+                self.press("clear_estop")
+            if time.monotonic() - began > PATIENCE_S:
+                raise TimeoutError(f"never came: {self.control.latest}; said {self.said[-3:]}")
+            time.sleep(0.005)
+
+    def _pass(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self._until(lambda: time.monotonic() > end)
+
+
+def _rest(seen: list[tuple[float, Mode, np.ndarray]]) -> float:
+    """When the last command that moved anything was made."""
+    moved = [now for (now, _, a), (_, _, b) in zip(seen[1:], seen, strict=False) if np.abs(a - b).max() > STILL_RAD]
+    return max(moved, default=seen[0][0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", type=Path, default=Path("hardware/configs/fr3_dexhand021.py"))
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options.config, Path(folder))
+        with bench.session:
+            found = bench.run(options.repeats)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

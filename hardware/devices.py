@@ -1,0 +1,106 @@
+"""What every device is to the control loop. NumPy only; a driver imports its own package where it is used.
+
+A driver keeps its newest reading in a slot that its own thread or process fills, so that `read` never blocks. Times are
+`time.monotonic()` seconds of this machine; a device's own clock is mapped to it by the driver. Poses are [7]: m,
+quaternion w-x-y-z.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+Value = TypeVar("Value")
+Value_co = TypeVar("Value_co", covariant=True)
+
+
+class DeviceError(RuntimeError):
+    """A device that is missing, silent or broken; the message names it, what happened and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stamped(Generic[Value]):
+    """A reading. t_device: s, when it was measured; t_received: s, when it arrived; seq: counts readings from 1.
+
+    valid: False where the device said that the value cannot be trusted (a lost tag, a silent servo); `value` is then
+    the last good one. Age is judged by the reader: see `hardware.safety`.
+    """
+
+    value: Value
+    t_device: float
+    t_received: float
+    seq: int
+    valid: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """ok: whether the device works now. message: what is wrong and what to do, "" where nothing is."""
+
+    ok: bool
+    message: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmState:
+    """q: [7] rad, dq: [7] rad/s, measured. pose_base_ee: [7]."""
+
+    q: np.ndarray
+    dq: np.ndarray
+    pose_base_ee: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorState:
+    """What a person asks for now, with keys or buttons. `events` since the last read are in order, each once.
+
+    engage: held or toggled, the person wants control. events: of "success", "failure", "discard", "estop",
+    "clear_estop", "start", "quit".
+    """
+
+    engage: bool
+    events: tuple[str, ...] = ()
+
+
+class Device(Protocol[Value_co]):
+    """name: as in the config, in every message about it. period_s: how often it gives a new reading."""
+
+    name: str
+    period_s: float
+
+    def connect(self) -> None:
+        """Opens the device and waits for its first reading. Raises DeviceError with the remedy."""
+        ...
+
+    def read(self) -> Stamped[Value_co] | None:
+        """The newest reading, at once; None before the first."""
+        ...
+
+    def health(self) -> Health:
+        """How it is, at once."""
+        ...
+
+    def stop(self) -> None:
+        """To rest, and released. May be called again, and at any time; never raises for a device that is gone."""
+        ...
+
+
+class Actuator(Device[Value_co], Protocol[Value_co]):
+    """A device that moves."""
+
+    def command(self, target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
+        """Sends joint targets [n] rad, to be reached at `t_execute` (s, monotonic); returns what the device was told,
+        after its own limits: that is what is recorded. A target of an epoch before the newest one seen is dropped, and
+        what holds is returned. Raises DeviceError where the device cannot be told.
+        """
+        ...
+
+
+Arm = Actuator[ArmState]
+Hand = Actuator[np.ndarray]  # q_hand [m] rad, the actuated joints in the order of the RobotSpec
+Camera = Device[np.ndarray]  # uint8 [H, W, 3] RGB
+Tracker = Device[np.ndarray]  # pose_camera_cube [7]
+Glove = Device[np.ndarray]  # key points [21, 3] m, order and frame of dexhil.retargeting.keypoints
+Operator = Device[OperatorState]

@@ -1,0 +1,264 @@
+"""A gamepad through pygame's controller API, with named buttons on any pad: operator, arm and hand from one pad.
+
+Right shoulder: dead-man switch, held while the person is in control. Left stick: forward and left; right stick: up and
+turn about the vertical. With the left shoulder held the sticks tilt instead. Right trigger: grasp; left trigger: pinch.
+Several devices share one pad: SDL, below pygame, has one event queue for a process.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dexhil import arm_ik
+from dexhil.poses import make_pose, rotation
+from dexhil.robot import FR3_DEXHAND021
+from dexhil.schema import ARM_DOF
+from hardware.devices import DeviceError, Health, OperatorState, Stamped
+from hardware.streams import Sample, Stream
+
+DEADZONE = 0.1
+FULL = 32767.0
+BUTTONS = (  # in the order of SDL's game controllers
+    "a", "b", "x", "y", "back", "guide", "start", "leftstick", "rightstick", "leftshoulder", "rightshoulder",
+    "dpup", "dpdown", "dpleft", "dpright",
+)  # fmt: skip
+DEAD_MAN, TILT = "rightshoulder", "leftshoulder"
+EVENTS = {
+    "a": "success", "x": "failure", "y": "discard", "b": "estop", "dpup": "clear_estop", "start": "start",
+    "back": "quit",
+}  # fmt: skip
+LARGEST_STEP_S = 0.1  # an arm that was not read for longer moves no further than in this time
+
+_HAND = FR3_DEXHAND021.home[ARM_DOF:].astype(np.float64)
+_GRASP = (1.57, 1.0, 0.9, 0.0, 1.3, 1.1, 1.3, 1.1, 1.3, 1.1, 1.3, 1.1)  # the fingers close around, the thumb opposes
+_PINCH = (0.84, 0.59, 0.5, 0.0, 0.89, 0.62, 0.5, 0.3, 0.5, 0.3, 0.5, 0.3)  # thumb and index tip meet, 12 mm apart
+
+
+@dataclasses.dataclass(frozen=True)
+class PadState:
+    """Sticks [2]: right and down, -1 to 1 outside the deadzone; triggers: 0 at rest to 1. held: names of BUTTONS."""
+
+    left: np.ndarray
+    right: np.ndarray
+    left_trigger: float
+    right_trigger: float
+    held: frozenset[str]
+
+
+def outside_deadzone(stick: np.ndarray) -> np.ndarray:
+    """A stick [2] in -1..1 without the deadzone: 0 within, then rising from 0 to 1."""
+    length = float(np.linalg.norm(stick))
+    if length <= DEADZONE:
+        return np.zeros(2)
+    return stick / length * min(1.0, (length - DEADZONE) / (1.0 - DEADZONE))
+
+
+def moved(pose: np.ndarray, state: PadState, elapsed_s: float, speed: float, turn_speed: float) -> np.ndarray:
+    """`pose` [7] after `elapsed_s` of the sticks, along and about the axes of its frame: x forward, y left, z up.
+
+    speed: m/s and turn_speed: rad/s of a stick all the way. Without the dead-man switch nothing moves.
+    """
+    if DEAD_MAN not in state.held:
+        return pose
+    (left_x, left_y), (right_x, right_y) = state.left, state.right
+    if TILT in state.held:
+        linear, angular = np.zeros(3), np.array([left_x, -left_y, -right_x])
+    else:
+        linear, angular = np.array([-left_y, -left_x, -right_y]), np.array([0.0, 0.0, -right_x])
+    turn = Rotation.from_rotvec(turn_speed * elapsed_s * angular)
+    return make_pose(pose[:3] + speed * elapsed_s * linear, turn * rotation(pose))
+
+
+def synergy(state: PadState, q_open: np.ndarray, q_grasp: np.ndarray, q_pinch: np.ndarray) -> np.ndarray:
+    """Hand joints [m] rad between the open hand, the grasp (right trigger) and the pinch (left)."""
+    grasp = state.right_trigger
+    pinch = (1.0 - grasp) * state.left_trigger
+    return q_open + grasp * (q_grasp - q_open) + pinch * (q_pinch - q_open)
+
+
+class Pad(Stream[PadState]):
+    """The pad itself, by its number among those that are plugged in. Unplugged, it is opened again when it comes back.
+
+    listeners: get the name of every button that is pressed.
+    """
+
+    def __init__(self, index: int, period_s: float = 0.01) -> None:
+        super().__init__(
+            f"gamepad {index}", period_s, silent_s=0.3, connect_s=3.0,
+            remedy="plug the pad in, or switch it on; other programs and its permissions may hide it too",
+        )  # fmt: skip
+        self._index = index
+        self._controller: Any = None
+        self.listeners: list[collections.deque[str]] = []
+
+    def _open(self) -> None:
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # no window: the pad is read without focus
+        os.environ.setdefault("SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS", "1")
+        try:
+            import pygame
+            from pygame._sdl2 import controller
+        except ImportError:
+            raise DeviceError(f"{self.name}: pygame is not installed; run make setup") from None
+        pygame.display.init()
+        controller.init()
+        pygame.event.get()
+        if not (self._index < controller.get_count() and controller.is_controller(self._index)):
+            raise DeviceError(self._message(f"not among the {controller.get_count()} pads that are plugged in"))
+        self._controller = controller.Controller(self._index)
+
+    def _close(self) -> None:
+        if self._controller is not None:
+            self._controller.quit()
+        self._controller = None
+
+    def _poll(self) -> Sample[PadState] | None:
+        import pygame
+
+        time.sleep(self.period_s)
+        pressed = [event for event in pygame.event.get() if event.type == pygame.CONTROLLERBUTTONDOWN]
+        if not self._controller.attached():  # its axes read 0 then, and pygame says that all is well
+            raise DeviceError(self._message("unplugged"))
+        for event in pressed:
+            for pad in list(_PADS.values()):
+                pad._heed(event)
+        return Sample(self._state(), time.monotonic())
+
+    def _heed(self, event: Any) -> None:
+        """Tells the listeners of a pressed button, if it is one of this pad: the queue is that of all pads."""
+        pad = self._controller
+        if pad is not None and event.instance_id == pad.id and event.button < len(BUTTONS):
+            for listener in self.listeners:
+                listener.append(BUTTONS[event.button])
+
+    def _state(self) -> PadState:
+        pad = self._controller
+        left_x, left_y, right_x, right_y, left, right = (pad.get_axis(axis) / FULL for axis in range(6))
+        held = frozenset(name for button, name in enumerate(BUTTONS) if pad.get_button(button))
+        return PadState(
+            outside_deadzone(np.array([left_x, left_y])), outside_deadzone(np.array([right_x, right_y])),
+            max(0.0, left), max(0.0, right), held,
+        )  # fmt: skip
+
+
+_PADS: dict[int, Pad] = {}
+_USERS: collections.Counter[int] = collections.Counter()
+_LOCK = threading.Lock()
+
+
+class _OnPad:
+    """What the devices of one pad share: it is open as long as one of them is."""
+
+    def __init__(self, name: str, index: int, period_s: float) -> None:
+        self.name, self.period_s = name, period_s
+        self._index, self._using = index, False
+        with _LOCK:
+            self._pad = _PADS.setdefault(index, Pad(index))
+
+    def connect(self) -> None:
+        self._pad.connect()
+        with _LOCK:
+            _USERS[self._index] += not self._using
+            self._using = True
+
+    def health(self) -> Health:
+        return self._pad.health()
+
+    def stop(self) -> None:
+        with _LOCK:
+            _USERS[self._index] -= self._using
+            self._using, last = False, _USERS[self._index] == 0
+        if last:
+            self._pad.stop()
+
+
+class GamepadOperator(_OnPad):
+    """Engaged while the dead-man switch is held; the events of EVENTS, {button: event}, once each."""
+
+    def __init__(
+        self, *, index: int = 0, events: Mapping[str, str] | None = None, name: str = "operator", period_s: float = 0.01
+    ) -> None:
+        super().__init__(name, index, period_s)
+        self._events = EVENTS if events is None else dict(events)
+        unknown = sorted(set(self._events) - set(BUTTONS))
+        if unknown:
+            raise ValueError(f"{name}: no buttons {unknown} on a gamepad; known: {list(BUTTONS)}")
+        self._pressed: collections.deque[str] = collections.deque(maxlen=64)
+        self._pad.listeners.append(self._pressed)
+
+    def read(self) -> Stamped[OperatorState] | None:
+        """As `Device.read`; a pad that is gone engages nothing."""
+        reading = self._pad.read()
+        if reading is None:
+            return None
+        pressed = [self._pressed.popleft() for _ in range(len(self._pressed))]
+        events = tuple(self._events[button] for button in pressed if button in self._events)
+        engage = reading.valid and DEAD_MAN in reading.value.held
+        return _with_value(reading, OperatorState(engage, events))
+
+
+class GamepadArm(_OnPad):
+    """A tracker's pose [7] that the sticks move: see `moved`. It starts at the end effector's home in the robot's base.
+
+    With C of DexHiL eq. 3 the identity, the sticks push along the robot's base as long as this pose is turned like the
+    end effector: call `anchor` when a takeover begins.
+    """
+
+    def __init__(
+        self, *, index: int = 0, speed: float = 0.15, turn_speed: float = 0.6, name: str = "tracker",
+        period_s: float = 1 / 30,
+    ) -> None:  # fmt: skip
+        super().__init__(name, index, period_s)
+        self._speed, self._turn_speed = speed, turn_speed
+        self._pose = arm_ik.forward(FR3_DEXHAND021.home[:ARM_DOF].astype(np.float64))
+        self._moved_at, self._lock = time.monotonic(), threading.Lock()
+
+    def anchor(self, pose_base_ee: np.ndarray) -> None:
+        """The sticks move on from `pose_base_ee` [7]."""
+        with self._lock:
+            self._pose = np.array(pose_base_ee, np.float64)
+
+    def read(self) -> Stamped[np.ndarray] | None:
+        """As `Device.read`; the pose has moved on by the time since the last read."""
+        reading = self._pad.read()
+        if reading is None:
+            return None
+        with self._lock:
+            now = time.monotonic()
+            elapsed, self._moved_at = min(now - self._moved_at, LARGEST_STEP_S), now
+            if reading.valid:
+                self._pose = moved(self._pose, reading.value, elapsed, self._speed, self._turn_speed)
+            return _with_value(reading, self._pose.copy())
+
+
+class GamepadHand(_OnPad):
+    """A person's hand [m] rad, absolute, from the triggers: see `synergy`. The defaults are of a DexHand021."""
+
+    def __init__(
+        self, *, index: int = 0, q_open: Sequence[float] = tuple(_HAND), q_grasp: Sequence[float] = _GRASP,
+        q_pinch: Sequence[float] = _PINCH, name: str = "hand of the pad", period_s: float = 0.01,
+    ) -> None:  # fmt: skip
+        super().__init__(name, index, period_s)
+        self._shapes = [np.array(shape, np.float64) for shape in (q_open, q_grasp, q_pinch)]
+        if len({shape.shape for shape in self._shapes}) != 1:
+            raise ValueError(
+                f"{name}: expected q_open, q_grasp and q_pinch of one hand, got {[len(s) for s in self._shapes]} joints"
+            )
+
+    def read(self) -> Stamped[np.ndarray] | None:
+        """As `Device.read`."""
+        reading = self._pad.read()
+        return None if reading is None else _with_value(reading, synergy(reading.value, *self._shapes))
+
+
+def _with_value(reading: Stamped[Any], value: Any) -> Stamped[Any]:
+    return Stamped(value, reading.t_device, reading.t_received, reading.seq, reading.valid)

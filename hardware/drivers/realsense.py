@@ -1,0 +1,110 @@
+"""Intel RealSense cameras through pyrealsense2: the colour picture of a live camera, or of a recorded file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardware.clocks import DeviceClock
+from hardware.devices import DeviceError
+from hardware.streams import Sample, Stream
+
+WAIT_MS = 200
+GONE_S = 2.0  # without a frame for so long the camera is opened anew: it may have been plugged in again
+SAME = 15  # frames with the very same pixels: no sensor is free of noise
+
+
+class RealSense(Stream[np.ndarray]):
+    """uint8 [H, W, 3] RGB. serial: of the camera, None takes the only one. file: a recording (.db3) to play instead, in
+    real time, over and over.
+
+    exposure_us: fixed, which keeps moving markers sharp; None leaves it to the camera.
+    """
+
+    def __init__(
+        self, *, serial: str | None = None, file: str | Path | None = None, name: str = "camera", width: int = 640,
+        height: int = 480, fps: int = 30, exposure_us: int | None = None, silent_s: float = 0.3,
+        connect_s: float = 10.0,
+    ) -> None:  # fmt: skip
+        source = f"the recording {file}" if file else f"camera {serial or '(the only one)'}"
+        super().__init__(
+            name, 1.0 / fps, silent_s=silent_s, connect_s=connect_s,
+            remedy=f"check the USB 3 cable and port of {source}, its serial, and {width} x {height} at {fps} Hz",
+        )  # fmt: skip
+        self._serial, self._file = serial, Path(file) if file else None
+        self._format = width, height, fps
+        self._exposure = exposure_us
+        self._pipeline: Any = None
+        self._profile: Any = None
+
+    def _open(self) -> None:
+        try:
+            import pyrealsense2
+        except ImportError as error:
+            raise DeviceError(f"{self.name}: pyrealsense2 cannot be loaded ({error}); run make setup") from None
+        rs: Any = pyrealsense2
+        if self._file is not None and not self._file.is_file():
+            raise DeviceError(self._message(f"no file {self._file}"))
+        config = rs.config()
+        if self._file is not None:
+            config.enable_device_from_file(str(self._file), repeat_playback=True)
+        else:
+            config.enable_device(self._choose(rs))
+        width, height, fps = self._format
+        config.enable_stream(rs.stream.color, width, height, rs.format.rgb8, fps)
+        pipeline = rs.pipeline()
+        self._profile = pipeline.start(config)
+        self._pipeline = pipeline
+        self._set_options(rs)
+        self._clock, self._framed, self._same = DeviceClock(), time.monotonic(), 0
+        self._glance = np.zeros(0, np.uint8)
+
+    def _choose(self, rs: Any) -> str:
+        """The serial of our camera. Raises DeviceError where it is not plugged in: librealsense would wait for it."""
+        there = [device.get_info(rs.camera_info.serial_number) for device in rs.context().query_devices()]
+        wanted = self._serial or (there[0] if len(there) == 1 else "")
+        if wanted not in there:
+            raise DeviceError(self._message(f"cameras that are plugged in: {', '.join(there) or 'none'}"))
+        return wanted
+
+    def _set_options(self, rs: Any) -> None:
+        for sensor in self._profile.get_device().query_sensors():
+            if sensor.supports(rs.option.global_time_enabled):
+                sensor.set_option(rs.option.global_time_enabled, 1)
+            if self._exposure is not None and sensor.supports(rs.option.exposure) and sensor.is_color_sensor():
+                sensor.set_option(rs.option.exposure, self._exposure)
+
+    def _close(self) -> None:
+        pipeline, self._pipeline, self._profile = self._pipeline, None, None
+        if pipeline is not None:
+            pipeline.stop()
+
+    def _poll(self) -> Sample[np.ndarray] | None:
+        there, frames = self._pipeline.try_wait_for_frames(WAIT_MS)
+        now = time.monotonic()
+        frame = frames.get_color_frame() if there else None
+        if not frame:
+            if now - self._framed > GONE_S:
+                raise DeviceError(self._message(f"no frame for {GONE_S:g} s"))
+            return None
+        self._framed = now
+        picture = np.array(frame.get_data())
+        glance = picture[::16, ::16].copy()
+        self._same = self._same + 1 if np.array_equal(glance, self._glance) else 0
+        self._glance = glance
+        fault = f"frozen: the same picture {SAME} times" if self._same >= SAME else ""
+        return Sample(picture, self._clock.to_monotonic(1e-3 * frame.get_timestamp(), now), fault)
+
+    def intrinsics(self) -> tuple[np.ndarray, np.ndarray]:
+        """The factory's matrix [3, 3] px and distortion [5] (OpenCV's order) of the connected camera."""
+        import pyrealsense2
+
+        rs: Any = pyrealsense2
+        if self._profile is None:
+            raise DeviceError(self._message("not connected"))
+        found = self._profile.get_stream(rs.stream.color).as_video_stream_profile().get_intrinsics()
+        matrix = np.array([[found.fx, 0.0, found.ppx], [0.0, found.fy, found.ppy], [0.0, 0.0, 1.0]])
+        return matrix, np.array(found.coeffs, np.float64)

@@ -1,0 +1,88 @@
+"""Gloves that arrive as ZMQ messages: one socket, the newest message, and what is wrong with it."""
+
+from __future__ import annotations
+
+import abc
+import time
+from typing import Any
+
+import numpy as np
+
+from dexhil.retargeting.keypoints import NUM_POINTS, fault_of
+from dexhil.retargeting.runtime import FROZEN
+from hardware.devices import DeviceError
+from hardware.streams import Sample, Stream
+
+WAIT_MS = 50
+
+
+class ZmqGlove(Stream[np.ndarray]):
+    """Key points [21, 3] m out of messages. A frame that is no right hand in metres, or the same FROZEN times, is not
+    valid; the last good one is kept.
+
+    address: such as tcp://localhost:8765, where the publisher binds. kind: of our socket, SUB or PULL.
+    """
+
+    def __init__(
+        self, address: str, kind: str, *, name: str, period_s: float, silent_s: float, connect_s: float
+    ) -> None:
+        super().__init__(
+            name, period_s, silent_s=silent_s, connect_s=connect_s,
+            remedy=f"start the glove's publisher at {address} and check that the glove is on and calibrated",
+        )  # fmt: skip
+        self._address, self._kind = address, kind
+        self._context: Any = None
+        self._socket: Any = None
+        self._seen, self._repeats = np.zeros((NUM_POINTS, 3)), 0
+
+    @abc.abstractmethod
+    def decode(self, message: bytes) -> np.ndarray | None:
+        """Key points [21, 3] m; None for a message about something else. Raises ValueError for one that is broken."""
+
+    def _open(self) -> None:
+        try:
+            import zmq
+        except ImportError:
+            raise DeviceError(f"{self.name}: pyzmq is not installed; run make setup") from None
+        self._context = zmq.Context()
+        self._socket = self._context.socket(getattr(zmq, self._kind))
+        self._socket.setsockopt(zmq.LINGER, 0)
+        if self._kind == "SUB":
+            self._socket.subscribe(b"")
+        self._socket.connect(self._address)
+
+    def _close(self) -> None:
+        if self._context is not None:
+            self._context.destroy(linger=0)
+        self._context = self._socket = None
+
+    def _poll(self) -> Sample[np.ndarray] | None:
+        if not self._socket.poll(WAIT_MS):
+            return None
+        now = time.monotonic()
+        fault = ""
+        for message in reversed(self._waiting()):
+            try:
+                points = self.decode(message)
+            except ValueError as error:
+                fault = fault or str(error)
+                continue
+            if points is not None:
+                return Sample(points, now, self._judge(points))
+        return Sample(None, now, fault) if fault else None
+
+    def _waiting(self) -> list[bytes]:
+        """All messages that have arrived, oldest first."""
+        import zmq
+
+        messages = []
+        try:
+            while True:
+                messages.append(self._socket.recv(zmq.NOBLOCK))
+        except zmq.Again:
+            return messages
+
+    def _judge(self, points: np.ndarray) -> str:
+        self._repeats = self._repeats + 1 if np.array_equal(points, self._seen) else 0
+        self._seen = points
+        return fault_of(points) or (f"frozen: the same frame {FROZEN} times" if self._repeats >= FROZEN else "")

@@ -1,0 +1,55 @@
+"""Starts every stand-in of hardware/configs/peers.py: cameras' recordings, robot, hand and glove.
+
+python -m hardware.peers.all
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from hardware.configs import peers
+from hardware.peers.realsense import record
+
+PEERS = ("hardware.peers.fr3", "hardware.peers.dexhand021", "hardware.peers.glove")
+
+
+def write_recordings(folder: Path) -> None:
+    """A few seconds of a bright square that wanders over noise, for each camera."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number in range(60):
+        picture = rng.integers(60, 100, (240, 320, 3), np.uint8)
+        picture[100:140, 4 * number : 4 * number + 40] = 230
+        pictures.append(picture)
+    for camera in peers.get_config().rig.cameras:
+        record(folder / f"{camera}.db3", pictures)
+
+
+def main() -> None:
+    if not Path(peers.FOLDER, "scene.db3").is_file():
+        write_recordings(Path(peers.FOLDER))
+    processes = []
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # ends them as Ctrl-C does
+    try:
+        for module in PEERS:
+            process = subprocess.Popen([sys.executable, "-m", module], stdout=subprocess.PIPE, text=True)
+            processes.append(process)
+            assert process.stdout is not None
+            print(f"{module}: {process.stdout.readline().strip()}", flush=True)
+        print("now: python hardware/eval.py --config hardware/configs/peers.py --checkpoint RUN", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            processes[0].wait()
+    finally:
+        for process in processes:
+            process.kill()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""A gamepad that presses its own buttons: SDL's virtual pad, plugged in here, and a person's habits as a schedule.
+
+For trying the whole stack where nobody sits at the robot. It goes the way of every button through SDL and the driver.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from hardware.drivers.gamepad import DEAD_MAN, GamepadOperator
+from hardware.peers.gamepad import VirtualGamepad
+
+PRESS_S = 0.1
+
+
+class ScriptedGamepad(GamepadOperator):
+    """Presses start twice a second; from take_s to give_s of every cycle of cycle_s it holds the dead-man switch and
+    pushes forward, and shortly before the end of the cycle it presses success.
+    """
+
+    def __init__(
+        self, *, cycle_s: float = 8.0, take_s: float = 3.0, give_s: float = 5.0, name: str = "operator"
+    ) -> None:
+        self._virtual = VirtualGamepad()  # before the driver looks for a pad
+        super().__init__(name=name)
+        self._cycle_s, self._take_s, self._give_s = cycle_s, take_s, give_s
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def connect(self) -> None:
+        """As `Device.connect`; the schedule begins."""
+        super().connect()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._act, name="scripted person", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """As `Device.stop`; the schedule ends."""
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+        super().stop()
+
+    def _act(self) -> None:
+        began, presses = time.monotonic(), 0
+        while not self._done.wait(0.02):
+            at = (time.monotonic() - began) % self._cycle_s
+            holds = self._take_s <= at < self._give_s
+            self._virtual.button(DEAD_MAN, holds)
+            self._virtual.axis("lefty", -0.5 if holds else 0.0)
+            number = int((time.monotonic() - began) / 0.5)
+            if number != presses:
+                presses = number
+                self._press("a" if at > self._cycle_s - 0.6 else "start")
+
+    def _press(self, button: str) -> None:
+        self._virtual.button(button, True)
+        self._done.wait(PRESS_S)
+        self._virtual.button(button, False)

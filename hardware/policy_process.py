@@ -1,0 +1,184 @@
+"""The policy in a process of its own: it may be slow, hang, crash or return nonsense, and control goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dexhil.evaluation.rollout import Policy
+from dexhil.schema import Observation
+from hardware.pace import Pace
+from hardware.plans import Plan
+from hardware.processes import leave_signals_to_parent
+from hardware.slots import SharedSlot
+
+OFFSET_S = 0.004  # after the observer's tick on the common grid
+HEAD_BYTES = 1 << 16
+REPORT_BYTES = 1 << 18
+_ENVIRONMENT = {
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "OMP_NUM_THREADS": "1",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+_STATS_EVERY = 10  # ticks
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to plan from. t_observed: monotonic s; epoch: of the takeover state; seed: of the policy's noise."""
+
+    observation: Observation
+    t_observed: float
+    epoch: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the process last said, at t (monotonic s). plan: None until there is one, and after an `error`.
+
+    identity: {"checkpoint_id", "robot", "cameras"} of the loaded policy; empty while it loads. stats: its loop's.
+    """
+
+    t: float
+    plan: Plan | None = None
+    error: str = ""
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stats: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def checkpoint_policy(checkpoint: Path, step: int | None = None) -> Callable[[], Policy]:
+    """A factory for `PolicyProcess`: loads JAX and the checkpoint only where it is called."""
+    return functools.partial(_load_checkpoint, checkpoint, step)
+
+
+def _load_checkpoint(checkpoint: Path, step: int | None) -> Policy:
+    from dexhil.policy import Policy as Trained
+
+    return Trained.load(checkpoint, step)
+
+
+class PolicyProcess:
+    """One policy at `hz`. factory: picklable, builds it in the process. image_bytes: of all cameras of an observation.
+
+    hung_s: without a word for so long, it counts as hung.
+    """
+
+    def __init__(
+        self, factory: Callable[[], Policy], *, hz: float, image_bytes: int, hung_s: float = 3.0, load_s: float = 300.0
+    ) -> None:
+        self.hz, self._factory, self._image_bytes = hz, factory, image_bytes
+        self._hung_s, self._load_s = hung_s, load_s
+        self._process: Any = None
+        self._started = 0.0
+
+    def start(self) -> None:
+        """Starts the process; it loads while the caller goes on. After an end of the process, starts a new one."""
+        self.stop()
+        context = multiprocessing.get_context("spawn")
+        self._requests: SharedSlot[Request] = SharedSlot(context, self._image_bytes + HEAD_BYTES)
+        self._reports: SharedSlot[Report] = SharedSlot(context, REPORT_BYTES)
+        self._started = time.monotonic()
+        self._process = context.Process(
+            target=_serve,
+            args=(self._factory, self.hz, self._requests, self._reports, os.getpid()),
+            name="policy",
+            daemon=True,
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, request: Request) -> None:
+        """Leaves the newest observation; never waits."""
+        self._requests.write(request)
+
+    def newest(self) -> Report | None:
+        """The last report, None before the first; never waits."""
+        return self._reports.read()
+
+    def wait_until_ready(self) -> dict[str, Any]:
+        """The policy's identity once it is loaded. Raises OSError where it does not come up."""
+        while True:
+            report, fault = self.newest(), self.fault(time.monotonic())
+            if report is not None and report.identity:
+                return report.identity
+            if fault:
+                raise OSError(fault)
+            time.sleep(0.05)
+
+    def fault(self, now: float) -> str:
+        """What is wrong with the process, "" where nothing is."""
+        if self._process is None or not self._process.is_alive():
+            code = None if self._process is None else self._process.exitcode
+            return f"policy: its process ended ({_reason(code)}); its own message is above"
+        report = self.newest()
+        if report is None or not report.identity:
+            late = now - self._started > self._load_s
+            return f"policy: not loaded after {self._load_s:.0f} s" if late else ""
+        silent = now - report.t
+        return f"policy: hangs, silent for {silent:.1f} s" if silent > self._hung_s else ""
+
+    def stop(self) -> None:
+        """Ends the process, a stopped one too."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process = None
+
+
+def _reason(code: int | None) -> str:
+    if code is None:
+        return "not started"
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+
+def _serve(
+    factory: Callable[[], Policy], hz: float, requests: SharedSlot[Request], reports: SharedSlot[Report], parent: int
+) -> None:
+    """The process: plans from the newest observation, at `hz`."""
+    leave_signals_to_parent()
+    os.nice(5)  # control goes first
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    policy = factory()
+    said = Report(time.monotonic(), identity=_identity(policy))
+    reports.write(said)
+    pace, number, last = Pace(hz, offset_s=OFFSET_S), 0, None
+    while os.getppid() == parent:
+        pace.wait()
+        request = requests.read()
+        if request is not None and request is not last:
+            number, last = number + 1, request
+            said = dataclasses.replace(said, **_plan(policy, request, number))
+        said = dataclasses.replace(said, t=time.monotonic(), stats=pace.stats.summary())
+        reports.write(said)
+
+
+def _plan(policy: Policy, request: Request, number: int) -> dict[str, Any]:
+    """{"plan", "error"} of one inference."""
+    try:
+        chunk = policy.infer(request.observation, seed=request.seed)
+        actions = np.asarray(chunk.actions, np.float32)
+        if not np.isfinite(actions).all():
+            return {"plan": None, "error": "policy: returned an action that is not finite; load another checkpoint"}
+        return {"plan": Plan(actions, request.t_observed, request.epoch, number), "error": ""}
+    except Exception as error:  # whatever a policy raises, control must hear of it
+        return {"plan": None, "error": f"policy: {type(error).__name__}: {error}"}
+
+
+def _identity(policy: Any) -> dict[str, Any]:
+    meta = getattr(policy, "meta", None)
+    facts = {"checkpoint_id": getattr(policy, "checkpoint_id", type(policy).__name__)}
+    return facts if meta is None else facts | {"robot": meta.robot, "cameras": tuple(meta.model.cameras)}

@@ -1,0 +1,52 @@
+"""A One-Euro filter on poses: smooth while the hand rests, quick while it moves. NumPy and SciPy only.
+
+Source: Casiez, Roussel, Vogel 2012, "1 euro filter". Position and rotation have a filter each, over their speeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dexhil.poses import make_pose, rotation
+
+SPEED_CUTOFF_HZ = 1.0  # of the filter on the speed itself, as in the paper
+LARGEST_GAP_S = 0.5  # a pose that comes later begins anew
+
+
+def share(cutoff_hz: float, elapsed_s: float) -> float:
+    """How much of the way to a new value a first-order low pass goes in `elapsed_s`."""
+    radians = 2.0 * np.pi * cutoff_hz * elapsed_s
+    return radians / (radians + 1.0)
+
+
+@dataclasses.dataclass
+class PoseFilter:
+    """cutoff_hz: while at rest. per_metre, per_radian: Hz more for every m/s and rad/s."""
+
+    cutoff_hz: float = 2.0
+    per_metre: float = 60.0
+    per_radian: float = 8.0
+    _pose: np.ndarray | None = None
+    _time: float = 0.0
+    _speed: float = 0.0
+    _turn_speed: float = 0.0
+
+    def __call__(self, pose: np.ndarray, time_s: float) -> np.ndarray:
+        """The filtered pose [7] of one measured at `time_s`."""
+        elapsed = time_s - self._time
+        self._time, last = time_s, self._pose
+        if last is None or not 0.0 < elapsed <= LARGEST_GAP_S:
+            self._pose, self._speed, self._turn_speed = pose, 0.0, 0.0
+            return pose
+        step = pose[:3] - last[:3]
+        turn = (rotation(pose) * rotation(last).inv()).as_rotvec()
+        kept = share(SPEED_CUTOFF_HZ, elapsed)
+        self._speed += kept * (float(np.linalg.norm(step)) / elapsed - self._speed)
+        self._turn_speed += kept * (float(np.linalg.norm(turn)) / elapsed - self._turn_speed)
+        moved = share(self.cutoff_hz + self.per_metre * self._speed, elapsed)
+        turned = share(self.cutoff_hz + self.per_radian * self._turn_speed, elapsed)
+        self._pose = make_pose(last[:3] + moved * step, Rotation.from_rotvec(turned * turn) * rotation(last))
+        return self._pose

@@ -1,0 +1,74 @@
+"""Drivers by name: a new one is a file in `hardware/drivers` and a line here. Imported only where a config names it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from dexhil.config import ConfigError
+from dexhil.names import check_known
+
+DRIVERS: dict[str, str] = {  # name: "module:class"
+    "fr3": "hardware.drivers.fr3:FR3",
+    "dexhand021": "hardware.drivers.dexhand021:DexHand021",
+    "leap": "hardware.drivers.leap:Leap",
+    "inspire": "hardware.drivers.inspire:Inspire",
+    "realsense": "hardware.drivers.realsense:RealSense",
+    "opencv_camera": "hardware.drivers.opencv_camera:OpenCvCamera",
+    "aruco_cube": "hardware.drivers.aruco_cube:ArucoCube",
+    "geort_glove": "hardware.drivers.geort_glove:GeortGlove",
+    "manus": "hardware.drivers.manus:ManusGlove",
+    "gamepad": "hardware.drivers.gamepad:GamepadOperator",
+    "gamepad_arm": "hardware.drivers.gamepad:GamepadArm",
+    "gamepad_hand": "hardware.drivers.gamepad:GamepadHand",
+    "keyboard": "hardware.drivers.keyboard:Keyboard",
+    "scripted_gamepad": "hardware.peers.scripted_gamepad:ScriptedGamepad",
+}
+
+
+def make_device(settings: Mapping[str, Any], role: str, drivers: Mapping[str, str] | None = None) -> Any:
+    """The device of a config section {"driver": name, setting: value, …}; `role` names it in messages.
+
+    A setting that is such a section itself, as the camera of a cube, is a device too.
+
+    Raises ConfigError for an unknown driver or setting, and where the driver's own package is missing.
+    """
+    drivers = DRIVERS if drivers is None else drivers
+    values = dict(settings)
+    name = values.pop("driver", "")
+    try:
+        check_known(f"devices.{role}.driver:", name, drivers)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    made = _load(drivers[name], name, role)
+    _check_settings(made, values, name, role)
+    for setting, value in values.items():
+        if isinstance(value, Mapping) and "driver" in value:
+            values[setting] = make_device(value, f"{role}.{setting}", drivers)
+    values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    try:
+        return made(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"devices.{role}: driver {name!r}: {error}") from None
+
+
+def _load(path: str, name: str, role: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"devices.{role}: driver {name!r} needs the package {error.name!r}, which is not installed; see "
+            f"hardware/README.md, or choose --rig sim"
+        ) from None
+
+
+def _check_settings(made: Any, values: Mapping[str, Any], name: str, role: str) -> None:
+    known = set(inspect.signature(made).parameters)
+    for setting in values:
+        try:
+            check_known(f"devices.{role}: driver {name!r} takes no", setting, known)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None

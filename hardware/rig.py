@@ -1,0 +1,185 @@
+"""A config's devices, control and session: the real ones, or the simulator in the place of all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dexhil.config import Config, ConfigError
+from dexhil.poses import IDENTITY
+from dexhil.retargeting.runtime import Retargeter, load
+from dexhil.robot import RobotSpec, get_robot
+from hardware.control import Control, Phase, Settings
+from hardware.guard import Box
+from hardware.policy_process import PolicyProcess
+from hardware.registry import make_device
+from hardware.safety import SafetyLayer, SafetySettings
+from hardware.session import Session
+from hardware.sim_devices import sim_devices
+from hardware.sim_world import World, WorldSettings
+from hardware.teleop import Teleop
+
+ROLES = ("arm", "hand", "tracker", "glove", "operator")
+RIGS = ("real", "sim")
+Made = TypeVar("Made", bound=Control)
+
+
+@dataclasses.dataclass
+class Rig:
+    """devices: {"arm", "hand", "cameras": {name: …}, "tracker", "glove", "operator"}. world: None for a real one."""
+
+    spec: RobotSpec
+    devices: dict[str, Any]
+    instructions: dict[str, str]
+    world: World | None = None
+    _held: bool = False
+
+    def control(self, config: Config, policy: PolicyProcess | None, kind: type[Made] = Control) -> Made:
+        """The control of these devices with the config's limits, rates and calibration."""
+        safety = safety_settings(config, simulated=self.world is not None)
+        rates = config.rates
+        per_arm = rates.hand_hz / rates.arm_hz
+        if per_arm != round(per_arm) or per_arm < 1:
+            raise ConfigError(
+                f"rates: hand_hz {rates.hand_hz:g} must be a multiple of arm_hz {rates.arm_hz:g}: one loop tells both"
+            )
+        settings = Settings(rates.arm_hz, rates.hand_hz, rates.policy_hz, config.policy.stale_s, config.policy.fade_s)
+        layer = SafetyLayer(self.spec, safety, arm_hz=rates.arm_hz, hand_hz=rates.hand_hz)
+        named = {role: self.devices[role] for role in ("tracker", "glove", "operator")}
+        teleop = Teleop(
+            **named,
+            hand_dof=self.spec.hand_dof,
+            safety=safety,
+            retargeter=retargeter(config, self.spec),
+            cube_to_ee=cube_to_ee(config.teleop.calibration),
+        )
+        newest = policy.newest if policy is not None else lambda: None
+        arm, hand, cameras = (self.devices[role] for role in ("arm", "hand", "cameras"))
+        return kind(self.spec, arm, hand, cameras, teleop, layer, newest, settings)
+
+    def prepare(self, session: Session, task: str, seed: int, say: Callable[[str], None]) -> float:
+        """Brings robot and scene to the start of an episode; the task's own time limit in s, 0 where it has none."""
+        if self.world is None:
+            self._prepare_by_hand(session, task, say)
+            return 0.0
+        session.go_to(Phase.OFF)
+        facts = self.world.reset(task, seed)
+        session.control.teleop.cube_to_ee = facts["cube_to_ee"]
+        session.wait(
+            lambda: np.allclose(self._commanded(session), self._measured(), atol=0.02), "the reset scene", 10.0
+        )
+        return facts["horizon_s"]
+
+    def attend(self, session: Session) -> None:
+        """What a person at the robot does when it holds. In simulation: takes lost devices back, takes over anew."""
+        latest, world = session.control.latest, self.world
+        if world is None or not world.alive:
+            return
+        if session.control.lost:
+            self.devices["operator"].press("clear_estop")
+        if self._held and not latest.holding:
+            session.control.teleop.cube_to_ee = world.regrip()
+        self._held = bool(latest.holding) and latest.phase is Phase.RUNNING
+
+    def judge(self, ended: str) -> str:
+        """Category of a failure: the rig's where it judges itself, else how the episode ended."""
+        if self.world is None:
+            return ended
+        return self.world.judge()[1] or ended
+
+    def _commanded(self, session: Session) -> np.ndarray:
+        return session.control.latest.command
+
+    def _measured(self) -> np.ndarray:
+        arm, hand = self.devices["arm"].read(), self.devices["hand"].read()
+        return np.concatenate([arm.value.q, hand.value])
+
+    def _prepare_by_hand(self, session: Session, task: str, say: Callable[[str], None]) -> None:
+        say(f"{task}: keep clear of the robot and press start: it goes home slowly")
+        session.wait_for_event("start")
+        session.home()
+        say(f"{task}: lay out the scene ({self.instructions[task]!r}), then press start")
+        session.wait_for_event("start")
+
+
+def make_rig(config: Config, kind: str) -> Rig:
+    """The rig of a config. kind: of RIGS. Raises ConfigError where the config does not fit it."""
+    if kind not in RIGS:
+        raise ConfigError(f"--rig {kind}: expected one of {', '.join(RIGS)}")
+    spec = get_robot(config.rig.robot)
+    tasks = tuple(config.rig.tasks)
+    instructions = dict(config.rig.instructions)
+    missing = [task for task in tasks if task not in instructions]
+    if missing:
+        raise ConfigError(f"rig.instructions: none for task {missing[0]!r}; a policy is told what to do in words")
+    if kind == "sim":
+        world = World(world_settings(config))
+        return Rig(spec, sim_devices(world), instructions, world)
+    devices: dict[str, Any] = {role: make_device(config.devices[role].to_dict(), role) for role in ROLES}
+    cameras = config.devices.cameras.to_dict()
+    unknown = [name for name in config.rig.cameras if name not in cameras]
+    if unknown:
+        raise ConfigError(f"devices.cameras: no camera {unknown[0]!r}, which rig.cameras names; known: {list(cameras)}")
+    devices["cameras"] = {name: make_device(cameras[name], f"cameras.{name}") for name in config.rig.cameras}
+    return Rig(spec, devices, instructions)
+
+
+def world_settings(config: Config) -> WorldSettings:
+    """The simulator that stands in for the config's rig."""
+    sim = config.sim
+    return WorldSettings(
+        tasks=tuple(config.rig.tasks),
+        difficulty=sim.difficulty,
+        image_size=sim.image_size,
+        cameras=tuple(config.rig.cameras),
+        camera_hz=config.rates.policy_hz,
+        person=sim.person.to_dict(),
+        retargeter=config.teleop.retargeter,
+    )
+
+
+def safety_settings(config: Config, *, simulated: bool = False) -> SafetySettings:
+    """The config's section `safety`."""
+    values = config.safety.to_dict()
+    if simulated:
+        values["watchdog_least_s"] = max(values["watchdog_least_s"], config.sim.watchdog_least_s)
+    box = values.pop("box")
+    lower, upper = (np.array(box.pop(end), np.float64) for end in ("lower", "upper"))
+    if lower.shape != (3,) or not (lower < upper).all():
+        raise ConfigError(f"safety.box: expected lower below upper in x, y and z (m), got {lower} and {upper}")
+    return SafetySettings(Box(lower, upper, **box), **values)
+
+
+def retargeter(config: Config, spec: RobotSpec) -> Retargeter | None:
+    """The trained retargeter of `teleop.retargeter`, None where the glove gives hand joints itself."""
+    path = config.teleop.retargeter
+    if not path:
+        return None
+    model = load(path)
+    if model.hand.num_motors != spec.hand_dof:
+        raise ConfigError(
+            f"teleop.retargeter {path}: made for {model.hand.name} with {model.hand.num_motors} motors, {spec.name} "
+            f"has {spec.hand_dof}; train one with experiments/retarget.py"
+        )
+    return Retargeter(model)
+
+
+def cube_to_ee(path: str) -> np.ndarray:
+    """`C` of DexHiL eq. 3 [7] from a calibration file {"cube_to_ee": [7 numbers]}; no path: the identity."""
+    if not path:
+        return IDENTITY.copy()
+    try:
+        pose = np.array(json.loads(Path(path).read_text())["cube_to_ee"], np.float64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"teleop.calibration {path}: expected JSON with 'cube_to_ee': [x, y, z, qw, qx, qy, qz] ({error}); make it "
+            f"with hardware/calibrate.py"
+        ) from None
+    if pose.shape != (7,) or abs(np.linalg.norm(pose[3:]) - 1.0) > 1e-3:
+        raise ConfigError(f"teleop.calibration {path}: cube_to_ee needs 7 numbers with a unit quaternion, got {pose}")
+    return pose

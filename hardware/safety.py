@@ -1,0 +1,211 @@
+"""What every command passes before an actuator hears of it, in the control process. NOT safety-rated: see README.md.
+
+`SafetyLayer` turns what is wanted into what may be sent: finite, within position, velocity, acceleration and jerk
+limits, at rest only where `hardware.guard` allows. `too_old` judges the age of readings. `SafetyLog` keeps every
+intervention with its cause.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from dexhil.robot import RobotSpec
+from dexhil.safety import UnsafeCommandError, check_command
+from dexhil.schema import ARM_DOF
+from hardware.devices import Stamped
+from hardware.guard import CAUSES, Box, depths
+from hardware.limiter import Limiter, Motion, MotionLimits
+
+NOTICED_RAD = 0.02  # a command this far from what was asked for counts as an intervention of the limits
+AHEAD_S = 1.0  # a reading may be newer than the tick that looks at it, by as long as the tick was held up
+_GAP_S = 0.3  # a cause that comes back sooner is still the same intervention
+
+
+@dataclasses.dataclass(frozen=True)
+class SafetySettings:
+    """velocity_share: of the robot's own limits. Accelerations rad/s^2, jerks rad/s^3 of arm and hand.
+
+    position_margin: rad kept from the joints' ends. watchdog_periods, watchdog_least_s: a reading is too old after so
+    many periods of its device, but never before so many seconds. soft_start_s: in which the speed rises from nothing to
+    full after a start, an emergency stop and a lost device.
+    """
+
+    box: Box
+    velocity_share: float = 0.8
+    arm_acceleration: float = 10.0
+    arm_jerk: float = 300.0
+    hand_acceleration: float = 40.0
+    hand_jerk: float = 2000.0
+    position_margin: float = 0.02
+    watchdog_periods: float = 3.0
+    watchdog_least_s: float = 0.1
+    soft_start_s: float = 1.0
+
+
+def too_old(reading: Stamped[Any] | None, period_s: float, now: float, settings: SafetySettings) -> str:
+    """Why a reading must not be used, "" where it may: absent, marked invalid by its device, older than the watchdog
+    allows, or from the future, which says that a clock jumped.
+    """
+    if reading is None:
+        return "gives no reading"
+    limit = max(settings.watchdog_periods * period_s, settings.watchdog_least_s)
+    age = now - reading.t_received
+    if age > limit:
+        return f"is silent for {1e3 * age:.0f} ms (limit {1e3 * limit:.0f} ms)"
+    if age < -max(limit, AHEAD_S):
+        return f"has a reading from {-1e3 * age:.0f} ms ahead: a clock jumped"
+    return "" if reading.valid else "says that its reading cannot be trusted"
+
+
+def motion_limits(spec: RobotSpec, part: slice, settings: SafetySettings) -> MotionLimits:
+    """Limits of the arm's or the hand's joints."""
+    arm = part.start == 0
+    joints = len(spec.lower[part])
+    margin = settings.position_margin if arm else 0.0  # a hand's ends are stops that it may rest at
+    return MotionLimits(
+        lower=spec.lower[part].astype(np.float64) + margin,
+        upper=spec.upper[part].astype(np.float64) - margin,
+        velocity=settings.velocity_share * spec.max_velocity[part].astype(np.float64),
+        acceleration=np.full(joints, settings.arm_acceleration if arm else settings.hand_acceleration),
+        jerk=np.full(joints, settings.arm_jerk if arm else settings.hand_jerk),
+    )
+
+
+class SafetyLog:
+    """Interventions as spans: {"cause", "detail", "begin", "end", "ticks", "worst"}, times monotonic s."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, dict[str, Any]] = {}
+        self._closed: list[dict[str, Any]] = []
+
+    def note(self, now: float, cause: str, detail: str, size: float = 0.0) -> bool:
+        """One tick of an intervention; whether it is a new one. size: by how much, in the cause's unit."""
+        span = self._open.get(cause)
+        if span is not None and now - span["end"] <= _GAP_S:
+            span.update(end=now, ticks=span["ticks"] + 1, worst=max(span["worst"], float(size)))
+            return False
+        if span is not None:
+            self._closed.append(self._open.pop(cause))
+        span = {"cause": cause, "detail": detail, "begin": now, "end": now, "ticks": 1, "worst": float(size)}
+        self._open[cause] = span
+        return True
+
+    def take(self, now: float, *, all_of_them: bool = False) -> list[dict[str, Any]]:
+        """Spans that ended since the last call. all_of_them: those still open too, as an episode ends."""
+        for cause in list(self._open):
+            if all_of_them or now - self._open[cause]["end"] > _GAP_S:
+                self._closed.append(self._open.pop(cause))
+        taken, self._closed = self._closed, []
+        return taken
+
+
+class SafetyLayer:
+    """Commands [A] rad of one robot. The arm's are made on arm ticks, the hand's on all.
+
+    estopped: why the emergency stop is latched, "" where it is not.
+    """
+
+    def __init__(self, spec: RobotSpec, settings: SafetySettings, *, arm_hz: float, hand_hz: float) -> None:
+        self.spec, self.settings, self.log = spec, settings, SafetyLog()
+        self.arm = Limiter(motion_limits(spec, slice(0, ARM_DOF), settings), 1.0 / arm_hz)
+        self.hand = Limiter(motion_limits(spec, slice(ARM_DOF, None), settings), 1.0 / hand_hz)
+        self.estopped = ""
+        self._soft_since = -np.inf
+        self.reset(spec.home, 0.0)
+
+    def reset(self, command: np.ndarray, now: float) -> None:
+        """At rest at `command` [A] rad, and slow at first."""
+        self.arm.reset(command[:ARM_DOF])
+        self.hand.reset(command[ARM_DOF:])
+        self._soft_since = now
+
+    def estop(self, why: str) -> None:
+        """Latches the emergency stop. Until `clear` every command brakes, then holds."""
+        self.estopped = self.estopped or why
+
+    def clear(self, now: float) -> None:
+        """Takes the emergency stop back; motion starts softly."""
+        self.estopped, self._soft_since = "", now
+
+    @property
+    def command(self) -> np.ndarray:
+        """float32 [A] rad, the last one."""
+        return _joined(self.arm.motion.q, self.hand.motion.q)
+
+    def resting_point(self) -> np.ndarray:
+        """float32 [A] rad, where the fastest stop from now would come to rest."""
+        return _joined(self.arm.rest_of(self.arm.motion), self.hand.rest_of(self.hand.motion))
+
+    def brake(self, arm_due: bool) -> np.ndarray:
+        """The next command of the fastest stop, float32 [A] rad."""
+        if arm_due:
+            self.arm.brake()
+        self.hand.brake()
+        return self.command
+
+    def coasting(self, arm_due: bool) -> np.ndarray:
+        """What `brake` would give now, without doing it."""
+        arm = self.arm.braking().q if arm_due else self.arm.motion.q
+        return _joined(arm, self.hand.braking().q)
+
+    def limit(self, wanted: np.ndarray, now: float, arm_due: bool, speed: float = 1.0) -> np.ndarray:
+        """The next command on the way to `wanted` [A] rad, float32 [A]; brakes where that cannot be made safe.
+
+        speed: share of the velocity limits, as after a soft start.
+        """
+        if self.estopped:
+            self.log.note(now, "estop", self.estopped)
+            return self.brake(arm_due)
+        try:
+            check_command(wanted, self.spec)
+        except UnsafeCommandError as error:
+            self.log.note(now, "not_finite", str(error))
+            return self.brake(arm_due)
+        if arm_due:
+            self._limit_part(self.arm, wanted[:ARM_DOF], now, 0, speed)
+        self._limit_part(self.hand, wanted[ARM_DOF:], now, ARM_DOF, speed)
+        return self.command
+
+    def _limit_part(self, part: Limiter, wanted: np.ndarray, now: float, first: int, speed: float) -> None:
+        motion = part.towards(wanted, min(speed, self._soft(now)))
+        breach = self._breach(motion) if part is self.arm else ""
+        before = part.motion.q
+        part.accept(part.braking() if breach else motion)
+        if breach:
+            cause, _, detail = breach.partition(": ")
+            self.log.note(now, cause, detail)
+        self._note_limits(part, wanted, before, now, first)
+
+    def _note_limits(self, part: Limiter, wanted: np.ndarray, before: np.ndarray, now: float, first: int) -> None:
+        """Which limit kept the command away from what was asked for."""
+        short = np.abs(wanted - part.motion.q)
+        worst = int(np.argmax(short))
+        if short[worst] < NOTICED_RAD:
+            return
+        joint, asked = self.spec.joint_names[first + worst], float(wanted[worst])
+        outside = not part.limits.lower[worst] - NOTICED_RAD <= asked <= part.limits.upper[worst] + NOTICED_RAD
+        fast = abs(asked - before[worst]) / part.period_s > part.limits.velocity[worst]
+        cause = "position" if outside else "velocity" if fast else "acceleration"
+        self.log.note(now, cause, f"{joint}: asked for {asked:.3f} rad", float(short[worst]))
+
+    def _breach(self, motion: Motion) -> str:
+        """'cause: detail' where a stop from `motion` would end in a place that is not allowed, nor better than now."""
+        q_hand = self.hand.motion.q
+        places = np.stack([self.arm.rest_of(motion), self.arm.rest_of(self.arm.motion)])
+        then, now = depths(places, q_hand, self.settings.box)
+        worse = np.where((then > 0.0) & (then > now - 1e-6), then, 0.0)
+        if not worse.any():
+            return ""
+        index = int(np.argmax(worse))
+        return f"{CAUSES[index]}: the arm would come to rest {1e3 * then[index]:.0f} mm too far"
+
+    def _soft(self, now: float) -> float:
+        """Share of the velocity limits that soft start leaves."""
+        return float(np.clip((now - self._soft_since) / max(self.settings.soft_start_s, 1e-9), 0.02, 1.0))
+
+
+def _joined(arm: np.ndarray, hand: np.ndarray) -> np.ndarray:
+    return np.concatenate([arm, hand]).astype(np.float32)

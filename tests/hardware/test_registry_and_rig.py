@@ -1,0 +1,133 @@
+"""Configs to devices: drivers by name, nested devices, calibration files, limits; and what is said of mistakes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dexhil.config import ConfigError, read_config_file
+from dexhil.poses import IDENTITY
+from hardware.check import check_disk, listen, tried
+from hardware.devices import DeviceError
+from hardware.registry import DRIVERS, make_device
+from hardware.rig import cube_to_ee, make_rig, safety_settings
+from tests.hardware.fakes import SETTINGS, FakeDevice
+
+CONFIGS = sorted(Path("hardware/configs").glob("*.py"))
+
+
+class Plain:
+    """A driver with settings of every kind."""
+
+    def __init__(self, *, host: str, rate: float = 1.0, camera: Any = None, bus: Any = None) -> None:
+        if rate <= 0:
+            raise ValueError(f"rate {rate}: expected more than 0")
+        self.host, self.camera, self.bus = host, camera, bus
+
+
+HERE = {"plain": f"{__name__}:Plain", "missing": "no_such_package.module:Device"}
+
+
+def test_a_device_is_made_with_its_settings_and_a_device_inside_it():
+    inner = {"driver": "plain", "host": "camera"}
+    made = make_device({"driver": "plain", "host": "a", "camera": inner, "bus": {"channel": "can0"}}, "arm", HERE)
+    assert (made.host, made.camera.host, made.bus) == ("a", "camera", {"channel": "can0"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"driver": "plian", "host": "a"}, r"devices.arm.driver: 'plian'.*did you mean 'plain'"),
+        ({"host": "a"}, "devices.arm.driver: ''"),
+        ({"driver": "plain", "hots": "a"}, r"takes no 'hots'.*did you mean 'host'"),
+        ({"driver": "plain"}, "missing 1 required keyword-only argument: 'host'"),
+        ({"driver": "plain", "host": "a", "rate": 0.0}, "expected more than 0"),
+        ({"driver": "missing"}, "needs the package 'no_such_package'"),
+    ],
+)
+def test_what_cannot_be_made_is_named(settings: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        make_device(settings, "arm", HERE)
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_every_driver_of_the_registry_is_there(name: str):
+    """Drivers import their packages only when they are opened, so that this needs none of them."""
+    import importlib
+
+    module, _, attribute = DRIVERS[name].partition(":")
+    if "gamepad" in name:
+        pytest.importorskip("pygame")
+    assert callable(getattr(importlib.import_module(module), attribute))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", ["default", "quick", "debug"])
+def test_every_config_describes_a_rig_that_the_simulator_can_stand_in_for(path: Path, preset: str):
+    config = read_config_file(path, preset)
+    rig = make_rig(config, "sim")
+    control = rig.control(config, None)
+    assert set(control.cameras) == set(config.rig.cameras)
+    for section in (config.devices.arm, config.devices.hand, config.devices.operator, config.devices.tracker):
+        assert section.driver in DRIVERS
+
+
+def test_rates_that_one_loop_cannot_serve_are_named():
+    config = read_config_file(CONFIGS[0])
+    config.rates.arm_hz = 40.0
+    with pytest.raises(ConfigError, match="hand_hz 90 must be a multiple of arm_hz 40"):
+        make_rig(config, "sim").control(config, None)
+
+
+def test_an_unknown_rig_a_box_without_inside_and_a_task_without_words_are_named():
+    config = read_config_file(CONFIGS[0])
+    with pytest.raises(ConfigError, match="--rig sin: expected one of real, sim"):
+        make_rig(config, "sin")
+    config.safety.box.lower = (1.0, 0.0, 0.0)
+    with pytest.raises(ConfigError, match=r"safety\.box: expected lower below upper"):
+        safety_settings(config)
+    config.rig.tasks = ("plush", "pour")
+    with pytest.raises(ConfigError, match=r"rig\.instructions: none for task 'pour'"):
+        make_rig(config, "sim")
+
+
+def test_a_calibration_file_is_read_and_a_bad_one_named(tmp_path: Path):
+    np.testing.assert_array_equal(cube_to_ee(""), IDENTITY)
+    path = tmp_path / "cube.json"
+    with pytest.raises(ConfigError, match="expected JSON with 'cube_to_ee'"):
+        cube_to_ee(str(path))
+    path.write_text(json.dumps({"cube_to_ee": [0, 0, 0.1, 2, 0, 0, 0]}))
+    with pytest.raises(ConfigError, match="unit quaternion"):
+        cube_to_ee(str(path))
+    path.write_text(json.dumps({"cube_to_ee": [0, 0, 0.1, 1, 0, 0, 0]}))
+    assert cube_to_ee(str(path))[2] == 0.1
+
+
+def test_the_check_tells_a_silent_device_from_a_good_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hardware.check.WATCH_S", 0.3)
+    device = FakeDevice("d435", np.zeros((8, 8, 3), np.uint8), period_s=1 / 20)
+    good = listen("camera", device, SETTINGS, may_be_still=False)
+    assert good.ok
+    assert "promised 20.0" in good.said
+    device.read()
+    device.alive = False
+    bad = listen("camera", device, SETTINGS, may_be_still=False)
+    assert bad.ok is False
+
+
+def test_a_failed_check_is_a_finding_with_its_remedy():
+    def fails() -> str:
+        raise DeviceError("arm: no route to host; check the cable")
+
+    assert tried("arm", fails).said == "arm: no route to host; check the cable"
+    assert tried("arm", fails).ok is False
+    assert tried("arm", lambda: "fine").ok
+
+
+def test_the_disk_is_looked_at_where_episodes_will_go(tmp_path: Path):
+    room, speed = check_disk(tmp_path / "not" / "yet" / "there")
+    assert str(tmp_path) in room.said
+    assert "MB/s" in speed.said
+    assert not list(tmp_path.iterdir())
