@@ -13,7 +13,6 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 Value = TypeVar("Value")
-Value_co = TypeVar("Value_co", covariant=True)
 
 
 class DeviceError(RuntimeError):
@@ -64,7 +63,7 @@ class OperatorState:
     events: tuple[str, ...] = ()
 
 
-class Device(Protocol[Value_co]):
+class Device(Protocol[Value]):
     """name: as in the config, in every message about it. period_s: how often it gives a new reading."""
 
     name: str
@@ -74,7 +73,7 @@ class Device(Protocol[Value_co]):
         """Opens the device and waits for its first reading. Raises DeviceError with the remedy."""
         ...
 
-    def read(self) -> Stamped[Value_co] | None:
+    def read(self) -> Stamped[Value] | None:
         """The newest reading, at once; None before the first."""
         ...
 
@@ -87,7 +86,7 @@ class Device(Protocol[Value_co]):
         ...
 
 
-class Actuator(Device[Value_co], Protocol[Value_co]):
+class Actuator(Device[Value], Protocol[Value]):
     """A device that moves."""
 
     def command(self, target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
