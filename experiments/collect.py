@@ -66,7 +66,7 @@ def collect(config: Config, root: Path, per_task: int) -> Done:
         per_task,
         first_seed=config.collect.first_seed,
         workers=config.collect.workers,
-        job=functools.partial(_record, config.rig.to_dict(), root),
+        job=functools.partial(_record, config.rig.to_dict(), config.collect.approach_speed, root),
         title="collecting",
     )
 
@@ -80,16 +80,16 @@ def recorded(root: Path, task: str) -> dict[int, bool]:
 _rigs: list[SimRig] = []  # of this worker process: compiling a scene takes longer than an episode's reset
 
 
-def _record(rig_config: dict[str, Any], root: Path, task: str, seed: int) -> bool:
+def _record(rig_config: dict[str, Any], approach_speed: float, root: Path, task: str, seed: int) -> bool:
     if not _rigs:
         _rigs.append(make_rig(rig_config))
-    return record_demonstration(_rigs[0], root, task, seed)
+    return record_demonstration(_rigs[0], root, task, seed, approach_speed)
 
 
-def record_demonstration(rig: SimRig, root: Path, task: str, seed: int) -> bool:
+def record_demonstration(rig: SimRig, root: Path, task: str, seed: int, approach_speed: float = 0.0) -> bool:
     """Records one episode of the scripted operator; returns whether it succeeded."""
     observation = rig.reset(task=task, seed=seed)
-    operator = ScriptedOperator(rig, seed=seed)
+    operator = ScriptedOperator(rig, seed=seed, approach_speed=approach_speed)
     draft = _metadata(rig, task, seed, success=-1)
     not_asked = np.full(rig.spec.action_dim, np.nan, np.float32)
     with EpisodeWriter(root, control_hz=rig.control_hz, draft=draft) as writer:

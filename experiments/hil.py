@@ -121,6 +121,7 @@ def arm_parts(
             f"--config.train.steps={config.hil.round_steps}",
             f"--config.train.learning_rate={config.hil.round_learning_rate}",
             f"--config.train.warmup_steps={config.hil.round_warmup_steps}",
+            f"--config.eval.trials={config.hil.final_trials if number == rounds[-1] else config.eval.trials}",
         )
         folder = policy(root, name, number)
         parts.append(Part(f"{name}, round {number}: training and scoring", "train.py", folder, arguments))

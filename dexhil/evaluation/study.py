@@ -221,7 +221,8 @@ def _difference(ours: dict[str, list[bool]], theirs: dict[str, list[bool]]) -> d
 
 def _drop(earlier: Sequence[Cell], now: Cell, task: str) -> dict[str, Any]:
     best = max(earlier, key=lambda cell: np.mean(cell.outcomes[task]))
-    lost = _difference({task: best.outcomes[task]}, {task: now.outcomes[task]})
+    shared = min(len(best.outcomes[task]), len(now.outcomes[task]))  # the last round may have more trials
+    lost = _difference({task: best.outcomes[task][:shared]}, {task: now.outcomes[task][:shared]})
     return {
         "arm": now.arm,
         "round": now.round,

@@ -27,6 +27,7 @@ _GAIN_PER_S = 6.0  # how fast a goal that is near is approached
 _ACCELERATION_S = 0.12  # time to full speed
 _TURN_SPEED = 1.8  # rad/s
 _STRAIGHTEN_S = 0.5  # in which a hand that leans sideways comes upright
+FAR_M = 0.12  # from hand to grasp: farther than this a hand approaches, nearer it is about to grasp
 _THUMB_BENDING = [SPEC.joint_names.index(name) - ARM_DOF for name in ("thumb_mcp", "thumb_dip")]
 
 
@@ -119,10 +120,11 @@ class ScriptedOperator:
     """Drives `rig` through its current episode: call `act` once per control step, after `rig.reset`.
 
     start: what the operator shows at first, by default an open hand where the robot's is. In the middle of an episode
-    it is what the robot was last told, so that the operator goes on from there.
+    it is what the robot was last told, so that the operator goes on from there. approach_speed: m/s at most while the
+    hand is FAR_M from the grasp or more; 0: as fast as near it.
     """
 
-    def __init__(self, rig: SimRig, *, seed: int, start: Intent | None = None) -> None:
+    def __init__(self, rig: SimRig, *, seed: int, start: Intent | None = None, approach_speed: float = 0.0) -> None:
         """Raises ValueError where no strategy is known for the rig's task."""
         if rig.task not in STRATEGIES:
             raise ValueError(f"no scripted strategy for task {rig.task!r}; expected one of {sorted(STRATEGIES)}")
@@ -130,6 +132,7 @@ class ScriptedOperator:
         self._rng = np.random.default_rng(seed)
         self.style = draw_style(self._rng)
         self.strategy = STRATEGIES[rig.task]()
+        self._approach_speed = approach_speed
         start = start or Intent(rig.pose_base_ee, Grasp())
         tilt, yaw = hand_angles(start.pose_base_ee[3:])
         straight = Rotation.from_quat(hand_quaternion(tilt, yaw), scalar_first=True)
@@ -147,7 +150,12 @@ class ScriptedOperator:
 
     def think(self) -> Intent:
         """Looks, and moves what it shows by one control period."""
-        self._move_towards(self.strategy.step(self._perceive()))
+        moment = self._perceive()
+        goal = self.strategy.step(moment)
+        away = float(np.linalg.norm(moment.position - moment.state.grasp_point))
+        if self._approach_speed and self.strategy.phase == "reach" and away > FAR_M:
+            goal = dataclasses.replace(goal, speed=min(goal.speed, self._approach_speed))
+        self._move_towards(goal)
         return self.intent
 
     def act(self) -> np.ndarray:

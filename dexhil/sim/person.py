@@ -35,6 +35,7 @@ class PersonConfig:
 
     late_s: time after which a person helps in any case. false_alarms_per_s: takeovers without a reason.
     hand_back: chance of handing back once the object is in the hand and moves with it, else the person finishes.
+    approach_speed: of the person's arm, see `ScriptedOperator`.
     """
 
     reaction_s: tuple[float, float] = (0.2, 0.5)
@@ -42,6 +43,7 @@ class PersonConfig:
     late_s: float = 8.0
     false_alarms_per_s: float = 0.0
     hand_back: float = 0.0
+    approach_speed: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +147,12 @@ class SimulatedPerson:
         self._due = None
         self._hands_back = bool(self._rng.uniform() < self._config.hand_back)
         shown = Intent(arm_ik.forward(command[:ARM_DOF].astype(np.float64)), hand_to_grasp(command[ARM_DOF:]))
-        return ScriptedOperator(self._rig, seed=self._seed + len(self.reasons), start=shown)
+        return ScriptedOperator(
+            self._rig,
+            seed=self._seed + len(self.reasons),
+            start=shown,
+            approach_speed=self._config.approach_speed,
+        )
 
     def _look(self) -> Attention:
         """What there is to see now."""

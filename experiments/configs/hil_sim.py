@@ -12,6 +12,9 @@ def get_config(preset: str = "default") -> Config:
     """default: the committed study. quick: a miniature in minutes. debug: seconds, only to see that it runs."""
     config = sim.get_config(preset)
     config.data.heldout_fraction = 0.0
+    # As in the paper, a demonstration is mostly approach and takes 2 to 3 times as long as a correction.
+    config.collect.approach_speed = config.online.person.approach_speed = 0.05
+    config.online.person.late_s = 10.0
     config.eval.trials = 100
     config.eval.max_seconds = config.online.max_seconds  # as long as under supervision: time to recover counts
 
@@ -27,6 +30,7 @@ def get_config(preset: str = "default") -> Config:
     config.hil.round_steps = 1500  # gradient steps of a round, the same for every arm
     config.hil.round_learning_rate = 3e-3
     config.hil.round_warmup_steps = 100
+    config.hil.final_trials = 300  # per task after the last round, where the arms are compared; else eval.trials
     config.hil.jobs = 1  # arms at a time
 
     if preset == "quick":
@@ -35,7 +39,7 @@ def get_config(preset: str = "default") -> Config:
         config.hil.demonstrations = 15
         config.hil.per_round = 4
         config.hil.round_steps = 150
-        config.eval.trials = 10
+        config.eval.trials = config.hil.final_trials = 10
     elif preset == "debug":
         config.rig.difficulty = 0.0  # an untrained policy leaves odd states: corrections should not fail as well
         config.hil.rounds = 1
@@ -44,5 +48,5 @@ def get_config(preset: str = "default") -> Config:
         config.hil.round_steps = 2
         config.hil.round_warmup_steps = 1
         config.online.most_attempts = 2
-        config.eval.trials = 1
+        config.eval.trials = config.hil.final_trials = 1
     return config

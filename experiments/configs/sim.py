@@ -25,6 +25,7 @@ def get_config(preset: str = "default") -> Config:
     config.collect = ConfigDict()
     config.collect.first_seed = 0
     config.collect.workers = 2
+    config.collect.approach_speed = 0.0  # m/s of the operator's hand far from the object; 0: as fast as near it
 
     config.data = ConfigDict()
     config.data.paths = ("data/sim/rlds",)
@@ -107,6 +108,7 @@ def get_config(preset: str = "default") -> Config:
     config.online.person.late_s = 8.0
     config.online.person.false_alarms_per_s = 0.0
     config.online.person.retargeter = ""  # retargeter.npz that the person's hand goes through; "": none
+    config.online.person.approach_speed = 0.0  # as in collect
     config.online.person.hand_back = 1.0  # the policy goes on with what the person put into its hand
 
     if preset == "quick":

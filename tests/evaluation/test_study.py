@@ -109,6 +109,14 @@ def test_forgetting_compares_with_the_best_earlier_round():
     assert [row["flagged"] for row in rows if row["task"] == "tissue"] == [False, False]
 
 
+def test_forgetting_compares_the_shared_starts_where_the_last_round_has_more_trials():
+    cells = (cell("warmup", 0, 1, 2), cell("dexhil", 1, 5, 4), cell("dexhil", 2, 4, 40, trials=40))
+    rows = study_results(Study(("plush", "tissue"), ("dexhil",), cells, (), (), ()))["forgetting"]
+    last = [row for row in rows if row["round"] == 2]
+    assert [row["drop"] for row in last] == pytest.approx([0.5 - 0.4, 0.4 - 1.0])
+    assert [row["after"] for row in last] == pytest.approx([0.1, 1.0])
+
+
 def test_trials_needed_uses_the_share_of_pairs_that_disagreed_here():
     power = study_results(full_study())["trials_needed"]
     assert power["discordant_rate"] == pytest.approx((1 / 20 + 8 / 20) / 2)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from dexhil.commands import ConfigError, read_metrics
+from dexhil.config import read_config_file
 from dexhil.recorder import list_episodes, read_facts
 from experiments import hil
+from experiments.arms import get_arm
 from tests.experiments.commands import kill_when, report_of, start
 
 ARMS = ("dexhil", "offline")
@@ -78,6 +80,16 @@ def test_a_killed_round_ends_as_an_uninterrupted_one(study: Path, tmp_path: Path
 def test_a_finished_study_runs_nothing_again(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hil.main(arguments(study))
     assert "== part" not in capsys.readouterr().out
+
+
+def test_only_the_last_round_gets_the_final_trials(tmp_path: Path) -> None:
+    config = read_config_file(Path("experiments/configs/hil_sim.py"))
+    arms = {name: get_arm(name) for name in config.hil.arms}
+    _, chains = hil.plan(config, tmp_path, arms, ())
+    for parts in chains.values():
+        trials = [part.arguments[-1] for part in parts if part.script == "train.py"]
+        expected = [config.eval.trials] * (config.hil.rounds - 1) + [config.hil.final_trials]
+        assert trials == [f"--config.eval.trials={count}" for count in expected]
 
 
 def test_an_unknown_arm_names_the_nearest(tmp_path: Path) -> None:

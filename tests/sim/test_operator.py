@@ -5,6 +5,7 @@ import pytest
 
 from dexhil import arm_ik
 from dexhil.sim.operator import (
+    FAR_M,
     Intent,
     ScriptedOperator,
     draw_style,
@@ -42,6 +43,22 @@ def test_the_operator_succeeds_at_the_default_difficulty(rig, task, seed):
     assert rig.success(), rig.failure()
     assert rig.failure() == ""
     assert rig.time < 8.0
+
+
+def test_a_slow_approach_is_slow_only_far_from_the_grasp(rig):
+    speeds = {True: [], False: []}
+    rig.reset(task="plush", seed=1)
+    operator = ScriptedOperator(rig, seed=1, approach_speed=0.05)
+    while not rig.success() and rig.time < rig.horizon_s:
+        away = np.linalg.norm(rig.pose_base_ee[:3] - rig.privileged().grasp_point)
+        before = operator.intent.pose_base_ee[:3]
+        rig.apply(operator.act())
+        if rig.time > 0.5:
+            speed = np.linalg.norm(operator.intent.pose_base_ee[:3] - before) * rig.control_hz
+            speeds[away > FAR_M and operator.strategy.phase == "reach"].append(speed)
+    assert rig.success()
+    assert np.mean(speeds[True]) < 0.07
+    assert max(speeds[False]) > 0.12
 
 
 def test_commands_are_smooth_and_hardly_need_limiting(rig):
