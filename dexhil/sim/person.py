@@ -65,7 +65,7 @@ class Attention:
 
 @dataclasses.dataclass
 class Watch:
-    """Memory of a watching person. best: m, nearest so far. since: s, when something last went forward."""
+    """Memory of a watching person. best, moved: m, where something last went forward, and since: s, when."""
 
     best: float = np.inf
     moved: float = 0.0
@@ -78,9 +78,10 @@ def foresee(task: str, seen: Attention, watch: Watch, config: PersonConfig) -> s
     The two failures that dominate in the paper come first: closing before the wrist arrived, and poor contact.
     """
     distance = seen.away + max(seen.above, 0.0)
-    if distance < watch.best - 0.01 or seen.moved > watch.moved + 0.005:
-        watch.since = seen.time_s
-    watch.best, watch.moved = min(watch.best, distance), max(watch.moved, seen.moved)
+    if distance < watch.best - 0.01:
+        watch.best, watch.since = distance, seen.time_s
+    if seen.moved > watch.moved + 0.005:
+        watch.moved, watch.since = seen.moved, seen.time_s
     near = seen.away < NEAR_M[task]
     if seen.dropped > SLIPPED_M and not seen.in_hand:
         return "slip"

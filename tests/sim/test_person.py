@@ -65,8 +65,9 @@ def test_a_failing_policy_is_corrected_without_a_jump(rig, task):
         step.validate()
 
 
-def test_a_policy_that_works_is_left_alone(rig):
-    outcome, _, person = supervise(rig, "plush", 1, expert=True)
+@pytest.mark.parametrize(("task", "seed"), [("plush", 1), ("tissue", 700), ("tissue", 702)])
+def test_a_policy_that_works_is_left_alone(rig, task, seed):
+    outcome, _, person = supervise(rig, task, seed, expert=True)
     assert outcome.success
     assert person.reasons == []
     assert outcome.human_seconds == 0
@@ -104,6 +105,15 @@ WELL = Attention(time_s=1.0, away=0.2, above=0.1, closure=0.0, in_hand=False, mo
 )
 def test_what_a_person_foresees(change, reason):
     assert foresee("plush", dataclasses.replace(WELL, **change), Watch(best=0.3, since=0.9), PersonConfig()) == reason
+
+
+@pytest.mark.parametrize(("speed", "reason"), [(0.05, ""), (0.005, "no_progress"), (0.0, "no_progress")])
+def test_progress_counts_however_many_looks_it_takes(speed, reason):
+    watch, reasons = Watch(), []
+    for time_s in np.arange(0.0, 3.0, 0.05):
+        seen = dataclasses.replace(WELL, time_s=time_s, away=0.3 - speed * time_s)
+        reasons.append(foresee("plush", seen, watch, PersonConfig()))
+    assert set(reasons) == {"", reason}
 
 
 def test_patience_ends_late_even_with_progress():
