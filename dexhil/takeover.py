@@ -14,6 +14,7 @@ import dataclasses
 import enum
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from dexhil import arm_ik
 from dexhil.poses import IDENTITY, compose, inverse
@@ -21,6 +22,7 @@ from dexhil.robot import RobotSpec
 from dexhil.schema import ARM_DOF
 
 HAND_BLEND_RAD = 0.6  # hand motion after which 1/e of the difference between human and robot hand is left
+ELBOW_BLEND_M = 0.05  # distance from the takeover at which 1/e of its elbow's difference from home is left
 
 
 class Mode(enum.Enum):
@@ -166,12 +168,24 @@ def hand_target(anchors: Anchors, human_hand: np.ndarray, spec: RobotSpec) -> np
     return np.clip(wanted, spec.lower[ARM_DOF:], spec.upper[ARM_DOF:])
 
 
+def elbow_posture(anchors: Anchors, pose_base_ee: np.ndarray, spec: RobotSpec) -> np.ndarray:
+    """Arm joints [7] rad that free motion drifts to: at the takeover's pose those it began with, home away from it.
+
+    A policy may leave the arm folded against its limits, from where a person's targets are out of reach.
+    """
+    turn = Rotation.from_quat([anchors.pose_base_ee[3:], pose_base_ee[3:]], scalar_first=True)
+    angle = float((turn[0].inv() * turn[1]).magnitude())
+    away = float(np.linalg.norm(pose_base_ee[:3] - anchors.pose_base_ee[:3])) + arm_ik.METRES_PER_RADIAN * angle
+    home = spec.home[:ARM_DOF]
+    return home + (anchors.command[:ARM_DOF] - home) * np.exp(-away / ELBOW_BLEND_M)
+
+
 def human_command(
     anchors: Anchors, human: HumanCommand, last_command: np.ndarray, spec: RobotSpec, cube_to_ee: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """The person's command [A] rad through eq. 3 and 4, and the residual of the inverse kinematics (m)."""
     pose = arm_target(anchors.pose_base_ee, anchors.pose_camera_cube, human.pose_camera_cube, cube_to_ee)
-    solution = arm_ik.solve(pose, last_command[:ARM_DOF], posture=anchors.command[:ARM_DOF])
+    solution = arm_ik.solve(pose, last_command[:ARM_DOF], posture=elbow_posture(anchors, pose, spec))
     hand = hand_target(anchors, human.q_hand, spec)
     return np.concatenate([solution.q_arm, hand]).astype(np.float32), solution.position_error
 

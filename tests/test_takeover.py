@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from dexhil import arm_ik
 from dexhil.poses import IDENTITY, compose, inverse, make_pose
@@ -106,6 +106,21 @@ def test_the_arm_follows_the_cube(rng):
         assert decision.ik_error_m < 1e-3
     reached = arm_ik.forward(state.command[:ARM_DOF].astype(np.float64))
     np.testing.assert_allclose(reached[:3], target[:3], atol=1e-3)
+
+
+def test_a_folded_elbow_unfolds_as_the_person_leads_the_arm_away(rng):
+    folded = SPEC.home.copy()
+    folded[:ARM_DOF] = [2.0, -0.58, -2.03, -2.66, 0.23, 3.76, -0.76]
+    pose = arm_ik.forward(folded[:ARM_DOF].astype(np.float64))
+    home = arm_ik.forward(SPEC.home[:ARM_DOF].astype(np.float64))
+    turns = Slerp([0, 1], Rotation.from_quat([pose[3:], home[3:]], scalar_first=True))
+    state, _ = tick(start(folded), HumanCommand(pose, np.zeros(HAND)))
+    for share in np.minimum(np.linspace(0, 3, 120), 1.0):
+        at = pose[:3] + share * (home[:3] - pose[:3])
+        cube = np.concatenate([at, turns(share).as_quat(scalar_first=True)])
+        state, decision = tick(state, HumanCommand(cube, np.zeros(HAND)))
+    assert decision.ik_error_m < 1e-3
+    assert np.abs(state.command[:ARM_DOF] - SPEC.home[:ARM_DOF]).max() < 0.3
 
 
 def test_the_modes_of_a_takeover_in_order(rng):

@@ -155,6 +155,10 @@ class ScriptedOperator:
         away = float(np.linalg.norm(moment.position - moment.state.grasp_point))
         if self._approach_speed and self.strategy.phase == "reach" and away > FAR_M:
             goal = dataclasses.replace(goal, speed=min(goal.speed, self._approach_speed))
+        return self.lead(goal)
+
+    def lead(self, goal: Goal) -> Intent:
+        """Moves what it shows by one control period towards `goal`, whatever the strategy wants."""
         self._move_towards(goal)
         return self.intent
 

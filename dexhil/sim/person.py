@@ -15,6 +15,7 @@ from dexhil.retargeting.runtime import Model
 from dexhil.schema import ARM_DOF
 from dexhil.sim.operator import Intent, ScriptedOperator, hand_to_grasp
 from dexhil.sim.rig import SimRig
+from dexhil.sim.strategies.base import Goal, Grasp
 from dexhil.sim.strategies.plush import GRASP_HEIGHT_M
 from dexhil.sim.strategies.tissue import pinch_point
 from dexhil.sim.tasks import PlushState, TissueState
@@ -26,6 +27,9 @@ LOW_M = {"plush": 0.030, "tissue": 0.035}  # above the height at which fingers c
 CLOSED = 0.45  # mean closure of thumb and fingers that counts as closing
 SLIPPED_M = 0.02
 HOLD_HEIGHT_M = 0.03
+LAG_M, LAG_S = 0.025, 0.8  # a hand that stays so far behind what is shown, for so long, does not follow
+BACK_OFF = Goal(np.array([0.45, 0.0, 0.27]), tilt=0.85, yaw=0.0, grasp=Grasp())  # where the elbow is free to unfold
+BACK_OFF_S = 2.0
 _PERSON_STREAM = 1
 
 
@@ -33,7 +37,7 @@ _PERSON_STREAM = 1
 class PersonConfig:
     """reaction_s: range of the time from seeing a reason to taking over. no_progress_s: patience without progress.
 
-    late_s: time after which a person helps in any case. false_alarms_per_s: takeovers without a reason.
+    late_s: time of watching after which a person helps in any case. false_alarms_per_s: takeovers without a reason.
     hand_back: chance of handing back once the object is in the hand and moves with it, else the person finishes.
     approach_speed: of the person's arm, see `ScriptedOperator`.
     """
@@ -65,11 +69,15 @@ class Attention:
 
 @dataclasses.dataclass
 class Watch:
-    """Memory of a watching person. best, moved: m, where something last went forward, and since: s, when."""
+    """Memory of a watching person. best, moved: m, where something last went forward, and since: s, when.
+
+    began: s, when the person began to watch.
+    """
 
     best: float = np.inf
     moved: float = 0.0
     since: float = 0.0
+    began: float = 0.0
 
 
 def foresee(task: str, seen: Attention, watch: Watch, config: PersonConfig) -> str:
@@ -93,7 +101,7 @@ def foresee(task: str, seen: Attention, watch: Watch, config: PersonConfig) -> s
         return "poor_contact"
     if seen.time_s - watch.since > config.no_progress_s:
         return "no_progress"
-    return "late" if seen.time_s > config.late_s and seen.moved < SLIPPED_M else ""
+    return "late" if seen.time_s - watch.began > config.late_s and seen.moved < SLIPPED_M else ""
 
 
 class SimulatedPerson:
@@ -113,6 +121,8 @@ class SimulatedPerson:
         self._operator: ScriptedOperator | None = None
         self._due: tuple[float, str] | None = None
         self._hands_back = False
+        self._followed = 0.0
+        self._led_back_at: float | None = None
         self.reasons: list[str] = []
         self._devices = Devices(self._rng, model, rig.control_hz)
         self.cube_to_ee = self._devices.cube_to_ee
@@ -120,15 +130,30 @@ class SimulatedPerson:
     def tick(self, command: np.ndarray) -> HumanCommand | None:
         """What the person shows, or None while it only watches. command: [A] rad, the last executed."""
         seen = self._look()
-        if self._operator is not None and self._hands_back and seen.in_hand and seen.moved > SLIPPED_M:
-            self._operator, self._watch = None, Watch(since=seen.time_s)
+        if self._operator is not None and self._lets_go(seen):
+            self._operator, self._watch = None, Watch(since=seen.time_s, began=seen.time_s)
             return None
         if self._operator is not None:
-            return self._devices.show(self._operator.think())
+            return self._devices.show(self._correct(self._operator))
         if not self._decides(seen):
             return None
         self._operator = self._take_over(command)
         return self._devices.show(self._operator.intent)
+
+    def _lets_go(self, seen: Attention) -> bool:
+        """Whether the policy goes on: the object is in the hand, or an arm that did not follow has been led back."""
+        if self._led_back_at is not None:
+            return seen.time_s >= self._led_back_at
+        return self._hands_back and seen.in_hand and seen.moved > SLIPPED_M
+
+    def _correct(self, operator: ScriptedOperator) -> Intent:
+        """The next intent. An arm that does not follow, folded against its limits, is led back to where it has room."""
+        now, shown = self._rig.time, operator.intent.pose_base_ee[:3]
+        if np.linalg.norm(shown - self._rig.pose_base_ee[:3]) < LAG_M:
+            self._followed = now
+        if self._led_back_at is None and now - self._followed > LAG_S:
+            self._led_back_at = now + BACK_OFF_S
+        return operator.think() if self._led_back_at is None else operator.lead(BACK_OFF)
 
     def _decides(self, seen: Attention) -> bool:
         """Whether to take over now: the time to react to a reason is over, and the object was not caught meanwhile."""
@@ -145,7 +170,7 @@ class SimulatedPerson:
         """The person's own motion starts where the robot was last told to be, with its hand as near as it can shape."""
         assert self._due is not None
         self.reasons.append(self._due[1])
-        self._due = None
+        self._due, self._followed, self._led_back_at = None, self._rig.time, None
         self._hands_back = bool(self._rng.uniform() < self._config.hand_back)
         shown = Intent(arm_ik.forward(command[:ARM_DOF].astype(np.float64)), hand_to_grasp(command[ARM_DOF:]))
         return ScriptedOperator(

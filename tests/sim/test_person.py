@@ -24,6 +24,16 @@ class Wanderer:
         return ActionChunk(self.rig.command + np.cumsum(change, axis=0), observation.timestamp)
 
 
+class Still:
+    """Stays where it is."""
+
+    def __init__(self, rig: SimRig) -> None:
+        self.rig = rig
+
+    def infer(self, observation, *, seed):
+        return ActionChunk(np.repeat(self.rig.command[None], 16, axis=0), observation.timestamp)
+
+
 class Expert:
     """The scripted operator as a policy that plans one step."""
 
@@ -77,6 +87,22 @@ def test_a_rollout_is_reproduced_by_its_seed(rig):
     first, again, other = (supervise(rig, "tissue", seed)[1] for seed in (2, 2, 3))
     np.testing.assert_array_equal([s.action for s in first], [s.action for s in again])
     assert len(first) != len(other) or not np.array_equal([s.action for s in first], [s.action for s in other])
+
+
+def test_an_arm_folded_against_its_limits_is_led_back_and_the_policy_goes_on(rig):
+    """Left in this posture by a policy, the arm reaches the grasp from no side: a person unfolds it first."""
+    folded = np.array([2.0, -0.58, -2.03, -2.66, 0.23, 3.76, -0.76])
+    rig.reset(task="plush", seed=3_000_013)
+    rig.data.qpos[[rig.model.joint(name).qposadr[0] for name in rig.spec.joint_names[:7]]] = folded
+    rig.stop()  # commands what is measured
+    person = SimulatedPerson(rig, seed=13)
+    outcome = run_supervised(
+        rig, Still(rig), person, seed=13, execute_steps=8, max_seconds=20.0, record=lambda step: None
+    )
+    assert outcome.success
+    assert [who for *_, who in outcome.control] == ["policy", "person", "policy", "person"]
+    assert abs(rig.joints[0]) < 1.0
+    assert max(jump.max for jump in outcome.engaged) < 1e-5
 
 
 def test_false_alarms_and_hand_backs_happen_as_often_as_asked(rig):
