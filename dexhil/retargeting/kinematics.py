@@ -17,9 +17,8 @@ from dexhil.robot_geometry import FINGERS
 def joint_frames(hand: Hand, motors: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Position [J, 3] m and rotation [J, 3, 3] of every joint in the hand's base frame, at `motors` [m] rad."""
     angles = jnp.asarray(hand.coupling, motors.dtype) @ motors + jnp.asarray(hand.bias, motors.dtype)
-    turns = jnp.asarray(hand.rotations, motors.dtype) @ jax.vmap(about_axis)(
-        jnp.asarray(hand.axes, motors.dtype), angles
-    )
+    still, sines, cosines = (jnp.asarray(part, motors.dtype) for part in _turning(hand))
+    turns = still + jnp.sin(angles)[:, None, None] * sines + (1.0 - jnp.cos(angles))[:, None, None] * cosines
     offsets = jnp.asarray(hand.positions, motors.dtype)
     positions, rotations = [], []
     for joint, parent in enumerate(hand.parents):
@@ -32,6 +31,13 @@ def joint_frames(hand: Hand, motors: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.stack(positions), jnp.stack(rotations)
 
 
+@functools.cache
+def _turning(hand: Hand) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[J, 3, 3] each: a joint's rotation in its parent is the first + sin * the second + (1 - cos) * the third."""
+    cross = np.cross(hand.axes[:, None], np.eye(3)).swapaxes(-1, -2)  # Rodrigues
+    return hand.rotations, hand.rotations @ cross, hand.rotations @ cross @ cross
+
+
 def points(hand: Hand, which: Sequence[Point], motors: jax.Array) -> jax.Array:
     """Positions [P, 3] m of points (`hand.tips`, `hand.pads`, `hand.roots`) in the base frame, at `motors` [m] rad."""
     positions, rotations = joint_frames(hand, motors)
@@ -42,14 +48,6 @@ def points(hand: Hand, which: Sequence[Point], motors: jax.Array) -> jax.Array:
         for j, offset in zip(carried, offsets, strict=True)
     ]
     return jnp.stack(at)
-
-
-def about_axis(axis: jax.Array, angle: jax.Array) -> jax.Array:
-    """Rotation [3, 3] by `angle` rad about the unit vector `axis` [3] (Rodrigues)."""
-    x, y, z = axis
-    zero = jnp.zeros_like(x)
-    cross = jnp.array([[zero, -z, y], [z, zero, -x], [-y, x, zero]])
-    return jnp.eye(3, dtype=angle.dtype) + jnp.sin(angle) * cross + (1.0 - jnp.cos(angle)) * cross @ cross
 
 
 def canonical_points(hand: Hand, motors: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -187,13 +187,12 @@ def _parts(
     way = jax.random.normal(keys[1], shape)
     way = config.step_m * way / jnp.linalg.norm(way, axis=-1, keepdims=True)
 
-    def robot(raw: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        wide = network.squash(raw, hand, jnp)
-        over = jax.lax.stop_gradient(jnp.clip(wide, hand.lower, hand.upper) - wide)  # at a limit the gradient goes on
-        return wide + over, *jax.vmap(functools.partial(canonical_points, hand))(wide + over)
-
-    raw = [network.raw_angles(params, hand, tips, jnp) for tips in (here, here + way, here - way)]
-    (motors, tips, pads), (_, after, _), (_, before, _) = map(robot, raw)
+    raw = network.raw_angles(params, hand, jnp.concatenate([here, here + way, here - way]), jnp)
+    wide = network.squash(raw, hand, jnp)
+    over = jax.lax.stop_gradient(jnp.clip(wide, hand.lower, hand.upper) - wide)  # at a limit the gradient goes on
+    every = jax.vmap(functools.partial(canonical_points, hand))(wide + over)
+    (tips, after, before), (pads, *_) = (jnp.split(part, 3) for part in every)
+    motors, raw = (wide + over)[: shape[0]], raw[: shape[0]]
     gaps = network.gaps(here, hand, jnp)
     close = network.closeness(gaps, jnp)
     held_back = jnp.concatenate([close.max(axis=-1, keepdims=True), close], axis=-1) if stage else jnp.zeros(shape[:2])
@@ -202,7 +201,7 @@ def _parts(
     parts = {
         "vec": 1e3 * losses.vector_loss(tips[:, fingers], here[:, fingers], weights[:, fingers]),
         "angles": config.gamma * 1e3 * (motors**2).sum(-1).mean(),
-        "saturation": _SATURATION * (jnp.maximum(jnp.abs(raw[0]) - _FREE, 0.0) ** 2).sum(-1).mean(),
+        "saturation": _SATURATION * (jnp.maximum(jnp.abs(raw) - _FREE, 0.0) ** 2).sum(-1).mean(),
         "dir": 1e3 * config.direction * losses.direction_loss((after - before)[:, fingers], way[:, fingers]),
         "flat": 1e3 * config.flat * losses.flatness_loss(before[:, fingers], tips[:, fingers], after[:, fingers]),
     }
