@@ -67,8 +67,8 @@ def human_tips(clip: np.ndarray, robot: CanonicalHand) -> np.ndarray:
 
 def pinch_contact(clip: np.ndarray, motors: np.ndarray, robot: CanonicalHand) -> float:
     """Of the moments when thumb and a finger of the person are together, the share in which the robot's pads are."""
-    pinched = _to_thumb(human_tips(clip, robot)) < PINCHED_M
-    touching = _to_thumb(robot.pads(motors)) - 2 * PAD_RADIUS_M < CONTACT_M
+    pinched = thumb_distances(human_tips(clip, robot)) < PINCHED_M
+    touching = thumb_distances(robot.pads(motors)) - 2 * PAD_RADIUS_M < CONTACT_M
     return float(touching[pinched].mean()) if pinched.any() else float("nan")
 
 
@@ -87,7 +87,7 @@ def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand, held: np
     there = np.linspace(0.0, 1.0, SWEEP_STEPS + 1)
     share = np.concatenate([there, there[-2::-1]])[:, None, None]
     jump = hysteresis = 0.0
-    for gap in _to_thumb(human_tips(clip, robot)).T:
+    for gap in thumb_distances(human_tips(clip, robot)).T:
         pinched = np.flatnonzero((gap < PINCHED_M) & held)
         for frame in pinched[np.linspace(0, len(pinched) - 1, min(SWEEPS, len(pinched))).astype(int)]:
             path = opened + share * (clip[frame] - opened)
@@ -147,7 +147,7 @@ def lag(human: np.ndarray, tips: np.ndarray) -> int:
     )
 
 
-def _to_thumb(positions: np.ndarray) -> np.ndarray:
+def thumb_distances(positions: np.ndarray) -> np.ndarray:
     """Distances [T, F - 1] m of the fingers' points [T, F, 3] from the thumb's, which comes first."""
     return np.linalg.norm(positions[:, 1:] - positions[:, :1], axis=-1)
 

@@ -32,8 +32,9 @@ _HALF_BENT = 3.0  # rad, a finger's three joints together
 class TrainingConfig:
     """steps: of each stage. people: synthetic persons, seconds each, that are added to the recordings.
 
-    off_path_m: how far off the recordings finger tips are drawn too, so that the map goes on beside them. meet: the
-    second stage trains the fingers' part in a pinch too, not the thumb's alone. step_m: of tips in losses of steps.
+    off_path_m: how far off the recordings finger tips are drawn too, so that the map goes on beside them. together_m:
+    how far all tips of a hand together, so that pinches are learnt where other people have theirs. meet: the second
+    stage trains the fingers' part in a pinch too, not the thumb's alone. step_m: of tips in losses of steps.
     let_go: of the distance to the person's tips, where a pinch decides. decisive: power of closeness by which it does.
     The rest weighs the losses; gamma as in eq. 1; bend grows with how far the person's finger is bent: an open hand may
     keep the little bend that lets it move sideways, a fist is a fist.
@@ -48,6 +49,7 @@ class TrainingConfig:
     people: int = 8
     people_seconds: float = 60.0
     off_path_m: float = 0.012
+    together_m: float = 0.0
     step_m: float = 0.008
     gamma: float = 1e-5
     bend: float = 0.5
@@ -169,6 +171,16 @@ def _pad_gaps(hand: Hand, gaps: jax.Array) -> jax.Array:
     return jnp.maximum(losses.PAD_GAP_M + share * (apart - losses.PAD_GAP_M), losses.SQUEEZED_M)
 
 
+def _off_path(config: TrainingConfig, own: jax.Array, shared: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[B, F, 3] m: nothing in even rows; in odd ones each finger by itself or, in every other of them, all together."""
+    row = jnp.arange(shape[0])[:, None, None] % 4
+    alone = config.off_path_m * jax.random.normal(own, shape)
+    if not config.together_m:
+        return alone * (row % 2)
+    together = config.together_m * jax.random.normal(shared, (shape[0], 1, 3))
+    return jnp.where(row == 1, alone, jnp.where(row == 3, together, 0.0))
+
+
 def _parts(
     hand: Hand,
     config: TrainingConfig,
@@ -178,12 +190,10 @@ def _parts(
     reachable: jax.Array,
     key: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Every weighted loss of a stage. Half of the tips are moved off the recordings, each finger by itself."""
+    """Every weighted loss of a stage, with half of the tips moved off the recordings."""
     keys = jax.random.split(key, 4)
     shape = batch["tips"].shape
-    moved = config.off_path_m * jax.random.normal(keys[0], shape)
-    moved = moved * (jnp.arange(shape[0]) % 2)[:, None, None]
-    here = batch["tips"] + moved
+    here = batch["tips"] + _off_path(config, keys[0], keys[3], shape)
     way = jax.random.normal(keys[1], shape)
     way = config.step_m * way / jnp.linalg.norm(way, axis=-1, keepdims=True)
 

@@ -6,8 +6,9 @@ Ours is trained on the first four fifths of each of five stretches of a recordin
 recording alone ("dexhil_other"). All methods are scored on the frames that "dexhil" has not seen, with the same scale.
 Peers take part where they are installed: dex-retargeting's vector and dexpilot; geort_style is `geort.py` beside this.
 Writes {"clips": {clip: {hand: {method: {metric: value}}}}, "latency_ms": {method: {"median", "p99"}},
-"latency_beside_policy_ms": the same while a policy runs at 20 Hz in another process, "trade_off": {weight: {value:
-metrics}} of ours where goals pull apart, "training_s"}, a page and a plot beside it.
+"latency_beside_policy_ms": the same while a policy runs at 20 Hz in another process, "reachable_tip_error_mm": {clip:
+{hand: what the best posture of every held-out frame comes to, `reach.py`}}, "trade_off": {metric: {weights: metrics}} of
+ours where goals pull apart, "training_s"}, a page and a plot beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patches import Rectangle
 
 from dexhil.commands import code_version, to_json, write_json
 from dexhil.progress import progress
@@ -34,6 +36,7 @@ from dexhil.retargeting.kinematics import CanonicalHand
 from dexhil.retargeting.optimised import KINDS, OptimisedRetargeter
 from dexhil.retargeting.urdf import CARDS, load_urdf
 from experiments.benchmarks import geort
+from experiments.benchmarks.reach import reachable_tip_error
 from experiments.benchmarks.train_step import make_meta, make_policy
 from experiments.retarget import held_out, load_clip, mapping
 from experiments.retarget_report import write_comparison
@@ -44,7 +47,17 @@ OTHER = {"geort_alex": "manus_000", "manus_000": "geort_alex", "mediapipe": "man
 HELD_OUT, LATENCY_FRAMES = 0.2, 600
 POLICY_HZ = 20.0
 TRADE_OFF_CLIP = "geort_alex"
-TRADE_OFFS = {"cover": (3.0, 10.0, 30.0), "direction": (0.0, 0.003, 0.05)}  # the defaults are the other point
+TRADE_OFFS: dict[str, tuple[dict[str, float], ...]] = {  # metric -> other weights; the defaults are one more point
+    "coverage": ({"cover": 3.0}, {"cover": 30.0}, {"cover": 30.0, "speed": 0.0}),
+    "motion_preservation": ({"direction": 0.0}, {"direction": 0.005}, {"direction": 0.05}),
+}
+GOALS = {"coverage": 0.8, "motion_preservation": 0.95}
+TIP_GOAL_MM = 15.0
+PEERS = {  # method -> label, marker, colour
+    "geort_style": ("GeoRT-style", "^", "tab:green"),
+    "vector": ("vector", "s", "tab:red"),
+    "dexpilot": ("DexPilot", "v", "tab:purple"),
+}
 Method = Callable[[np.ndarray], np.ndarray]
 Scores = dict[str, float]
 
@@ -83,6 +96,9 @@ def main() -> None:
         "latency_ms": alone,
         "latency_beside_policy_ms": beside,
         "latency_hand": last,
+        "reachable_tip_error_mm": {
+            name: {hand: reachable(clips[name], hands[hand]) for hand in options.hands} for name in options.clips
+        },
         "trade_off": trade_offs(hands[options.hands[0]], clips[TRADE_OFF_CLIP]),
         "trade_off_of": {"hand": options.hands[0], "clip": TRADE_OFF_CLIP},
         "training_s": seconds,
@@ -146,15 +162,21 @@ def score_all(methods: Mapping[str, Method], clip: np.ndarray, hand: Hand) -> di
     return {way: metrics.score(method, clip, robot, scale, held=held) for way, method in methods.items()}
 
 
+def reachable(clip: np.ndarray, hand: Hand) -> Scores:
+    robot = CanonicalHand(hand)
+    return reachable_tip_error(clip[held_out(len(clip), HELD_OUT)], robot, training.scale_of(clip, robot))
+
+
 def trade_offs(hand: Hand, clip: np.ndarray) -> dict[str, dict[str, Scores]]:
     """Ours with other weights where goals pull apart: following tips, moving the same way, reaching everywhere."""
     found: dict[str, dict[str, Scores]] = {}
-    for weight, values in TRADE_OFFS.items():
-        found[weight] = {}
-        for value in values:
-            config = dataclasses.replace(training.TrainingConfig(), **{weight: value})
-            model = runtime.Model(hand, train_one(hand, clip, config, f"{hand.name}: {weight} {value:g}"), {})
-            found[weight][f"{value:g}"] = score_all({"dexhil": mapping(model, clip)}, clip, hand)["dexhil"]
+    for metric, choices in TRADE_OFFS.items():
+        found[metric] = {}
+        for weights in choices:
+            label = ", ".join(f"{name} {value:g}" for name, value in weights.items())
+            config = dataclasses.replace(training.TrainingConfig(), **weights)
+            model = runtime.Model(hand, train_one(hand, clip, config, f"{hand.name}: {label}"), {})
+            found[metric][label] = score_all({"dexhil": mapping(model, clip)}, clip, hand)["dexhil"]
     return found
 
 
@@ -208,22 +230,28 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     """What a better tip error costs, ours by weights and every method: coverage and motion preservation against it."""
     of = result["trade_off_of"]
     methods = result["clips"][of["clip"]][of["hand"]]
-    figure, both = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained")
-    for axes, metric, weight, goal in zip(
-        both, ("coverage", "motion_preservation"), ("cover", "direction"), (0.8, 0.95), strict=True
-    ):
-        curve = [methods["dexhil"], *result["trade_off"][weight].values()]
-        curve.sort(key=lambda score: score["tip_error_mm"])
-        axes.plot([s["tip_error_mm"] for s in curve], [s[metric] for s in curve], "-o", label=f"dexhil, by {weight}")
-        for name, score in methods.items():
-            if name != "dexhil_other":
-                axes.plot(score["tip_error_mm"], score[metric], "D" if name == "dexhil" else "s", label=name)
-        axes.axhspan(goal, 1.0, color="tab:green", alpha=0.08)
-        axes.axvspan(0.0, 15.0, color="tab:green", alpha=0.08)
-        axes.set(xlabel="tip error, mm", ylabel=metric.replace("_", " "), xlim=(0, None), ylim=(None, 1.0))
+    bound = result["reachable_tip_error_mm"][of["clip"]][of["hand"]]["pinching"]
+    figure, both = plt.subplots(1, 2, figsize=(10.0, 4.4), layout="constrained")
+    for axes, bottom, (metric, trade_off) in zip(both, (0.3, 0.6), result["trade_off"].items(), strict=True):
+        curve = [*trade_off.items(), ("default", methods["dexhil"])]
+        curve.sort(key=lambda point: point[1]["tip_error_mm"])
+        at = [(score["tip_error_mm"], score[metric]) for _, score in curve]
+        axes.plot(*zip(*at, strict=True), "-o", color="tab:blue", label="DexHiL, by weights", zorder=3)
+        for (label, _), point in zip(curve, at, strict=True):
+            axes.annotate(label, point, (6, -3), textcoords="offset points", fontsize=7.5, color="tab:blue", va="top")
+        for name, (label, marker, colour) in PEERS.items():
+            if name in methods:
+                where = methods[name]["tip_error_mm"], methods[name][metric]
+                axes.plot(*where, marker, color=colour, markersize=8, label=label, zorder=2)
+        axes.axvline(bound, color="0.4", linestyle=":", label="no posture that pinches is nearer")
+        goal = Rectangle((0.0, GOALS[metric]), TIP_GOAL_MM, 1.0 - GOALS[metric], color="tab:green", alpha=0.18, lw=0)
+        axes.add_patch(goal).set_label("both goals")
+        axes.set(xlabel="tip error, mm (better to the left)", xlim=(0, 50), ylim=(bottom, 1.0))
+        axes.set_title(f"{metric.replace('_', ' ')} (better above)", fontsize=10)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
-    figure.suptitle(f"{of['hand']}, {of['clip']}, held-out frames; green: goals", fontsize=10)
+    handles, labels = both[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
+    figure.suptitle(f"{of['hand'].capitalize()} hand, recording {of['clip']}, held-out frames", fontsize=11)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
