@@ -37,7 +37,8 @@ def test_the_best_postures_reach_what_can_be_reached_and_pinch_where_asked() -> 
     gaps = metrics.thumb_distances(robot.pads(motors))[:, 1] - 2 * PAD_RADIUS_M
     assert (gaps < metrics.CONTACT_M).all()
     assert pinching.mean() > alone.mean()
-    assert (robot.hand.lower - 1e-6 <= motors).all() and (motors <= robot.hand.upper + 1e-6).all()
+    assert (robot.hand.lower - 1e-6 <= motors).all()
+    assert (motors <= robot.hand.upper + 1e-6).all()
 
 
 def test_the_trade_offs_are_of_known_weights_and_metrics() -> None:
