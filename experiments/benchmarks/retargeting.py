@@ -7,8 +7,8 @@ recording alone ("dexhil_other"). All methods are scored on the frames that "dex
 Peers take part where they are installed: dex-retargeting's vector and dexpilot; geort_style is `geort.py` beside this.
 Writes {"clips": {clip: {hand: {method: {metric: value}}}}, "latency_ms": {method: {"median", "p99"}},
 "latency_beside_policy_ms": the same while a policy runs at 20 Hz in another process, "reachable_tip_error_mm": {clip:
-{hand: of the best posture of every held-out frame, `reach.py`}}, "trade_off": {metric: {weights: metrics}} of ours where
-goals pull apart, "training_s"}, a page and a plot beside it.
+{hand: of the best posture of every held-out frame, `reach.py`}}, "trade_off": {metric: {weights: metrics}} of ours
+where goals pull apart, "training_s"}, a page and a plot beside it.
 """
 
 from __future__ import annotations
