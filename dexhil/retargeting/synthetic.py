@@ -23,6 +23,7 @@ _PHALANGES = np.array(
 )
 _KNUCKLE_SIDE = np.array([0.0, 0.125, 0.0, -0.105, -0.195])  # y of the four knuckles
 _THUMB_BASE = np.array([0.05, 0.10, 0.10])
+_GLOVES = np.array([[0.0, -0.4, -0.2, 0.0], [0.3, 0.0, 0.1, 0.3]])  # of the fingers' segments, palm to tip
 _DIP_OF_PIP = 2.0 / 3.0  # people bend the last two joints together
 _TOUCH_M = 0.010  # between two tips of a person that touch
 
@@ -43,13 +44,23 @@ class Person:
     phalanges: np.ndarray = dataclasses.field(default_factory=_PHALANGES.copy)
 
 
-def draw_person(rng: np.random.Generator) -> Person:
-    """Somebody: hands from 16 to 21 cm, segments within a few per cent of the usual proportions."""
-    return Person(
+def draw_person(rng: np.random.Generator, stray: float = 0.0) -> Person:
+    """Somebody: hands from 16 to 21 cm, segments within a few per cent of the usual proportions.
+
+    stray: 1 for skeletons as gloves report them, with palms up to a third longer and first segments of the fingers down
+    to three fifths of a person's; in between in proportion.
+    """
+    person = Person(
         float(rng.uniform(0.16, 0.21)),
         _METACARPAL * rng.normal(1.0, 0.03, _METACARPAL.shape),
         _PHALANGES * rng.normal(1.0, 0.05, _PHALANGES.shape),
     )
+    if stray:
+        low, high = _GLOVES
+        metacarpal, *phalanges = 1.0 + stray * rng.uniform(low, high)
+        person.metacarpal[1:] *= metacarpal
+        person.phalanges[1:] *= phalanges
+    return person
 
 
 def keypoints_of(angles: np.ndarray, person: Person | None = None) -> np.ndarray:

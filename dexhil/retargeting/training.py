@@ -30,14 +30,15 @@ _HALF_BENT = 3.0  # rad, a finger's three joints together
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """steps: of each stage. people: synthetic persons, seconds each, that are added to the recordings.
+    """steps: of each stage. people: synthetic persons, seconds each, that are added to the recordings; stray: how far
+    their proportions stray towards those that gloves report, `synthetic.draw_person`.
 
     off_path_m: how far off the recordings finger tips are drawn too, so that the map goes on beside them. together_m:
     how far all tips of a hand together, so that pinches are learnt where other people have theirs. meet: the second
-    stage trains the fingers' part in a pinch too, not the thumb's alone. step_m: of tips in losses of steps.
-    let_go: of the distance to the person's tips, where a pinch decides. decisive: power of closeness by which it does.
-    The rest weighs the losses; gamma as in eq. 1; bend grows with how far the person's finger is bent: an open hand may
-    keep the little bend that lets it move sideways, a fist is a fist.
+    stage trains the fingers' part in a pinch too, not the thumb's alone. step_m: of tips in losses of steps. let_go: of
+    the distance to the person's tips, where a pinch decides. decisive: power of closeness by which it does. The rest
+    weighs the losses; gamma as in eq. 1; bend grows with how far the person's finger is bent: an open hand may keep the
+    little bend that lets it move sideways, a fist is a fist.
     """
 
     width: int = 64
@@ -48,17 +49,18 @@ class TrainingConfig:
     seed: int = 0
     people: int = 8
     people_seconds: float = 60.0
+    stray: float = 1.0
     off_path_m: float = 0.012
-    together_m: float = 0.0
+    together_m: float = 0.02
     step_m: float = 0.008
     gamma: float = 1e-5
-    bend: float = 0.5
-    direction: float = 0.016
+    bend: float = 1.5
+    direction: float = 0.026
     cover: float = 0.0
     flat: float = 3.0
     pinch: float = 150.0
     kin: float = 0.1
-    speed: float = 400.0
+    speed: float = 1500.0
     let_go: float = 0.1
     decisive: float = 3.0
 
@@ -89,7 +91,7 @@ def samples_of(clips: Sequence[np.ndarray], robot: CanonicalHand) -> Samples:
 def synthetic_clips(config: TrainingConfig) -> list[np.ndarray]:
     """Recordings of people who do not exist."""
     rng = np.random.default_rng([config.seed, 1])
-    return [free_motion(rng, draw_person(rng), config.people_seconds, 20.0) for _ in range(config.people)]
+    return [free_motion(rng, draw_person(rng, config.stray), config.people_seconds, 20.0) for _ in range(config.people)]
 
 
 def train(

@@ -8,7 +8,7 @@ Peers take part where they are installed: dex-retargeting's vector and dexpilot;
 Writes {"clips": {clip: {hand: {method: {metric: value}}}}, "latency_ms": {method: {"median", "p99"}},
 "latency_beside_policy_ms": the same while a policy runs at 20 Hz in another process, "reachable_tip_error_mm": {clip:
 {hand: of the best posture of every held-out frame, `reach.py`}}, "trade_off": {metric: {weights: metrics}} of ours
-where goals pull apart, "training_s"}, a page and a plot beside it.
+where goals pull apart, "ablations": {weights: {clip: {method: metrics}}}, "training_s"}, a page and a plot beside it.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ POLICY_HZ = 20.0
 TRADE_OFF_CLIP = "geort_alex"
 TRADE_OFFS: dict[str, tuple[dict[str, float], ...]] = {  # metric -> other weights; the defaults are one more point
     "coverage": ({"cover": 3.0}, {"cover": 30.0}, {"cover": 30.0, "speed": 0.0}),
-    "motion_preservation": ({"direction": 0.0}, {"direction": 0.005}, {"direction": 0.05}),
+    "motion_preservation": ({"direction": 0.0}, {"direction": 0.008}, {"direction": 0.06}),
 }
+GLOVES = ("geort_alex", "manus_000")
+ABLATIONS: tuple[dict[str, float], ...] = ({"together_m": 0.0}, {"stray": 0.0}, {"speed": 400.0}, {"bend": 0.5})
 GOALS = {"coverage": 0.8, "motion_preservation": 0.95}
 TIP_GOAL_MM = 15.0
 PEERS = {  # method -> label, marker, colour
@@ -73,7 +75,7 @@ def main() -> None:
     hands = {hand: load_urdf(path, CARDS[hand]) for hand, path in urdfs.items()}
     clips = {
         name: load_clip(options.data / f"{name}_right_21kp.npy")[:: EVERY[name]]
-        for name in dict.fromkeys([*options.clips, "manus_000", "geort_alex"])
+        for name in dict.fromkeys([*options.clips, *GLOVES])
     }
     scores: dict[str, dict[str, dict[str, Scores]]] = {name: {} for name in options.clips}
     shown: dict[str, dict[str, dict[str, Method]]] = {name: {} for name in options.clips}
@@ -101,6 +103,7 @@ def main() -> None:
         },
         "trade_off": trade_offs(hands[options.hands[0]], clips[TRADE_OFF_CLIP]),
         "trade_off_of": {"hand": options.hands[0], "clip": TRADE_OFF_CLIP},
+        "ablations": ablations(hands[options.hands[0]], clips),
         "training_s": seconds,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}",
         "code_version": code_version(),
@@ -169,15 +172,36 @@ def reachable(clip: np.ndarray, hand: Hand) -> Scores:
 
 def trade_offs(hand: Hand, clip: np.ndarray) -> dict[str, dict[str, Scores]]:
     """Ours with other weights where goals pull apart: following tips, moving the same way, reaching everywhere."""
-    found: dict[str, dict[str, Scores]] = {}
-    for metric, choices in TRADE_OFFS.items():
-        found[metric] = {}
-        for weights in choices:
-            label = ", ".join(f"{name} {value:g}" for name, value in weights.items())
-            config = dataclasses.replace(training.TrainingConfig(), **weights)
-            model = runtime.Model(hand, train_one(hand, clip, config, f"{hand.name}: {label}"), {})
-            found[metric][label] = score_all({"dexhil": mapping(model, clip)}, clip, hand)["dexhil"]
+    return {
+        metric: {
+            named(weights): score_all({"dexhil": mapping(train_with(hand, clip, weights), clip)}, clip, hand)["dexhil"]
+            for weights in choices
+        }
+        for metric, choices in TRADE_OFFS.items()
+    }
+
+
+def ablations(hand: Hand, clips: Mapping[str, np.ndarray]) -> dict[str, dict[str, dict[str, Scores]]]:
+    """Ours without an option each, on both gloves: weights -> clip scored -> method -> metrics."""
+    found: dict[str, dict[str, dict[str, Scores]]] = {}
+    for weights in ABLATIONS:
+        models = {name: train_with(hand, clips[name], weights) for name in GLOVES}
+        found[named(weights)] = {
+            name: score_all(
+                {"dexhil": mapping(models[name], clip), "dexhil_other": mapping(models[OTHER[name]], clip)}, clip, hand
+            )
+            for name, clip in ((name, clips[name]) for name in GLOVES)
+        }
     return found
+
+
+def train_with(hand: Hand, clip: np.ndarray, weights: Mapping[str, float]) -> runtime.Model:
+    config = dataclasses.replace(training.TrainingConfig(), **weights)
+    return runtime.Model(hand, train_one(hand, clip, config, f"{hand.name}: {named(weights)}"), {})
+
+
+def named(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in weights.items())
 
 
 def latencies(clip: np.ndarray, model: runtime.Model, urdf: Path, card: str) -> dict[str, Scores]:

@@ -11,6 +11,7 @@ from dexhil.retargeting.training import TrainingConfig
 # has it, adapts. For tips where the person's are: retarget_hand.py.
 SIMULATED = {
     "bend": 0.2, "direction": 0.01, "cover": 30.0, "pinch": 100.0, "speed": 100.0, "let_go": 0.9, "decisive": 1.0,
+    "together_m": 0.0, "stray": 0.0,
 }  # fmt: skip
 PRESETS = ("default", "quick", "debug")
 

@@ -59,3 +59,15 @@ def test_the_same_seed_draws_the_same_person() -> None:
     first, second = (synthetic.draw_person(np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first.phalanges, second.phalanges)
     assert first.length == second.length
+
+
+def test_skeletons_as_gloves_report_them_have_longer_palms_and_shorter_fingers() -> None:
+    for seed in range(20):
+        usual, person = (synthetic.draw_person(np.random.default_rng(seed), stray) for stray in (0.0, 1.0))
+        palm, fingers = person.metacarpal / usual.metacarpal, person.phalanges[1:] / usual.phalanges[1:]
+        assert palm[0] == 1.0
+        np.testing.assert_array_equal(person.phalanges[0], usual.phalanges[0])
+        np.testing.assert_allclose(palm[1:], palm[1])
+        np.testing.assert_allclose(fingers, fingers[:1].repeat(4, axis=0))
+        assert 1.0 <= palm[1] <= 1.3
+        assert 0.6 <= fingers[0, 0] <= 1.0
