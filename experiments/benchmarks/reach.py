@@ -63,7 +63,7 @@ def _descend(
         motors, moments = state
         gradient = jax.grad(lambda motors: cost(motors)[0].sum())(motors)
         updates, moments = optimizer.update(gradient, moments)
-        return jnp.clip(motors + updates, hand.lower, hand.upper), moments
+        return jnp.clip(jnp.asarray(optax.apply_updates(motors, updates)), hand.lower, hand.upper), moments
 
     motors, _ = jax.lax.fori_loop(0, STEPS, step, (motors, optimizer.init(motors)))
     return cost(motors)[0], motors, cost(motors)[1]

@@ -14,14 +14,14 @@ from experiments.benchmarks import reach, retargeting
 
 
 def test_half_of_the_tips_leave_the_recordings_alone_or_together() -> None:
-    keys, shape = jax.random.split(jax.random.key(0)), (400, 5, 3)
+    (own, shared), shape = jax.random.split(jax.random.key(0)), (400, 5, 3)
     config = training.TrainingConfig(off_path_m=0.01, together_m=0.02)
-    moved = np.asarray(training._off_path(config, *keys, shape))
+    moved = np.asarray(training._off_path(config, own, shared, shape))
     assert (moved[::2] == 0.0).all()
     np.testing.assert_array_equal(moved[3::4], np.repeat(moved[3::4, :1], 5, axis=1))  # a pinch stays a pinch
     assert abs(moved[1::4, 0] - moved[1::4, 1]).min(axis=0).max() > 0
     assert moved[1::4].std() < 0.012 < moved[3::4].std()
-    never = np.asarray(training._off_path(dataclasses.replace(config, together_m=0.0), *keys, shape))
+    never = np.asarray(training._off_path(dataclasses.replace(config, together_m=0.0), own, shared, shape))
     np.testing.assert_array_equal(never[1::4], moved[1::4])
     assert (never[3::4, 0] != never[3::4, 1]).all()
 
