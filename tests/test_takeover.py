@@ -114,7 +114,7 @@ def test_a_folded_elbow_unfolds_as_the_person_leads_the_arm_away(rng):
     pose = arm_ik.forward(folded[:ARM_DOF].astype(np.float64))
     home = arm_ik.forward(SPEC.home[:ARM_DOF].astype(np.float64))
     turns = Slerp([0, 1], Rotation.from_quat([pose[3:], home[3:]], scalar_first=True))
-    state, _ = tick(start(folded), HumanCommand(pose, np.zeros(HAND)))
+    state, decision = tick(start(folded), HumanCommand(pose, np.zeros(HAND)))
     for share in np.minimum(np.linspace(0, 3, 120), 1.0):
         at = pose[:3] + share * (home[:3] - pose[:3])
         cube = np.concatenate([at, turns(share).as_quat(scalar_first=True)])

@@ -51,7 +51,7 @@ class TrainingConfig:
     people_seconds: float = 60.0
     stray: float = 1.0
     off_path_m: float = 0.012
-    together_m: float = 0.02
+    together_m: float = 0.03
     step_m: float = 0.008
     gamma: float = 1e-5
     bend: float = 1.5

@@ -55,7 +55,7 @@ def test_a_slow_approach_is_slow_only_far_from_the_grasp(rig):
         rig.apply(operator.act())
         if rig.time > 0.5:
             speed = np.linalg.norm(operator.intent.pose_base_ee[:3] - before) * rig.control_hz
-            speeds[away > FAR_M and operator.strategy.phase == "reach"].append(speed)
+            speeds[bool(away > FAR_M) and operator.strategy.phase == "reach"].append(speed)
     assert rig.success()
     assert np.mean(speeds[True]) < 0.07
     assert max(speeds[False]) > 0.12
