@@ -6,7 +6,7 @@ import numpy as np
 
 from data_pipeline.mapping import check_known
 
-FILTERS = ("last_takeover", "none")
+FILTERS = ("last_takeover", "corrections", "none")
 
 
 def takeover_starts(is_intervention: np.ndarray) -> np.ndarray:
@@ -21,8 +21,9 @@ def kept_segments(
     """The kept steps of one episode as segments (start, end), end exclusive; none where the episode is dropped.
 
     is_intervention: bool [T]. source, success: the episode's metadata. Of a successful online episode "last_takeover"
-    keeps what follows the start of the last takeover, or all where nobody took over; "none" keeps all. Any other online
-    episode is dropped. Demonstrations (any source but "online") stay whole: whether failed ones are used is up to the
+    keeps what follows the start of the last takeover, or all where nobody took over; "corrections" the same, but
+    nothing where nobody took over; "none" keeps all. Any other online episode is dropped. Demonstrations (any source
+    but "online") stay whole: whether failed ones are used is up to the
     loader's episode_filter. Raises DatasetError on an unknown mode. Source: DexHiL, the filter of its rounds.
     """
     check_known(mode, FILTERS, "filter", "the loader's filters")
@@ -31,6 +32,8 @@ def kept_segments(
         if success != 1:
             return []
         starts = takeover_starts(is_intervention)
-        if mode == "last_takeover" and len(starts):
+        if mode == "corrections" and not len(starts):
+            return []
+        if mode != "none" and len(starts):
             start = int(starts[-1])
     return [(start, end)]

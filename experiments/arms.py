@@ -16,7 +16,7 @@ class Arm:
     """
 
     online: bool = True
-    filter: str = "last_takeover"
+    filter: str = "corrections"  # what the policy did alone is no correction: in the paper a round adds ten of these
     mode: str = "weight"
     p_star: float | None = None
 

@@ -40,6 +40,7 @@ def get_config(preset: str = "default") -> Config:
         config.hil.demonstrations = 15
         config.hil.per_round = 4
         config.hil.round_steps = 150
+        config.hil.round_learning_rate = 1e-3  # so few steps do not recover from a higher one
         config.eval.trials = config.hil.final_trials = 10
     elif preset == "debug":
         config.rig.difficulty = 0.0  # an untrained policy leaves odd states: corrections should not fail as well

@@ -44,7 +44,7 @@ def get_config(preset: str = "default") -> Config:
     config.data.action_space = "ee_delta"
     config.data.delta_dims = ()
 
-    config.data.filter = "last_takeover"  # of an online episode: from its last takeover on; "none": all of it
+    config.data.filter = "last_takeover"  # of an online episode: from its last takeover on; also "corrections", "none"
     config.data.mixture = ConfigDict()
     config.data.mixture.mode = "uniform"  # or "weight" (DexHiL eq. 7), "sample", "sirius", "iwr"
     config.data.mixture.p_star = 0.5  # share of the training distribution that corrections get

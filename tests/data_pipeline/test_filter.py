@@ -40,7 +40,8 @@ def test_a_takeover_starts_with_each_run(text, starts):
 def test_the_last_takeover_and_what_follows(text, kept):
     assert kept_segments(flags(text), "online", 1) == [kept]
     assert kept_segments(flags(text), "online", 1, "none") == [(0, 10)]
-    for mode in ("last_takeover", "none"):
+    assert kept_segments(flags(text), "online", 1, "corrections") == ([kept] if "x" in text else [])
+    for mode in ("last_takeover", "corrections", "none"):
         assert kept_segments(flags(text), "online", 0, mode) == []
         assert kept_segments(flags(text), "online", -1, mode) == []
         assert kept_segments(flags(text), "offline", 1, mode) == [(0, 10)]
