@@ -5,8 +5,6 @@ Axes: B batch, P tokens of one image, N heads, h head size, D width.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,13 +17,13 @@ from dexhil.models.params import Params, from_bits
 def encode_images(params: Params, config: VLAConfig, images: Float[Array, "B Y X 3"]) -> Float[Array, "B P D"]:
     """Tokens in the language model's width. images: in [-1, 1]."""
     x = _embed(params, config, images.astype(config.dtype))
-    block = functools.partial(_block, num_heads=config.vision.num_heads)
-    if config.remat:
-        block = jax.checkpoint(block, prevent_cse=unroll(config.vision.depth))
-    layers = params["Transformer"]["encoderblock"]
-    x, _ = jax.lax.scan(
-        lambda x, layer: (block(from_bits(layer), x), None), x, layers, unroll=unroll(config.vision.depth)
-    )
+    flat = unroll(config.vision.depth)
+
+    def block(x: Array, layer: Params) -> tuple[Array, None]:
+        return _block(from_bits(layer), x, config.vision.num_heads), None
+
+    block = jax.checkpoint(block, prevent_cse=flat) if config.remat else block
+    x, _ = jax.lax.scan(block, x, params["Transformer"]["encoderblock"], unroll=flat)
     return dense(params["head"], layer_norm(params["Transformer"]["encoder_norm"], x))
 
 

@@ -204,8 +204,12 @@ def _stream(params: Params, config: VLAConfig, suffix: str = "") -> Params:
 
 def _scan_layers(layer: Any, x: Array, stacked: Any, config: VLAConfig) -> tuple[Array, Any]:
     flat = unroll(config.attention.depth)
-    layer = jax.checkpoint(layer, prevent_cse=flat) if config.remat else layer  # a loop's body is recomputed anyway
-    return jax.lax.scan(lambda x, one: layer(x, from_bits(one)), x, stacked, unroll=flat)
+
+    def body(x: Array, one: Any) -> tuple[Array, Any]:
+        return layer(x, from_bits(one))
+
+    body = jax.checkpoint(body, prevent_cse=flat) if config.remat else body  # a loop's body is recomputed anyway
+    return jax.lax.scan(body, x, stacked, unroll=flat)
 
 
 def _qkv(attn: Params, x: Float[Array, "*B T D"], turn: tuple[Array, Array]) -> tuple[Array, Array, Array]:

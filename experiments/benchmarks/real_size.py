@@ -1,11 +1,12 @@
-"""The real model on this machine: weights of the real shapes are loaded and infer one chunk. Random values, no data.
+"""The real model on this machine: weights of the real shapes are loaded, infer one chunk and train adapters one step.
 
     python experiments/benchmarks/real_size.py --out FILE.json [--model pi05] [--dtype bfloat16] [--scratch FOLDER]
 
 Writes sharded safetensors as transformers spells pi0 (6.5 GB in bfloat16) to a temporary folder, which is removed at
-the end, loads them through the loader in a process of its own and infers one chunk: 2 views, 10 steps. Writes
-{"weights_gb", "phases": {"load" and "inference": {"seconds", "peak_gb"}}, ...}: peak_gb is the most resident memory
-during that phase, parameters included, in 1e9 bytes. Linux only, whose kernel counts and resets that peak.
+the end, loads them through the loader in a process of its own, infers one chunk (2 views, 10 steps) and takes one step
+of LoRA with a batch of one. Random values, no data. Writes {"weights_gb", "phases": {"load", "inference", "lora_step":
+{"seconds", "peak_gb"}}, ...}: peak_gb is the most resident memory during that phase, parameters included, in 1e9 bytes.
+Linux only, whose kernel counts and resets that peak.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from dexhil.models.config import VLAConfig, get_model_config
+from dexhil.models.lora import fresh_adapters, merge_trees
 from dexhil.models.params import Params, count_params, hold_as_bits
 from dexhil.models.sampling import sample_actions
 from dexhil.models.vla import init_params
 from dexhil.models.weights.load import load_params
 from dexhil.models.weights.names import Piece, huggingface_pieces
-from experiments.benchmarks.train_step import machine
+from experiments.benchmarks.train_step import TrainingCase, adapted, machine, make_meta, measure_training
 
 MODELS = ("pi0", "pi05", "pi05_tiny")
 SHARD_BYTES = 500e6  # only one shard is held while writing
@@ -109,6 +111,14 @@ def infer(params: Params, config: VLAConfig) -> dict[str, float]:
     return {"compile_seconds": compiled - began, "run_seconds": time.perf_counter() - compiled}
 
 
+def train_adapters(params: Params, config: VLAConfig) -> dict[str, float | None]:
+    """One step of LoRA over the frozen `params`."""
+    model = adapted(config)
+    params = merge_trees(params, fresh_adapters(model, jax.random.key(0)))
+    case = TrainingCase("lora", batch_size=1, optimizer="adamw", ema="off")
+    return measure_training(make_meta(model), case, steps=0, params=params)
+
+
 def place(path: str, leaf: Any) -> jax.Array:
     return jax.device_put(hold_as_bits(path, leaf) if jax.default_backend() == "cpu" else leaf)
 
@@ -123,12 +133,13 @@ def measured(phase: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     return result, {"seconds": seconds, "peak_gb": int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) * 1024 / 1e9}
 
 
-def run_phases(folder: Path, config: VLAConfig) -> dict[str, dict[str, float]]:
+def run_phases(folder: Path, config: VLAConfig) -> dict[str, dict[str, Any]]:
     """All phases on one set of parameters, in the process that calls it."""
     _, start = measured(lambda: jax.devices())
     params, load = measured(lambda: jax.block_until_ready(load_params(folder, config, place=place)))
     times, inference = measured(lambda: infer(params, config))
-    return {"start": start, "load": load, "inference": inference | times}
+    step, training = measured(lambda: train_adapters(params, config))
+    return {"start": start, "load": load, "inference": inference | times, "lora_step": training | step}
 
 
 def main() -> None:
