@@ -19,7 +19,7 @@ from hardware.drivers.dexhand021 import DexHand021
 from hardware.peers.dexhand021 import FakeHand, serve
 from tests.hardware.support import in_background, peer, wait_for
 
-can = pytest.importorskip("can", reason="python-can is missing: make hardware")
+can = pytest.importorskip("can", reason="python-can is missing: make extras")
 
 LOWER, UPPER = FR3_DEXHAND021.lower[7:].astype(float), FR3_DEXHAND021.upper[7:].astype(float)
 TARGET = LOWER + np.linspace(0.1, 0.9, 12) * (UPPER - LOWER)
