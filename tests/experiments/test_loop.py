@@ -95,8 +95,8 @@ def test_eval_scores_a_checkpoint_and_reuses_finished_trials(trained: Path, tmp_
     assert results["tasks"] == report_of(trained)["results"]["score"]["tasks"]
 
 
-def test_training_starts_from_public_weights_and_resumes_without_them(data: Path, tmp_path: Path) -> None:
-    """A PaliGemma file of a tiny model; its tokenizer's file; the expert drawn."""
+def test_adapters_train_over_public_weights_and_resume_without_the_file(data: Path, tmp_path: Path) -> None:
+    """A PaliGemma file of a tiny model; its tokenizer's file; the expert drawn; the tower frozen in bfloat16."""
     weights, tokenizer = tmp_path / "weights.npz", tmp_path / "tokenizer.model"
     tokenizer.write_bytes(train_tokenizer(["Grab that yellow plushie", "Pull out a napkin"]))
     model = dataclasses.replace(PI05_TINY, vocab_size=Tokenizer(tokenizer).vocab_size)
@@ -105,19 +105,31 @@ def test_training_starts_from_public_weights_and_resumes_without_them(data: Path
     arguments = [
         "--config=experiments/configs/paligemma.py",
         *train_arguments(data, tmp_path / "run", "--config.eval.trials=0")[1:],
-        "--config.train.learning_rate=1e-9",
         "--config.train.warmup_steps=1",
+        "--config.train.lora.lm_rank=2",
+        "--config.train.lora.expert_rank=2",
+        "--config.train.freeze=PaliGemma/img",
+        "--config.model.param_dtype=bfloat16",
         f"--config.model.weights={weights}",
         f"--config.model.tokenizer={tokenizer}",
     ]
     train.main([*arguments, "--config.train.steps=2"])
-    trained = load_ema_params(tmp_path / "run", 2)["PaliGemma"]["img"]["head"]["kernel"]
-    np.testing.assert_allclose(trained, leaves["PaliGemma/img/head/kernel"], atol=1e-6)
+    trained = load_ema_params(tmp_path / "run", 2)["PaliGemma"]
+    np.testing.assert_array_equal(
+        trained["img"]["head"]["kernel"], leaves["PaliGemma/img/head/kernel"].astype("bfloat16")
+    )
+    np.testing.assert_array_equal(
+        trained["llm"]["layers"]["mlp"]["gating_einsum"],
+        leaves["PaliGemma/llm/layers/mlp/gating_einsum"].astype("bfloat16"),
+    )
     assert load_meta(tmp_path / "run").tokenizer == tokenizer.read_bytes()
     weights.unlink()
     tokenizer.unlink()
     train.main([*arguments, "--config.train.steps=4"])
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [0, 1, 2, 3, 4]
+    adapter = load_ema_params(tmp_path / "run", 4)["PaliGemma"]["llm"]["layers"]["mlp"]["gating_einsum_lora_b"]
+    assert adapter.dtype == np.float32
+    assert np.abs(adapter).max() > 0  # from the third step on: the expert's gates start at zero
 
 
 def test_training_refuses_data_of_another_action_width(data: Path, tmp_path: Path) -> None:
