@@ -19,10 +19,12 @@ from tests.training.tiny_run import TinyRun, difference, make_meta
 ROOT = Path(__file__).resolve().parents[2]
 # The programs run for a moment and are compiled for seconds: let the compiler do less.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# XLA's threads: a device may wait in two collectives at once, and eight devices on eight threads then wait for ever.
+THREADS = {"NPROC": "64"}
 
 
 def start(command: str, out: Path, flags: str = "", **variables: str) -> subprocess.Popen:
-    environ = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{QUICK} {flags}"} | variables
+    environ = os.environ | THREADS | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{QUICK} {flags}"} | variables
     line = [sys.executable, "-m", "tests.training.tiny_run", command, str(out)]
     return subprocess.Popen(line, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
