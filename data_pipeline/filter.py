@@ -23,8 +23,8 @@ def kept_segments(
     is_intervention: bool [T]. source, success: the episode's metadata. Of a successful online episode "last_takeover"
     keeps what follows the start of the last takeover, or all where nobody took over; "corrections" the same, but
     nothing where nobody took over; "none" keeps all. Any other online episode is dropped. Demonstrations (any source
-    but "online") stay whole: whether failed ones are used is up to the
-    loader's episode_filter. Raises DatasetError on an unknown mode. Source: DexHiL, the filter of its rounds.
+    but "online") stay whole: whether failed ones are used is up to the loader's episode_filter.
+    Raises DatasetError on an unknown mode. Source: DexHiL, the filter of its rounds.
     """
     check_known(mode, FILTERS, "filter", "the loader's filters")
     start, end = 0, len(is_intervention)

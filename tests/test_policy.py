@@ -69,7 +69,8 @@ def observation() -> Observation:
     )
 
 
-def test_it_equals_the_averaged_parameters_by_hand(run, policy, meta, observation):
+def by_hand(observation, meta):
+    """The model's inputs of an observation."""
     state = np.concatenate([observation.q_arm, observation.q_hand])[None]
     batch = {
         "images": {camera: image[None] for camera, image in observation.images.items()},
@@ -78,6 +79,11 @@ def test_it_equals_the_averaged_parameters_by_hand(run, policy, meta, observatio
     }
     inputs = model_inputs(batch, meta.normalization, Tokenizer(meta.tokenizer), TINY)
     inputs["images"] = images_to_float(inputs["images"])
+    return inputs
+
+
+def test_it_equals_the_averaged_parameters_by_hand(run, policy, meta, observation):
+    inputs = by_hand(observation, meta)
     normalised = np.asarray(sample_actions(load_ema_params(run), TINY, inputs, jax.random.key(5)))
     expected = meta.normalization.actions.unnormalize(normalised)[0]
     expected[:, :7] += observation.q_arm
@@ -178,14 +184,7 @@ def test_a_guided_chunk_begins_with_what_is_committed_and_stays_near_the_rest(gu
 
 def test_the_prefix_reaches_the_model_relative_to_the_new_state(guided, observation, earlier, meta):
     """By hand: the earlier joint targets, as deltas from where the robot is now, guide the sampler."""
-    state = np.concatenate([observation.q_arm, observation.q_hand])[None]
-    batch = {
-        "images": {camera: image[None] for camera, image in observation.images.items()},
-        "state": state,
-        "instruction": [observation.language_instruction],
-    }
-    inputs = model_inputs(batch, meta.normalization, Tokenizer(meta.tokenizer), TINY)
-    inputs["images"] = images_to_float(inputs["images"])
+    inputs = by_hand(observation, meta)
     relative = earlier.copy()
     relative[:, :7] -= observation.q_arm
     target = np.zeros((1, TINY.chunk, 19), np.float32)
