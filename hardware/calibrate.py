@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     try:
         options.run(options)
-    except (DeviceError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"calibrate: {error}") from None
 
 

@@ -19,7 +19,7 @@ from dexhil import arm_ik
 from dexhil.robot import RobotSpec
 from dexhil.schema import ARM_DOF
 from dexhil.takeover import Decision, HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
-from hardware.devices import Actuator, Arm, Camera, DeviceError, Hand, OperatorState
+from hardware.devices import Actuator, Arm, Camera, Device, DeviceError, Hand, OperatorState
 from hardware.plans import Handover, Plan
 from hardware.policy_process import Report
 from hardware.safety import SafetyLayer, too_old
@@ -207,20 +207,27 @@ class Control:
 
     def _holding(self, now: float) -> str:
         """Why nobody may command now, "" where somebody may."""
-        settings = self.safety.settings
         for name, device in (("arm", self.arm), ("hand", self.hand)):
-            reading = device.read()
-            fault = too_old(reading, device.period_s, now, settings)
-            self._report_fault(name, f"{name} {device.name} {fault}" if fault else "")
-            if reading is not None and now - reading.t_received > LOST_S and self._phase is not Phase.OFF:
-                self._lose(now, name, f"{name} {device.name} {fault}")
+            silent_s, fault = self._check(name, name, device, now)
+            if fault and silent_s > LOST_S and self._phase is not Phase.OFF:
+                self._lose(now, name, fault)
         for name, camera in self.cameras.items():
-            fault = too_old(camera.read(), camera.period_s, now, settings)
-            self._report_fault(f"camera_{name}", f"camera {camera.name} {fault}" if fault else "")
+            self._check(f"camera_{name}", "camera", camera, now)
         wrong = self.lost | self.faults | self.outside
         for cause, message in wrong.items():
             self._note(now, f"watchdog:{cause}", message)
         return "idle" if self._phase is Phase.IDLE else next(iter(wrong.values()), "")
+
+    def _check(self, cause: str, role: str, device: Device[Any], now: float) -> tuple[float, str]:
+        """(s since the last reading, what is wrong with the device, "" for nothing); it is kept under `cause`."""
+        reading = device.read()
+        fault = too_old(reading, device.period_s, now, self.safety.settings)
+        if fault:
+            said = device.health().message
+            who = role if device.name == role else f"{role} {device.name}"
+            fault = f"{who} {fault}" + (f" ({said})" if said else "")
+        self._report_fault(cause, fault)
+        return (0.0 if reading is None else now - reading.t_received), fault
 
     def _report_fault(self, name: str, message: str) -> None:
         if message:

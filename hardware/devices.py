@@ -15,8 +15,10 @@ import numpy as np
 Value = TypeVar("Value")
 
 
-class DeviceError(RuntimeError):
-    """A device that is missing, silent or broken; the message names it, what happened and what to do."""
+class DeviceError(OSError):
+    """A device that is missing, silent or broken; the message names it, what happened and what to do: all that the user
+    of a command gets to see.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

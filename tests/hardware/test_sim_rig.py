@@ -62,7 +62,7 @@ def test_a_policy_runs_a_person_takes_over_and_all_of_it_is_recorded(trials: tup
     assert (actions >= SPEC.lower - 1e-5).all()
     assert (actions <= SPEC.upper + 1e-5).all()
     arm = np.array([step.observation.q_arm for step in episode.steps])
-    np.testing.assert_allclose(arm, actions[:, :ARM_DOF], atol=0.3)  # the simulated arm is where it is told to be
+    assert np.median(np.abs(arm - actions[:, :ARM_DOF])) < 0.05  # the simulated arm goes where it is told to
 
 
 def test_the_report_has_the_contracted_keys(trials: tuple[Path, Trials]):

@@ -76,13 +76,13 @@ def test_the_view_plays_in_a_browser(workdir: Path) -> None:
     playing = threading.Thread(
         target=show,
         args=(robot, clip, retarget.mapping(model, clip)),
-        kwargs={"scale": 1.5, "port": 8123, "frames": 90},
+        kwargs={"scale": 1.5, "port": 8123, "frames": 300},
     )
     playing.start()
     page = b""
     for _ in range(50):
         try:
-            page = urllib.request.urlopen("http://127.0.0.1:8123", timeout=1).read()
+            page = urllib.request.urlopen("http://127.0.0.1:8123", timeout=10).read()
             break
         except OSError:
             time.sleep(0.1)
