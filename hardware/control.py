@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import queue
+import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +29,7 @@ from hardware.teleop import Teleop
 HOMING_SPEED = 0.15  # share of the velocity limits
 ARRIVED_RAD = 0.01
 LOST_S = 1.0  # an actuator that was silent for so long is lost: it needs a new connection, and a person's consent
+_NUMBER = re.compile(r"[\d.]+")
 TELL_AGAIN_S = 5.0  # a person is not told the same again sooner; the log has it all
 RESYNC_RAD = 0.1  # an episode that begins with the robot this far from its command goes on from where the robot is
 
@@ -115,7 +117,8 @@ class Control:
         self.lost: dict[str, str] = {}
         self._requests: queue.SimpleQueue[Phase | None] = queue.SimpleQueue()
         self._newest_report = newest_report
-        self._told_at: dict[str, float] = {}
+        self._told_at: dict[tuple[str, str], float] = {}
+        self._noted: dict[str, tuple[str, str]] = {}
         self._phase = Phase.OFF
         self._of_person = False
         self._state = start(spec.home)
@@ -362,9 +365,13 @@ class Control:
             self.interventions.put(span)
 
     def _note(self, now: float, cause: str, message: str) -> None:
-        """Into the safety log; the person is told once."""
-        if self.safety.log.note(now, cause, message) and now - self._told_at.get(cause, -np.inf) > TELL_AGAIN_S:
-            self._told_at[cause] = now
+        """Into the safety log; the person is told once, and again where the message says something else."""
+        begins = self.safety.log.note(now, cause, message)
+        says = cause, _NUMBER.sub("", message)
+        changed = self._noted.get(cause) != says
+        self._noted[cause] = says
+        if (begins or changed) and now - self._told_at.get(says, -np.inf) > TELL_AGAIN_S:
+            self._told_at[says] = now
             self._tell(now, f"the robot holds: {message}")
 
     def _tell(self, now: float, message: str) -> None:

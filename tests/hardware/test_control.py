@@ -272,6 +272,15 @@ def test_a_policy_that_reports_an_error_holds_at_once(bench: Bench):
     assert "not finite" in bench.said()
 
 
+def test_another_reason_to_hold_is_told_at_once_and_the_same_only_once(bench: Bench):
+    bench.planning = False
+    for error in ("out of memory after 3 s", "out of memory after 4 s", "not finite"):
+        bench.report = Report(bench.now, error=f"policy: {error}", identity={"x": 1})
+        bench.run(0.5)
+    assert bench.said().count("out of memory") == 1
+    assert bench.said().count("not finite") == 1
+
+
 def test_a_plan_of_another_robot_is_not_followed(bench: Bench):
     bench.planning = False
     plan = Plan(np.zeros((16, 7), np.float32), bench.now, 99, 1)
