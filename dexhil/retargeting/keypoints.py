@@ -47,17 +47,21 @@ def check_keypoints(points: np.ndarray) -> None:
 
 def fault_of(points: np.ndarray) -> str:
     """Why one frame [21, 3] m in a glove's frame should not move a robot, "" where nothing is wrong."""
-    finite = np.isfinite(points).all(axis=-1)
-    if not finite.all():
-        return f"{int((~finite).sum())} key points not finite"
+    return canonical_or_fault(points)[1]
+
+
+def canonical_or_fault(points: np.ndarray) -> tuple[np.ndarray, str]:
+    """(one frame [21, 3] m in the canonical frame, `fault_of` it): with a fault, not to be used."""
+    if not np.isfinite(points).all():
+        return points, f"{int((~np.isfinite(points).all(axis=-1)).sum())} key points not finite"
     size = float(np.linalg.norm(points[KNUCKLES[2]] - points[0]))
     if not _PALM_M[0] <= size <= _PALM_M[1]:
-        return f"{size:.3g} m from wrist to middle knuckle; expected {_PALM_M[0]:g} to {_PALM_M[1]:g}"
+        return points, f"{size:.3g} m from wrist to middle knuckle; expected {_PALM_M[0]:g} to {_PALM_M[1]:g}"
     with np.errstate(invalid="ignore"):
         canonical = to_canonical(points)
     if not np.isfinite(canonical).all():
-        return "the knuckles of index, middle and ring are in one point or line with the wrist"
-    return "fingers bend out of the back: a left hand?" if _bends_backwards(canonical, size) else ""
+        return points, "the knuckles of index, middle and ring are in one point or line with the wrist"
+    return canonical, "fingers bend out of the back: a left hand?" if _bends_backwards(canonical, size) else ""
 
 
 def _bends_backwards(canonical: np.ndarray, size: float) -> bool:

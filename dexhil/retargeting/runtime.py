@@ -15,7 +15,7 @@ import numpy as np
 
 from dexhil.retargeting import network
 from dexhil.retargeting.hand import Hand, Point, hand_length
-from dexhil.retargeting.keypoints import NUM_POINTS, TIPS, check_keypoints, fault_of, hand_size, to_canonical
+from dexhil.retargeting.keypoints import NUM_POINTS, TIPS, canonical_or_fault, check_keypoints, hand_size
 from dexhil.robot_geometry import FINGERS
 
 FORMAT = 1
@@ -33,7 +33,8 @@ class Model:
     def motors(self, points: np.ndarray, scale: float) -> np.ndarray:
         """Motor angles [..., m] rad of key points [..., 21, 3] in the canonical frame, `scale` times as large."""
         columns = [FINGERS.index(finger) for finger in self.hand.fingers]
-        return np.asarray(network.forward(self.params, self.hand, scale * points[..., TIPS[columns], :], np))
+        tips = (scale * points[..., TIPS[columns], :]).astype(np.float32)  # as the weights: else each call widens these
+        return np.asarray(network.forward(self.params, self.hand, tips, np))
 
 
 class Retargeter:
@@ -62,11 +63,12 @@ class Retargeter:
             self._size = hand_size(points[None])
         self._repeats = self._repeats + 1 if np.array_equal(points, self._seen) else 0
         self._seen = points
-        self.reason = fault_of(points) or (f"the same frame {FROZEN} times" if self._repeats >= FROZEN else "")
+        canonical, fault = canonical_or_fault(points)
+        self.reason = fault or (f"the same frame {FROZEN} times" if self._repeats >= FROZEN else "")
         self.valid = not self.reason
         if not self.valid or self._size is None:
             return self._held()
-        self._last = self.model.motors(to_canonical(points), hand_length(self.model.hand) / self._size)
+        self._last = self.model.motors(canonical, hand_length(self.model.hand) / self._size)
         return self._last.copy()
 
     def _held(self) -> np.ndarray:
