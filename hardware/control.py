@@ -29,9 +29,9 @@ from hardware.teleop import Teleop
 HOMING_SPEED = 0.15  # share of the velocity limits
 ARRIVED_RAD = 0.01
 LOST_S = 1.0  # an actuator that was silent for so long is lost: it needs a new connection, and a person's consent
-_NUMBER = re.compile(r"[\d.]+")
 TELL_AGAIN_S = 5.0  # a person is not told the same again sooner; the log has it all
 RESYNC_RAD = 0.1  # an episode that begins with the robot this far from its command goes on from where the robot is
+_NUMBER = re.compile(r"[\d.]+")  # two messages that differ in numbers alone say the same
 
 
 class Phase(enum.Enum):
