@@ -23,7 +23,7 @@ from dexhil.takeover import Decision, HumanCommand, Inputs, Jump, Mode, advance,
 from hardware.devices import Actuator, Arm, Camera, Device, DeviceError, Hand, OperatorState
 from hardware.plans import Handover, Plan
 from hardware.policy_process import Report
-from hardware.safety import SafetyLayer, too_old
+from hardware.safety import SafetyLayer, check_device
 from hardware.teleop import Teleop
 
 HOMING_SPEED = 0.15  # share of the velocity limits
@@ -180,11 +180,7 @@ class Control:
         """A person says that it is safe: lost actuators that work again are taken back, where they are now."""
         for name, device in (("arm", self.arm), ("hand", self.hand)):
             health = device.health()
-            if (
-                name in self.lost
-                and health.ok
-                and not too_old(device.read(), device.period_s, now, self.safety.settings)
-            ):
+            if name in self.lost and health.ok and not check_device(device, now, self.safety.settings)[1]:
                 del self.lost[name]
                 self._follow_measured(now)
             elif name in self.lost:
@@ -223,12 +219,9 @@ class Control:
 
     def _check(self, cause: str, role: str, device: Device[Any], now: float) -> tuple[float, str]:
         """(s since the last reading, what is wrong with the device, "" for nothing); it is kept under `cause`."""
-        reading = device.read()
-        fault = too_old(reading, device.period_s, now, self.safety.settings)
+        reading, fault = check_device(device, now, self.safety.settings)
         if fault:
-            said = device.health().message
-            who = role if device.name == role else f"{role} {device.name}"
-            fault = f"{who} {fault}" + (f" ({said})" if said else "")
+            fault = f"{role if device.name == role else f'{role} {device.name}'} {fault}"
         self._report_fault(cause, fault)
         return (0.0 if reading is None else now - reading.t_received), fault
 

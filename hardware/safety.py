@@ -15,7 +15,7 @@ import numpy as np
 from dexhil.robot import RobotSpec
 from dexhil.safety import UnsafeCommandError, check_command
 from dexhil.schema import ARM_DOF
-from hardware.devices import Stamped
+from hardware.devices import Device, Stamped
 from hardware.guard import CAUSES, Box, depths
 from hardware.limiter import Limiter, Motion, MotionLimits
 
@@ -58,6 +58,14 @@ def too_old(reading: Stamped[Any] | None, period_s: float, now: float, settings:
     if age < -max(limit, AHEAD_S):
         return f"has a reading from {-1e3 * age:.0f} ms ahead: a clock jumped"
     return "" if reading.valid else "says that its reading cannot be trusted"
+
+
+def check_device(device: Device[Any], now: float, settings: SafetySettings) -> tuple[Stamped[Any] | None, str]:
+    """(its newest reading, why that must not be used as in `too_old`, with the device's own words; "" where it may)."""
+    reading = device.read()
+    fault = too_old(reading, device.period_s, now, settings)
+    said = device.health().message if fault else ""
+    return reading, f"{fault} ({said})" if said else fault
 
 
 def motion_limits(spec: RobotSpec, part: slice, settings: SafetySettings) -> MotionLimits:

@@ -29,7 +29,7 @@ from hardware.devices import DeviceError
 from hardware.pace import LoopStats, Pace
 from hardware.policy_process import PolicyProcess, Request
 from hardware.recording import Recorder
-from hardware.safety import too_old
+from hardware.safety import check_device
 
 SUPERVISE_S = 0.02
 RECONNECT_S = 2.0
@@ -67,10 +67,10 @@ class Observer:
         """What the devices say, None where one of them says nothing that can be trusted."""
         control, settings = self._control, self._control.safety.settings
         devices = [control.arm, control.hand, *control.cameras.values()]
-        readings = [device.read() for device in devices]
-        if any(too_old(r, d.period_s, now, settings) for r, d in zip(readings, devices, strict=True)):
+        found = [check_device(device, now, settings) for device in devices]
+        if any(fault for _, fault in found):
             return None
-        values = [reading.value for reading in readings if reading is not None]
+        values = [reading.value for reading, _ in found if reading is not None]
         arm, hand, *images = values
         return Observation(
             images=dict(zip(control.cameras, images, strict=True)),

@@ -10,7 +10,7 @@ from dexhil.poses import IDENTITY
 from dexhil.retargeting.runtime import Retargeter
 from dexhil.takeover import HumanCommand
 from hardware.devices import Glove, Operator, OperatorState, Stamped, Tracker
-from hardware.safety import SafetySettings, too_old
+from hardware.safety import SafetySettings, check_device
 
 
 @dataclasses.dataclass
@@ -32,8 +32,7 @@ class Teleop:
 
     def asks(self, now: float) -> tuple[OperatorState, str]:
         """What the person asks for, and what is wrong with the device that says so: then nothing is engaged."""
-        reading = self.operator.read()
-        fault = too_old(reading, self.operator.period_s, now, self.safety)
+        reading, fault = check_device(self.operator, now, self.safety)
         if reading is None:
             return OperatorState(False), f"{self.operator.name}: {fault}"
         if fault:
@@ -48,9 +47,9 @@ class Teleop:
 
     def shows(self, now: float) -> tuple[HumanCommand | None, str]:
         """What the person shows; None and the reason where a device gives nothing to follow."""
-        cube, glove = self.tracker.read(), self.glove.read()
-        for device, reading in ((self.tracker, cube), (self.glove, glove)):
-            fault = too_old(reading, device.period_s, now, self.safety)
+        cube, cube_fault = check_device(self.tracker, now, self.safety)
+        glove, glove_fault = check_device(self.glove, now, self.safety)
+        for device, fault in ((self.tracker, cube_fault), (self.glove, glove_fault)):
             if fault:
                 return None, f"{device.name}: {fault}"
         assert cube is not None
