@@ -12,6 +12,7 @@ def get_config(preset: str = "default") -> Config:
     """default: the committed study. quick: a miniature in minutes. debug: seconds, only to see that it runs."""
     config = sim.get_config(preset)
     config.data.heldout_fraction = 0.0
+    config.train.augment = True  # 30 demonstrations per task are few enough to learn the pictures by heart
     # As in the paper (10 s against 3 s), a demonstration is mostly approach and a correction only its end: 6.3 s and
     # 2.5 s, so that interventions are about as rare as there (a tenth of the samples in round 1).
     config.collect.approach_speed = config.online.person.approach_speed = 0.05
