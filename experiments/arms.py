@@ -17,7 +17,7 @@ class Arm:
 
     online: bool = True
     filter: str = "corrections"  # what the policy did alone is no correction: in the paper a round adds ten of these
-    mode: str = "sample"  # the expected gradient of DexHiL eq. 10, and every sample of a batch counts in full
+    mode: str = "weight"
     p_star: float | None = None
 
 
@@ -26,7 +26,7 @@ ARMS = {
     "dagger": Arm(mode="uniform"),  # the paper's DAgger*: the same kind of data, unweighted
     "offline": Arm(online=False, mode="uniform"),
     "no_filter": Arm(filter="none"),
-    "weight": Arm(mode="weight"),  # eq. 7 as a loss weight, as the paper writes it
+    "sample": Arm(mode="sample"),
     "p_star_0.25": Arm(p_star=0.25),
     "p_star_0.75": Arm(p_star=0.75),
     "iwr": Arm(mode="iwr"),

@@ -53,7 +53,7 @@ def test_every_policy_knows_where_it_comes_from(study: Path) -> None:
     assert Path(lineage["parent"]).parent.parent == study / "warmup"
     data = lineage["data"]
     assert [Path(entry["path"]).parent.name for entry in data["datasets"]] == ["round0", "online"]
-    assert data["mixture"]["mode"] == "sample"
+    assert data["mixture"]["mode"] == "weight"
     assert data["mixture"]["counts"]["intervention"] > 0
     assert lineage["drift"]
     warmup, trained = (
