@@ -16,10 +16,10 @@ WORST = 8  # rows that are kept
 def newest_data_drift(data: Loader, normalization: Normalization) -> list[dict[str, Any]]:
     """The dimensions of state and actions in which the loader's last data set has moved most from its first.
 
-    Rows as of `normalization_drift`, the worst first; none where there is only one data set.
+    Rows as of `normalization_drift`, the worst first; none where there is one data set only or the last adds no sample.
     """
-    newest = int(data.index["dataset"].max())
-    if newest == 0:
+    newest = len(data.card()["datasets"]) - 1
+    if newest == 0 or not (data.index["dataset"] == newest).any():
         return []
     known = data.robot in ROBOTS
     names = ROBOTS[data.robot].joint_names if known else [f"joint {i}" for i in range(data.state_dim)]

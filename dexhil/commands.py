@@ -38,6 +38,7 @@ __all__ = [
     "command_parser",
     "load_config",
     "progress",
+    "refuse_other_config",
     "run_command",
     "stop_requested",
     "to_json",
@@ -103,6 +104,19 @@ class Run:
             if changed:
                 print(f"{self.workdir}: config differs from the earlier run's in {', '.join(changed)}", file=sys.stderr)
         write_json(path, self.config)
+
+
+def refuse_other_config(workdir: Path, config: Config, *, free: Sequence[str] = ()) -> None:
+    """Raises ConfigError where `workdir` holds a run with another config: its parts do not belong to this one.
+
+    free: keys that may differ.
+    """
+    path = Path(workdir) / "config.json"
+    changed = changed_keys(json.loads(path.read_text()), to_json(config)) if path.is_file() else []
+    if changed := [key for key in changed if key not in free]:
+        raise ConfigError(
+            f"{workdir}: holds a run that differs in {', '.join(changed)}; choose another --workdir or delete it"
+        )
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:

@@ -32,13 +32,14 @@ OPERATOR = "scripted"
 def main(argv: Sequence[str]) -> None:
     parser = command_parser("Records demonstrations and builds their data set.", config="experiments/configs/sim.py")
     parser.add_argument("--episodes", type=int, default=60, help="successful episodes, spread evenly over the tasks")
+    parser.add_argument("--round", type=int, default=0, help="number of the round; 0: the warm-up")
     parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
     config, options = load_config(argv, parser)
     per_task = share_of_a_task(options.episodes, config)
     run = Run(options.out, "collect", config)
     episodes = options.out / "episodes"
     episodes.mkdir(exist_ok=True)
-    attempts = collect(config, episodes, per_task)
+    attempts = collect(config, episodes, per_task, options.round)
     dataset = build(config, options.out)
     run.report({"dataset": dataset, "tasks": {task: _summary(seeds) for task, seeds in attempts.items()}})
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")
@@ -59,14 +60,14 @@ def build(config: Config, out: Path) -> Path:
         return build_dataset(episodes, out / "rlds", workers=workers, on_progress=lambda done, _: bar.update(done))
 
 
-def collect(config: Config, root: Path, per_task: int) -> Done:
+def collect(config: Config, root: Path, per_task: int, number: int = 0) -> Done:
     """Records until every task has `per_task` successes; returns {task: {seed: success}}."""
     return fill_quota(
         {task: recorded(root, task) for task in config.rig.tasks},
         per_task,
         first_seed=config.collect.first_seed,
         workers=config.collect.workers,
-        job=functools.partial(_record, config.rig.to_dict(), config.collect.approach_speed, root),
+        job=functools.partial(_record, config.rig.to_dict(), config.collect.approach_speed, root, number),
         title="collecting",
     )
 
@@ -80,34 +81,36 @@ def recorded(root: Path, task: str) -> dict[int, bool]:
 _rigs: list[SimRig] = []  # of this worker process: compiling a scene takes longer than an episode's reset
 
 
-def _record(rig_config: dict[str, Any], approach_speed: float, root: Path, task: str, seed: int) -> bool:
+def _record(rig_config: dict[str, Any], approach_speed: float, root: Path, number: int, task: str, seed: int) -> bool:
     if not _rigs:
         _rigs.append(make_rig(rig_config))
-    return record_demonstration(_rigs[0], root, task, seed, approach_speed)
+    return record_demonstration(_rigs[0], root, task, seed, approach_speed, number)
 
 
-def record_demonstration(rig: SimRig, root: Path, task: str, seed: int, approach_speed: float = 0.0) -> bool:
+def record_demonstration(
+    rig: SimRig, root: Path, task: str, seed: int, approach_speed: float = 0.0, number: int = 0
+) -> bool:
     """Records one episode of the scripted operator; returns whether it succeeded."""
     observation = rig.reset(task=task, seed=seed)
     operator = ScriptedOperator(rig, seed=seed, approach_speed=approach_speed)
-    draft = _metadata(rig, task, seed, success=-1)
+    draft = _metadata(rig, task, seed, number, success=-1)
     not_asked = np.full(rig.spec.action_dim, np.nan, np.float32)
     with EpisodeWriter(root, control_hz=rig.control_hz, draft=draft) as writer:
         while not rig.success() and rig.time < rig.horizon_s:
             executed = rig.apply(operator.act())
             writer.append(Step(observation, executed, policy_action=not_asked, is_intervention=True))
             observation = rig.observe()
-        writer.finish(_metadata(rig, task, seed, success=int(rig.success())))
+        writer.finish(_metadata(rig, task, seed, number, success=int(rig.success())))
     return rig.success()
 
 
-def _metadata(rig: SimRig, task: str, seed: int, success: int) -> EpisodeMetadata:
+def _metadata(rig: SimRig, task: str, seed: int, number: int, success: int) -> EpisodeMetadata:
     return EpisodeMetadata(
         episode_id=f"{task}-{seed:06d}",
         task=task,
         success=success,
         source="offline",
-        round=0,
+        round=number,
         policy="",
         operator=OPERATOR,
         robot=rig.spec.name,

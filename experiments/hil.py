@@ -7,7 +7,8 @@
     WORKDIR/ARM/roundR/online, …/train     the arm's supervised rollouts, and the policy trained with them
 
 Every part is a command of its own (collect.py, online.py, train.py) in a folder of its own, and finished parts are
-kept: the same command again goes on where it was, in the middle of a part too. report.html grows with every part.
+kept: the same command again goes on where it was, in the middle of a part too; more arms may be named then.
+report.html grows with every part.
 """
 
 from __future__ import annotations
@@ -17,25 +18,36 @@ import dataclasses
 import json
 import os
 import shlex
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.commands import REPOSITORY, ConfigError, Run, command_parser, load_config, read_metrics, run_command
+from dexhil.commands import (
+    REPOSITORY,
+    ConfigError,
+    Run,
+    command_parser,
+    load_config,
+    read_metrics,
+    refuse_other_config,
+    run_command,
+    stop_requested,
+)
 from dexhil.config import Config, split_overrides
 from dexhil.evaluation.study import WARMUP, Cell, Demonstrations, Study, study_results
 from dexhil.evaluation.study_report import write_study_report
 from dexhil.progress import format_seconds
 from dexhil.recorder import list_episodes, read_facts
 from experiments.arms import Arm, get_arm
+from experiments.launchers import LOG, Child, Leftover, launch_local
 from experiments.online import read_online
 
 SEEDS_PER_ROUND = 10_000  # so that no two rounds share a start
-CONTROL_C = 130
+MAY_CHANGE = ("hil.arms", "hil.jobs", "collect.workers", "eval.workers")  # in the folder of a study that was begun
+POLL_S = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +69,40 @@ def main(argv: Sequence[str]) -> None:
     config, options = load_config(argv, parser)
     if "hil" not in config or not config.hil.arms:
         raise ConfigError(f"--config {options.config}: has no section `hil` with arms; start from hil_sim.py")
+    check_settings(config)
+    refuse_other_config(options.workdir, config, free=MAY_CHANGE)
     arms = {name: get_arm(name) for name in config.hil.arms}
     overrides = [f"--config.{key}={value}" for key, value in split_overrides(argv)[0].items()]
     shared = (f"--config={options.config}", *overrides)
     run = Run(options.workdir, "hil", config)
     first, chains = plan(config, run.workdir, arms, shared)
-    runner = Runner(run, config, [*first, *(part for chain in chains.values() for part in chain)])
-    for part in first:
-        runner.run(part)
-    with concurrent.futures.ThreadPoolExecutor(config.hil.jobs) as pool:
-        for future in [pool.submit(runner.run_chain, chain) for chain in chains.values()]:
-            future.result()
+    parts = [*first, *(part for chain in chains.values() for part in chain)]
+    with (
+        stop_requested("the running parts save and stop") as stopping,
+        concurrent.futures.ThreadPoolExecutor(config.hil.jobs) as pool,
+    ):
+        runner = Runner(run, config, parts, stopping)
+        try:
+            runner.run_chain(first)
+            for future in [pool.submit(runner.run_chain, chain) for chain in chains.values()]:
+                future.result()
+        except KeyboardInterrupt:
+            runner.kill()
+            raise
+    if not all(part.finished for part in parts):
+        print("stopped; the same command goes on from there")
+        raise KeyboardInterrupt
     print_table(runner.report())
+
+
+def check_settings(config: Config) -> None:
+    """Raises ConfigError where a number of the study is too small or an arm is named twice."""
+    for key in ("rounds", "demonstrations", "per_round", "round_steps", "jobs"):
+        if config.hil[key] < 1:
+            raise ConfigError(f"hil.{key} {config.hil[key]!r}: expected at least 1")
+    for name in config.hil.arms:
+        if config.hil.arms.count(name) > 1:
+            raise ConfigError(f"hil.arms: {name!r} is named {config.hil.arms.count(name)} times; name every arm once")
 
 
 def plan(
@@ -92,6 +126,7 @@ def demonstrations(config: Config, root: Path, number: int, shared: tuple[str, .
         *shared,
         f"--config.collect.first_seed={config.collect.first_seed + number * SEEDS_PER_ROUND}",
         f"--episodes={per_task * len(config.rig.tasks)}",
+        f"--round={number}",
         f"--out={folder}",
     )
     return Part(f"round {number}: demonstrations", "collect.py", folder, arguments)
@@ -153,8 +188,9 @@ def policy(root: Path, arm: str, number: int) -> Path:
 class Runner:
     """Runs parts as processes, tells what is left, and rewrites the study's report after each."""
 
-    def __init__(self, run: Run, config: Config, parts: Sequence[Part]) -> None:
-        self._run, self._config, self._parts = run, config, parts
+    def __init__(self, run: Run, config: Config, parts: Sequence[Part], stopping: Callable[[], bool]) -> None:
+        self._run, self._config, self._parts, self._stopping = run, config, parts, stopping
+        self._running: set[Child | Leftover] = set()
         self._environment = dict(os.environ)
         if config.hil.jobs > 1:  # a core each
             self._environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
@@ -162,30 +198,45 @@ class Runner:
         self._done_here, self._began = 0, time.monotonic()
 
     def run_chain(self, chain: Sequence[Part]) -> None:
+        """Runs parts one after the other until a stop is asked for. Raises ConfigError where one fails."""
         for part in chain:
-            self.run(part)
+            while not part.finished and not self._stopping():
+                self._run_part(part)
 
-    def run(self, part: Part) -> None:
-        """Runs `part` unless it is finished. Raises ConfigError where its command fails."""
-        if part.finished:
-            return
+    def kill(self) -> None:
+        """Ends what runs at once."""
+        for handle in list(self._running):
+            handle.kill()
+
+    def _run_part(self, part: Part) -> None:
+        """Starts `part`, or waits for the process that an earlier call left at it."""
         print(f"\n== {self._left()}{part.title}", flush=True)
-        part.folder.mkdir(parents=True, exist_ok=True)
         script = str(REPOSITORY / "experiments" / part.script)
         command = [sys.executable, script, f"--workdir={part.folder}", *part.arguments]
-        log = None if self._config.hil.jobs == 1 else part.folder / "log.txt"
-        status = run_process(command, self._environment, log)
-        if status == CONTROL_C:
-            raise KeyboardInterrupt
-        if status or not part.finished:
-            where = "above" if log is None else f"in {log}"
+        shown = self._config.hil.jobs == 1
+        handle = launch_local(command, part.folder, environment=self._environment, shown=shown)
+        self._wait(handle)
+        if handle.status is not None and not part.finished and not self._stopping():
+            where = "above" if shown else f"in {part.folder / LOG}"
             raise ConfigError(
-                f"{part.title} failed with exit status {status}; its message is {where}. Finished parts are kept and "
-                f"the same command goes on. The part alone: python {shlex.join(command[1:])}"
+                f"{part.title} failed with exit status {handle.status}; its message is {where}. Finished parts are "
+                f"kept and the same command goes on. The part alone: python {shlex.join(command[1:])}"
             )
-        with self._lock:
-            self._done_here += 1
-        self.report()
+        if part.finished:
+            with self._lock:
+                self._done_here += 1
+            self.report()
+
+    def _wait(self, handle: Child | Leftover) -> None:
+        """Until it has ended; asks it once to stop where this process was asked."""
+        self._running.add(handle)
+        asked = False
+        while not handle.done():
+            if self._stopping() and not asked:
+                asked = True
+                handle.stop()
+            time.sleep(POLL_S)
+        self._running.remove(handle)
 
     def report(self) -> dict[str, Any]:
         """Writes report.json and report.html of what is finished."""
@@ -202,18 +253,6 @@ class Runner:
         pace = (time.monotonic() - self._began) / max(self._done_here, 1)
         estimate = f", about {format_seconds(left * pace)} left" if self._done_here else ""
         return f"part {len(self._parts) - left + 1} of {len(self._parts)}{estimate}: "
-
-
-def run_process(command: Sequence[str], environment: dict[str, str], log: Path | None) -> int:
-    """Exit status of the command; its output goes to `log`, or to this terminal. Waits for it to stop on Ctrl-C."""
-    with log.open("a") if log else open(os.devnull) as file:
-        output = {"stdout": file, "stderr": subprocess.STDOUT} if log else {}
-        process = subprocess.Popen(command, env=environment, **output)
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.wait()
-            raise
 
 
 def read_study(config: Config, root: Path) -> Study:

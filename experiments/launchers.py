@@ -14,7 +14,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,9 +43,12 @@ class Handle(Protocol):
 Launch = Callable[[Sequence[str], Path], Handle]  # command, folder -> what was started
 
 
-def launch_local(command: Sequence[str], workdir: Path) -> Handle:
+def launch_local(
+    command: Sequence[str], workdir: Path, *, environment: Mapping[str, str] | None = None, shown: bool = False
+) -> Child | Leftover:
     """Starts a command here; where a process that an earlier call left is still at it, waits for that one instead.
 
+    environment: the command's, by default this process's. shown: it prints here, not into its log.
     The process holds a lock as long as it lives, whatever becomes of this one. It is in a session of its own: a Ctrl-C
     on the terminal reaches this command only, which passes it on once.
     """
@@ -59,8 +62,9 @@ def launch_local(command: Sequence[str], workdir: Path) -> Handle:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            stdout=None if shown else log,
+            stderr=None if shown else subprocess.STDOUT,
+            env=environment,
             start_new_session=True,
             pass_fds=[lock.fileno()],
         )
@@ -72,6 +76,11 @@ class Child:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, None while it runs."""
+        return self._process.poll()
 
     def done(self) -> bool:
         if self._process.poll() is None:
@@ -89,7 +98,9 @@ class Child:
 
 
 class Leftover:
-    """A process that a killed sweep left behind; it is not ours to stop, and goes on without us."""
+    """A process that a killed call left behind; it is not ours to stop, and goes on without us."""
+
+    status = None
 
     def __init__(self, lock: Path) -> None:
         self._lock = lock

@@ -195,8 +195,8 @@ def _write_facts(path: Path, metadata: EpisodeMetadata, outcome: Supervised, rea
         "seconds": outcome.seconds,
         "control": outcome.control,
         "reasons": reasons,
-        "engage_jump": metadata.max_takeover_jump,
-        "release_jump": max((jump.max for jump in outcome.released), default=0.0),
+        "engaged": [(jump.max, jump.l2) for jump in outcome.engaged],
+        "released": [(jump.max, jump.l2) for jump in outcome.released],
     }
     write_json(path, facts)
 

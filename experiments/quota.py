@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import signal
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 
@@ -32,7 +33,7 @@ def fill_quota(
     with (
         progress(total, title, start=_counted(done, per_task)) as bar,
         stop_requested("finishing the open episodes") as stopping,
-        concurrent.futures.ProcessPoolExecutor(workers, context) as pool,
+        concurrent.futures.ProcessPoolExecutor(workers, context, leave_ctrl_c_to_parent) as pool,
     ):
         pending: dict[concurrent.futures.Future, tuple[str, int]] = {}
         started = {task: set(seeds) for task, seeds in done.items()}
@@ -49,6 +50,11 @@ def fill_quota(
             bar.update(_counted(done, per_task), others=sum(not ok for seeds in done.values() for ok in seeds.values()))
         pool.shutdown(cancel_futures=True)
     raise KeyboardInterrupt
+
+
+def leave_ctrl_c_to_parent() -> None:
+    """For a worker: Ctrl-C on a terminal reaches the whole group, and the parent decides what to finish."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _result(future: concurrent.futures.Future, workers: int) -> bool:

@@ -17,6 +17,7 @@ def make_rig(rig: Mapping[str, Any]) -> SimRig:
     return SimRig(
         rig["tasks"],
         difficulty=rig["difficulty"],
+        surroundings=rig["surroundings"],
         image_size=rig["image_size"],
         cameras=rig["cameras"],
         control_hz=rig["control_hz"],

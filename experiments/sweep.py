@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 import operator
 import re
 import runpy
@@ -33,11 +32,10 @@ from dexhil.commands import (
     load_config,
     progress,
     read_metrics,
+    refuse_other_config,
     run_command,
     stop_requested,
-    to_json,
 )
-from dexhil.config import changed_keys
 from experiments.launchers import Handle, Launch, Leftover, launch_local, slurm_launcher
 from experiments.sweep_report import Trial, describe_failure, text_table, trial_results, trials_table, write_report
 
@@ -128,7 +126,7 @@ def make_trials(sweep: Path, shared: Sequence[str], workdir: Path) -> list[Trial
                 f"--sweep {sweep}: {names.count(name)} trials are called {name}; make their values differ"
             )
     for trial in trials:
-        check_folder(trial)
+        refuse_other_config(trial.workdir, trial.config)
     return trials
 
 
@@ -139,16 +137,6 @@ def check_text(config: Config, overrides: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"--config.{key}={value}: expected text, got {type(value).__name__}; write {str(value)!r}"
             )
-
-
-def check_folder(trial: Trial) -> None:
-    """Raises ConfigError where the trial's folder holds a run with another config: its results are not this sweep's."""
-    path = trial.workdir / "config.json"
-    changed = changed_keys(json.loads(path.read_text()), to_json(trial.config)) if path.is_file() else []
-    if changed:
-        raise ConfigError(
-            f"{trial.workdir}: holds a run that differs in {', '.join(changed)}; choose another --workdir or delete it"
-        )
 
 
 def trial_name(overrides: Mapping[str, Any]) -> str:

@@ -112,8 +112,8 @@ def write_facts(path: Path, found: Done) -> None:
         "seconds": episode.seconds,
         "control": [(begin, end, "person" if who == "person" else "policy") for begin, end, who in episode.control],
         "reasons": ["person"] * len(episode.takeovers),
-        "engage_jump": episode.max_jump("takeover"),
-        "release_jump": episode.max_jump("release"),
+        "engaged": episode.jumps("takeover"),
+        "released": episode.jumps("release"),
     }
     write_json(path, facts)
 

@@ -47,7 +47,7 @@ def results_of(trials: Trials) -> dict[str, Any]:
 
 
 def episode_facts(found: Done) -> dict[str, Any]:
-    """One row of the table of episodes; the keys of experiments/online.py's facts, and more."""
+    """One row of the table of episodes."""
     episode = found.episode
     return {
         "episode_id": found.episode_id,

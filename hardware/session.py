@@ -105,7 +105,11 @@ class Episode:
         return [change for change in self.changes if change.kind == "takeover"]
 
     def max_jump(self, kind: str) -> float:
-        return max((change.asked.max for change in self.changes if change.kind == kind), default=0.0)
+        return max((jump for jump, _ in self.jumps(kind)), default=0.0)
+
+    def jumps(self, kind: str) -> list[tuple[float, float]]:
+        """rad, of every change of control of that kind: largest joint's, Euclidean norm."""
+        return [(change.asked.max, change.asked.l2) for change in self.changes if change.kind == kind]
 
     def human_seconds(self) -> float:
         return sum(end - begin for begin, end, who in self.control if who == "person")

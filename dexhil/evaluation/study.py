@@ -6,7 +6,7 @@ Letters: a cell is one policy (an arm in a round); round 0 is the warm-up, which
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,15 @@ class OnlineEpisode:
     seconds: float
     control: list[tuple[float, float, str]]
     reasons: list[str]  # why the person took over, one per takeover
-    engage_jump: float  # rad, largest command change at a takeover; 0 without one
-    release_jump: float  # rad, at a hand-back; 0 without one
+    engaged: Sequence[tuple[float, float]]  # rad, command change at each takeover: largest joint's, Euclidean norm
+    released: Sequence[tuple[float, float]]  # the same at each hand-back
     video: Path | None
     poster: Path | None
+
+    @property
+    def corrected(self) -> bool:
+        """Whether it was taken over and ended well: what a round asks for."""
+        return self.success and bool(self.reasons)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +95,9 @@ def study_results(study: Study) -> dict[str, Any]:
     """The results of `hil` in report.json, from whatever parts are finished.
 
     arms: arm -> scores of the warm-up, round 1, … differences: "first-other" -> see `difference_of_arms`, where both
-    have a round. human_seconds: arm -> seconds of each round from round 1 on. max_takeover_jump: rad, 0 without a
-    takeover; max_release_jump: at hand-backs. labour, forgetting: see these functions. trials_needed: `power_summary`.
+    have a round. human_seconds: arm -> seconds of each round from round 1 on. max_takeover_jump, …_l2: rad, the largest
+    of all joints and takeovers and the largest norm, 0 without a takeover; max_release_jump: at hand-backs. labour,
+    forgetting: see these functions. trials_needed: `power_summary`.
     """
     first = study.arms[0]
     pairs = {f"{first}-{arm}": difference_of_arms(study, first, arm) for arm in study.arms[1:]}
@@ -100,12 +106,18 @@ def study_results(study: Study) -> dict[str, Any]:
         "arms": {arm: [score(cell.outcomes) for cell in scored_cells(study, arm)] for arm in study.arms},
         "differences": differences,
         "human_seconds": {arm: human_seconds(study, arm)[1:] for arm in study.arms},
-        "max_takeover_jump": max((episode.engage_jump for episode in study.online), default=0.0),
-        "max_release_jump": max((episode.release_jump for episode in study.online), default=0.0),
+        "max_takeover_jump": largest(jump for episode in study.online for jump, _ in episode.engaged),
+        "max_takeover_jump_l2": largest(norm for episode in study.online for _, norm in episode.engaged),
+        "max_release_jump": largest(jump for episode in study.online for jump, _ in episode.released),
         "labour": labour(study),
         "forgetting": forgetting(study),
         "trials_needed": power_summary(list(differences.values())),
     }
+
+
+def largest(jumps: Iterable[float]) -> float:
+    """rad, 0 without any."""
+    return max(jumps, default=0.0)
 
 
 def scored_cells(study: Study, arm: str) -> list[Cell]:

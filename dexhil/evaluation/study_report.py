@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dexhil.evaluation.page import Block, Clip, Clips, Fact, Image, Page, Section, Table, Text, key_values, write_page
-from dexhil.evaluation.study import PAPER_SECONDS, Cell, OnlineEpisode, Study, scored_cells
+from dexhil.evaluation.study import PAPER_SECONDS, Cell, OnlineEpisode, Study, largest, scored_cells
 from dexhil.evaluation.study_plots import differences_plot, labour_plot, losses_plot, success_plot, timeline_plot
 from dexhil.progress import format_seconds
 
@@ -23,7 +24,7 @@ PAPER_SUCCESSES = {
 PAPER_TRIALS = 20
 DRIFT_ALARM = 0.10  # share of new values outside the frozen range; 2 % lie there by construction
 EPISODES_PER_ROUND = 8  # in a timeline
-VIDEOS_PER_ARM = 4
+VIDEOS_PER_ARM = 6
 NOTHING = "-"  # in a table
 
 
@@ -73,7 +74,8 @@ def study_facts(study: Study, results: Mapping[str, Any]) -> list[Fact]:
         others = [f"{arm} {minutes[arm]}" for arm in study.arms[1:]]
         facts.append(Fact(f"human time, {first}", minutes[first], "; ".join(["in its rounds", *others])))
     if study.online:
-        detail = f"rad at most, over {results['labour']['corrections']} takeovers"
+        norm = f"{results['max_takeover_jump_l2']:.3g} in norm"
+        detail = f"rad at most ({norm}), over {results['labour']['corrections']} takeovers"
         facts.append(Fact("takeover jump", f"{results['max_takeover_jump']:.3g}", detail))
     return facts
 
@@ -302,35 +304,43 @@ def _human_time_table(study: Study, work: Mapping[str, Any]) -> Table:
 def _control_table(episodes: Sequence[OnlineEpisode]) -> Table:
     rounds = sorted({episode.round for episode in episodes})
     rows = [_control_row(number, [e for e in episodes if e.round == number]) for number in rounds]
-    header = ("round", "rollouts", "with a takeover", "successes", "time under the person's control")
+    header = ("round", "rollouts", "with a takeover", "corrected", "successes", "time under the person's control")
     return Table((*header, "largest jump at a takeover, rad", "at a hand-back, rad"), rows)
 
 
 def _control_row(number: int, episodes: Sequence[OnlineEpisode]) -> tuple[str, ...]:
     stretches = [stretch for episode in episodes for stretch in episode.control]
-    taken = [episode for episode in episodes if any(who == "person" for *_, who in episode.control)]
     person = sum(end - start for start, end, who in stretches if who == "person")
     total = sum(end - start for start, end, _ in stretches)
     return (
-        *(str(number), str(len(episodes)), str(len(taken)), str(sum(episode.success for episode in episodes))),
+        *(str(number), str(len(episodes)), str(sum(bool(episode.reasons) for episode in episodes))),
+        *(str(sum(episode.corrected for episode in episodes)), str(sum(episode.success for episode in episodes))),
         _percent(person / total) if total else NOTHING,
-        f"{max(episode.engage_jump for episode in episodes):.3g}",
-        f"{max(episode.release_jump for episode in episodes):.3g}",
+        f"{largest(jump for episode in episodes for jump, _ in episode.engaged):.3g}",
+        f"{largest(jump for episode in episodes for jump, _ in episode.released):.3g}",
     )
 
 
 def _some_of_each_round(episodes: Sequence[OnlineEpisode]) -> list[OnlineEpisode]:
     rounds = sorted({episode.round for episode in episodes})
-    by_round = [[episode for episode in episodes if episode.round == number] for number in rounds]
+    by_round = [in_turns([episode for episode in episodes if episode.round == number]) for number in rounds]
     return [episode for group in by_round for episode in group[:EPISODES_PER_ROUND]]
 
 
+def in_turns(episodes: Sequence[OnlineEpisode]) -> list[OnlineEpisode]:
+    """The first episode of every round and task, then the second of each, and so on."""
+    seen: Counter[tuple[int, str]] = Counter()
+    turns = []
+    for episode in episodes:
+        turns.append(seen[episode.round, episode.task])
+        seen[episode.round, episode.task] += 1
+    return [episodes[i] for i in sorted(range(len(episodes)), key=lambda i: turns[i])]
+
+
 def _correction_clips(episodes: Sequence[OnlineEpisode]) -> list[Clip]:
-    """The first filmed corrections, as many of each round as the limit allows."""
+    """The first filmed corrections of each round and task, as many as the limit allows."""
     filmed = [e for e in episodes if e.reasons and e.video is not None and e.video.is_file()]
-    turn = {id(e): [other for other in filmed if other.round == e.round].index(e) for e in filmed}
-    chosen = sorted(filmed, key=lambda e: turn[id(e)])[:VIDEOS_PER_ARM]
-    return [_clip(episode) for episode in sorted(chosen, key=lambda e: e.round)]
+    return [_clip(episode) for episode in sorted(in_turns(filmed)[:VIDEOS_PER_ARM], key=lambda e: e.round)]
 
 
 def _clip(episode: OnlineEpisode) -> Clip:

@@ -96,7 +96,7 @@ def run_supervised(
         record(Step(observation, command, policy_action=asked, is_intervention=decision.is_intervention))
         if decision.mode is Mode.ENGAGING:
             engaged.append(jump(before, command))
-        elif mode_before is Mode.HUMAN and not decision.is_intervention:
+        elif mode_before in (Mode.ENGAGING, Mode.HUMAN) and not decision.is_intervention:
             released.append(jump(before, command))
         age += 1
     rig.stop()

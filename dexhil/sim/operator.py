@@ -54,13 +54,13 @@ class Style:
     hesitates_for: float
 
 
-def draw_style(rng: np.random.Generator) -> Style:
-    """Human-like variation between episodes."""
+def draw_style(rng: np.random.Generator, skill: float = 1.0) -> Style:
+    """Human-like variation between episodes. skill: errors of perception and tremor are divided by it."""
     return Style(
         speed=float(rng.uniform(0.85, 1.15)),
-        perception_m=rng.normal(0.0, [0.006, 0.006, 0.002]).clip(-0.010, 0.010),
-        perception_yaw=float(rng.normal(0.0, 0.08)),
-        tremor_m=0.0015,
+        perception_m=rng.normal(0.0, [0.006, 0.006, 0.002]).clip(-0.010, 0.010) / skill,
+        perception_yaw=float(rng.normal(0.0, 0.08)) / skill,
+        tremor_m=0.0015 / skill,
         hesitates_at=float(rng.uniform(0.3, 1.5)),
         hesitates_for=float(rng.uniform(0.15, 0.35) * (rng.uniform() < 0.3)),
     )
@@ -121,16 +121,18 @@ class ScriptedOperator:
 
     start: what the operator shows at first, by default an open hand where the robot's is. In the middle of an episode
     it is what the robot was last told, so that the operator goes on from there. approach_speed: m/s at most while the
-    hand is FAR_M from the grasp or more; 0: as fast as near it.
+    hand is FAR_M from the grasp or more; 0: as fast as near it. skill: see `draw_style`.
     """
 
-    def __init__(self, rig: SimRig, *, seed: int, start: Intent | None = None, approach_speed: float = 0.0) -> None:
+    def __init__(
+        self, rig: SimRig, *, seed: int, start: Intent | None = None, approach_speed: float = 0.0, skill: float = 1.0
+    ) -> None:
         """Raises ValueError where no strategy is known for the rig's task."""
         if rig.task not in STRATEGIES:
             raise ValueError(f"no scripted strategy for task {rig.task!r}; expected one of {sorted(STRATEGIES)}")
         self._rig = rig
         self._rng = np.random.default_rng(seed)
-        self.style = draw_style(self._rng)
+        self.style = draw_style(self._rng, skill)
         self.strategy = STRATEGIES[rig.task]()
         self._approach_speed = approach_speed
         start = start or Intent(rig.pose_base_ee, Grasp())

@@ -39,7 +39,9 @@ class PersonConfig:
 
     late_s: time of watching after which a person helps in any case. false_alarms_per_s: takeovers without a reason.
     hand_back: chance of handing back once the object is in the hand and moves with it, else the person finishes.
-    approach_speed: of the person's arm, see `ScriptedOperator`.
+    approach_speed, skill: of the person's arm and eye, see `ScriptedOperator`.
+
+    Raises ValueError for a skill of 0 or less.
     """
 
     reaction_s: tuple[float, float] = (0.2, 0.5)
@@ -48,6 +50,11 @@ class PersonConfig:
     false_alarms_per_s: float = 0.0
     hand_back: float = 0.0
     approach_speed: float = 0.0
+    skill: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.skill <= 0:
+            raise ValueError(f"online.person.skill {self.skill!r}: expected more than 0; 1 is a demonstrator's")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +185,7 @@ class SimulatedPerson:
             seed=self._seed + len(self.reasons),
             start=shown,
             approach_speed=self._config.approach_speed,
+            skill=self._config.skill,
         )
 
     def _look(self) -> Attention:

@@ -48,13 +48,18 @@ class SimRig:
         tasks: Sequence[str] = ("plush", "tissue"),
         *,
         difficulty: float = 0.5,
+        surroundings: float | None = None,
         image_size: int = 64,
         cameras: Sequence[str] = ("scene", "wrist"),
         control_hz: float = 20.0,
         fidelity: str = "fast",
     ) -> None:
-        """Raises ValueError for an unknown task or fidelity and for a difficulty, rate or size out of range."""
+        """difficulty: 0 to 1, how much a task varies; surroundings: the same of what it is not about, None: as much.
+
+        Raises ValueError for an unknown task or fidelity and for a difficulty, rate or size out of range.
+        """
         check_difficulty(difficulty)
+        check_difficulty(difficulty if surroundings is None else surroundings)
         check_fidelity(fidelity)
         unknown = [task for task in tasks if task not in task_names()]
         if unknown:
@@ -64,7 +69,8 @@ class SimRig:
         if image_size < 1:
             raise ValueError(f"image_size {image_size!r}: expected at least 1 pixel")
         self.tasks, self.cameras = tuple(tasks), tuple(cameras)
-        self.difficulty, self.image_size, self.fidelity = difficulty, image_size, fidelity
+        self.difficulty, self.surroundings = difficulty, surroundings
+        self.image_size, self.fidelity = image_size, fidelity
         self.control_hz = control_hz
         self._scenes: dict[str, _Scene] = {}
         self._scene: _Scene | None = None
@@ -81,7 +87,7 @@ class SimRig:
         mujoco.mj_forward(scene.model, scene.data)
         scene.surroundings.randomise(
             np.random.default_rng([seed, _SURROUNDINGS_STREAM]),
-            self.difficulty,
+            self.difficulty if self.surroundings is None else self.surroundings,
             keep_clear=scene.task.privileged(scene.model, scene.data).grasp_point[:2],
             colours=scene.task.colours,
         )

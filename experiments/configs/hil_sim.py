@@ -12,6 +12,7 @@ def get_config(preset: str = "default") -> Config:
     """default: the committed study. quick: a miniature in minutes. debug: seconds, only to see that it runs."""
     config = sim.get_config(preset)
     config.data.heldout_fraction = 0.0
+    config.train.log_every = 25  # the jump of the loss at the start of a round is a short one
     config.train.augment = True  # 30 demonstrations per task are few enough to learn the pictures by heart
     # As in the paper (10 s against 3 s), a demonstration is mostly approach and a correction only its end: 6.3 s and
     # 2.5 s, so that interventions are about as rare as there (a tenth of the samples in round 1).
@@ -44,7 +45,9 @@ def get_config(preset: str = "default") -> Config:
         config.hil.round_learning_rate = 1e-3  # so few steps do not recover from a higher one
         config.eval.trials = config.hil.final_trials = 10
     elif preset == "debug":
-        config.rig.difficulty = 0.0  # an untrained policy leaves odd states: corrections should not fail as well
+        config.rig.difficulty = config.rig.surroundings = (
+            0.0  # an untrained policy leaves odd states: corrections should not fail as well
+        )
         config.hil.rounds = 1
         config.hil.demonstrations = 1
         config.hil.per_round = 1

@@ -17,6 +17,7 @@ def get_config(preset: str = "default") -> Config:
     config.rig.robot = "fr3_dexhand021"
     config.rig.tasks = ("plush", "tissue")
     config.rig.difficulty = 0.5  # 0..1, scales every randomisation of the tasks
+    config.rig.surroundings = 0.5  # 0..1, the same of colours, light, cameras and clutter
     config.rig.fidelity = "fast"
     config.rig.image_size = 64
     config.rig.cameras = ("scene", "wrist")
@@ -109,10 +110,11 @@ def get_config(preset: str = "default") -> Config:
     config.online.person.false_alarms_per_s = 0.0
     config.online.person.retargeter = ""  # retargeter.npz that the person's hand goes through; "": none
     config.online.person.approach_speed = 0.0  # as in collect
+    config.online.person.skill = 1.0  # errors of eye and hand are divided by it; 1: as in demonstrations
     config.online.person.hand_back = 1.0  # the policy goes on with what the person put into its hand
 
     if preset == "quick":
-        config.rig.difficulty = 0.2
+        config.rig.difficulty = config.rig.surroundings = 0.2
         config.train.steps = 1000
         config.eval.trials = 10
     elif preset == "debug":

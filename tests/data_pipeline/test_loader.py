@@ -11,12 +11,13 @@ import simplejpeg
 
 from data_pipeline.build import build_dataset
 from data_pipeline.cache import open_cache
+from data_pipeline.drift import newest_data_drift
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import DEXHIL, DatasetError
 from data_pipeline.sampler import sample_indices
 from data_pipeline.tensorflow_cpu import tensorflow_datasets
 from dexhil.recorder import list_episodes, read_episode
-from dexhil.transforms import resize_image
+from dexhil.transforms import fit_normalization, resize_image
 
 CHUNK = 4
 
@@ -137,6 +138,20 @@ def test_rounds_aggregate_and_categories_stand_in_the_index(load, dataset, round
     assert len(loader.all_actions()) == len(loader.all_states()) == loader.num_samples
     np.testing.assert_array_equal(batch["actions"][:, 0], loader.all_actions()[batch["rows"]])
     np.testing.assert_array_equal(batch["state"], loader.all_states()[batch["rows"]])
+
+
+def test_a_round_without_corrections_adds_no_sample_and_says_nothing_about_drift(
+    load, dataset, round_dataset, recipe, recorder, tmp_path
+):
+    recorder(tmp_path / "episodes", recipe(12, 6, source="online", round=2))
+    recorder(tmp_path / "episodes", recipe(13, 6, source="online", round=2, success=0, takeovers=((2, 6),)))
+    quiet = build_dataset(tmp_path / "episodes", tmp_path / "round2", workers=1)
+    before = load(dataset, round_dataset, filter="corrections")
+    after = load(dataset, round_dataset, quiet, filter="corrections")
+    stats = fit_normalization(before.all_states(), *before.chunks(np.arange(before.num_samples)))
+    assert len(newest_data_drift(before, stats)) > 0
+    assert newest_data_drift(after, stats) == []
+    assert after.num_samples == before.num_samples
 
 
 def episode_ids(loader: Loader) -> set[float]:

@@ -34,7 +34,7 @@ def episode(arm: str, number: int, seed: int = 0, **more: Any) -> OnlineEpisode:
     control = [(0.0, 3.0, "policy"), (3.0, 5.0, "person"), (5.0, 6.0, "policy"), (6.0, 7.0, "person")]
     made = OnlineEpisode(
         arm, number, "plush", seed, True, 10.0, [*control, (7.0, 10.0, "policy")], ["missed", "slipped"],
-        engage_jump=0.001, release_jump=0.02, video=None, poster=None,
+        engaged=[(0.001, 0.002)] * 2, released=[(0.02, 0.03)] * 2, video=None, poster=None,
     )  # fmt: skip
     return dataclasses.replace(made, **more)
 
@@ -46,7 +46,11 @@ def full_study() -> Study:
         *(cell("dagger", 1, 4, 4),),
         *(cell("offline", 1, 3, 3), cell("offline", 2, 5, 4)),
     )
-    online = (episode("dexhil", 1), episode("dexhil", 2, engage_jump=0.004), episode("dagger", 1, release_jump=0.05))
+    online = (
+        episode("dexhil", 1),
+        episode("dexhil", 2, engaged=[(0.001, 0.009), (0.004, 0.005)]),
+        episode("dagger", 1, released=[(0.05, 0.06)]),
+    )
     demonstrations = (Demonstrations("warmup", 0, 60, 600.0), Demonstrations("offline", 1, 10, 120.0))
     return Study(("plush", "tissue"), ARMS, cells, online, demonstrations, ())
 
@@ -58,7 +62,7 @@ def test_the_results_have_the_keys_of_the_contract():
     assert [score["mean_rate"] for score in results["arms"]["dexhil"]] == pytest.approx([0.15, 0.45, 0.85])
     assert set(results["differences"]) == {"dexhil-dagger", "dexhil-offline"}
     assert all({"mean", "interval"} <= set(pair) for pair in results["differences"].values())
-    assert results["max_takeover_jump"] == 0.004
+    assert (results["max_takeover_jump"], results["max_takeover_jump_l2"]) == (0.004, 0.009)
     assert results["max_release_jump"] == 0.05
 
 

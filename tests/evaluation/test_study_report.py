@@ -12,7 +12,7 @@ import pytest
 from dexhil.commands import Run
 from dexhil.evaluation.study import Study, study_results
 from dexhil.evaluation.study_plots import losses_plot
-from dexhil.evaluation.study_report import drift_sections, write_study_report
+from dexhil.evaluation.study_report import drift_sections, in_turns, write_study_report
 from dexhil.evaluation.video import CONTROL_COLOURS, control_overlay, write_picture, write_video
 from tests.evaluation.test_study import cell, episode, full_study
 
@@ -90,6 +90,18 @@ def test_one_arm_alone_is_a_study(tmp_path: Path):
 def test_without_a_logged_loss_there_is_no_loss_plot():
     silent = dataclasses.replace(cell("warmup", 0, 1, 1), metrics=[])
     assert losses_plot(dataclasses.replace(full_study(), cells=(silent,))) is None
+
+
+def test_every_round_and_task_has_its_turn():
+    episodes = [
+        episode("dexhil", number, seed, task=task)
+        for number in (1, 2)
+        for task in ("plush", "tissue")
+        for seed in range(3)
+    ]
+    shown = [(found.round, found.task, found.seed) for found in in_turns(episodes)]
+    assert shown[:4] == [(1, "plush", 0), (1, "tissue", 0), (2, "plush", 0), (2, "tissue", 0)]
+    assert sorted(shown) == sorted((found.round, found.task, found.seed) for found in episodes)
 
 
 def test_drift_is_shown_worst_first_with_how_many_are_far():

@@ -20,12 +20,17 @@ def start(script: str, arguments: Sequence[str]) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, script, *arguments], start_new_session=True)
 
 
-def kill_when(process: subprocess.Popen, condition: Callable[[], Any]) -> None:
-    """Kills the command and all that it started, once `condition()` holds."""
+def wait_for(process: subprocess.Popen, condition: Callable[[], Any]) -> None:
+    """Returns once `condition()` holds, while the command runs."""
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, f"the command ended with {process.returncode} before it could be killed"
         assert time.monotonic() < deadline, "the condition never came true"
         time.sleep(0.05)
+
+
+def kill_when(process: subprocess.Popen, condition: Callable[[], Any]) -> None:
+    """Kills the command and all that it started in its process group, once `condition()` holds."""
+    wait_for(process, condition)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

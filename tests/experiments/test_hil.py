@@ -1,7 +1,10 @@
 """A human-in-the-loop study in miniature: all its parts, a kill -9 in the middle, and what it refuses."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from dexhil.config import read_config_file
 from dexhil.recorder import list_episodes, read_facts
 from experiments import hil
 from experiments.arms import get_arm
-from tests.experiments.commands import kill_when, report_of, start
+from tests.experiments.commands import kill_when, report_of, start, wait_for
 
 ARMS = ("dexhil", "offline")
 
@@ -33,8 +36,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     episodes = root / "dexhil" / "round1" / "online" / "episodes"
     process = start("experiments/hil.py", arguments(root))
     kill_when(process, lambda: episodes.is_dir() and list_episodes(episodes))
+    kill_parts(root)
     hil.main(arguments(root))
     return root
+
+
+def kill_parts(root: Path) -> None:
+    """Kills the parts of the study under `root`, which live in process groups of their own."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"--workdir={root}/" in (folder / "cmdline").read_text():
+                os.killpg(int(folder.name), signal.SIGKILL)
 
 
 def test_the_report_holds_every_contracted_key(study: Path) -> None:
@@ -90,6 +102,47 @@ def test_only_the_last_round_gets_the_final_trials(tmp_path: Path) -> None:
         trials = [part.arguments[-1] for part in parts if part.script == "train.py"]
         expected = [config.eval.trials] * (config.hil.rounds - 1) + [config.hil.final_trials]
         assert trials == [f"--config.eval.trials={count}" for count in expected]
+
+
+def test_a_stop_ends_the_running_part_and_starts_no_other(study: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(study, again)
+    for name in ARMS:
+        shutil.rmtree(again / name)
+    process = start("experiments/hil.py", [*arguments(again), "--config.hil.jobs=2"])
+    wait_for(process, lambda: all((again / name / "round1").is_dir() for name in ARMS))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+    assert not [path for path in again.glob("*/round1/*/report.json") if "demonstrations" not in str(path)]
+    hil.main([*arguments(again), "--config.hil.jobs=2"])
+    assert report_of(again)["results"]["arms"] == report_of(study)["results"]["arms"]
+
+
+def test_a_part_that_an_earlier_call_left_running_is_waited_for(study: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(study, again)
+    shutil.rmtree(again / "offline")
+    process = start("experiments/hil.py", arguments(again))
+    log = again / "offline/round1/train/metrics.jsonl"
+    kill_when(process, log.is_file)
+    began = log.stat().st_ino
+    hil.main(arguments(again))
+    assert log.stat().st_ino == began, "the part was started a second time"
+    assert report_of(again)["results"]["arms"] == report_of(study)["results"]["arms"]
+
+
+def test_the_folder_of_another_study_is_refused(study: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds a run that differs in hil\.per_round; choose another --workdir"):
+        hil.main([*arguments(study), "--config.hil.per_round=2"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("hil.jobs=0", r"hil\.jobs 0: expected at least 1"), ("hil.arms=dexhil,dexhil", "'dexhil' is named 2 times")],
+)
+def test_settings_that_cannot_work_are_refused(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        hil.main([*arguments(tmp_path), f"--config.{change}"])
 
 
 def test_an_unknown_arm_names_the_nearest(tmp_path: Path) -> None:

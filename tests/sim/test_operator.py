@@ -111,6 +111,9 @@ def test_styles_differ_by_seed_and_repeat():
     one, same, other = (draw_style(np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one.speed == same.speed
     assert one.speed != other.speed
+    expert = draw_style(np.random.default_rng(1), skill=4.0)
+    np.testing.assert_allclose(expert.perception_m, one.perception_m / 4.0)
+    assert (expert.speed, expert.tremor_m) == (one.speed, one.tremor_m / 4.0)
 
 
 def test_folding_forgets_the_sign_of_a_direction():

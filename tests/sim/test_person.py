@@ -1,6 +1,7 @@
 """The simulated person beside a policy that fails: foresight, takeover, correction, hand-back."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -111,6 +112,25 @@ def test_false_alarms_and_hand_backs_happen_as_often_as_asked(rig):
     assert person.reasons[0] == "false_alarm"
     assert len(person.reasons) > 1  # the person handed back, and took over again
     assert len(outcome.released) >= 1
+
+
+def test_a_takeover_of_one_tick_has_both_its_jumps(rig, monkeypatch):
+    rig.reset(task="plush", seed=4)
+    person = SimulatedPerson(rig, seed=4)
+    shown = person._devices.show(ScriptedOperator(rig, seed=4).intent)
+    ticks = itertools.count()
+    monkeypatch.setattr(person, "tick", lambda command: shown if next(ticks) == 5 else None)
+    outcome = run_supervised(
+        rig, Wanderer(rig), person, seed=4, execute_steps=8, max_seconds=1.0, record=lambda step: None
+    )
+    assert [who for *_, who in outcome.control] == ["policy", "person", "policy"]
+    assert len(outcome.engaged) == len(outcome.released) == 1
+    assert outcome.released[0].max == pytest.approx(0.03, abs=0.01)
+
+
+def test_a_person_without_skill_is_refused():
+    with pytest.raises(ValueError, match="skill 0: expected more than 0"):
+        PersonConfig(skill=0)
 
 
 WELL = Attention(time_s=1.0, away=0.2, above=0.1, closure=0.0, in_hand=False, moved=0.0, dropped=0.0)

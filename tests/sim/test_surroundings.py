@@ -38,6 +38,18 @@ def test_without_difficulty_nothing_varies(rig):
         np.testing.assert_array_equal(getattr(again, field), first[field])
 
 
+def test_surroundings_vary_apart_from_the_task(rig):
+    lab = SimRig(tasks=("tissue",), cameras=(), difficulty=0.5, surroundings=0.0)
+    still = [{field: getattr(reset(lab, seed, 0.5), field).copy() for field in FIELDS} for seed in (1, 2)]
+    for field in FIELDS[1:]:
+        np.testing.assert_array_equal(still[0][field], still[1][field])
+    for seed in (1, 2):
+        lab.reset(task="tissue", seed=seed)
+        rig.difficulty = 0.5
+        rig.reset(task="tissue", seed=seed)
+        np.testing.assert_allclose(lab.privileged().grasp_point, rig.privileged().grasp_point)
+
+
 def test_every_part_varies_with_the_seed(rig):
     first = {field: getattr(reset(rig, 1, 0.5), field).copy() for field in FIELDS}
     second = reset(rig, 2, 0.5)
