@@ -12,6 +12,7 @@ from dexhil.names import did_you_mean
 class Arm:
     """online: learns from its own corrected rollouts, else from as many demonstrations more.
 
+    tasks: those that are corrected, () for all; the score of one left out shows what the others' corrections cost it.
     filter, mode, p_star: of `data_pipeline.filter` and `data_pipeline.mixture`; p_star None takes the config's.
     """
 
@@ -19,6 +20,7 @@ class Arm:
     filter: str = "corrections"  # what the policy did alone is no correction: in the paper a round adds ten of these
     mode: str = "weight"
     p_star: float | None = None
+    tasks: tuple[str, ...] = ()
 
 
 ARMS = {
@@ -30,6 +32,8 @@ ARMS = {
     "p_star_0.25": Arm(p_star=0.25),
     "p_star_0.75": Arm(p_star=0.75),
     "iwr": Arm(mode="iwr"),
+    "plush_only": Arm(tasks=("plush",)),
+    "tissue_only": Arm(tasks=("tissue",)),
     "sirius": Arm(filter="none", mode="sirius"),
 }
 

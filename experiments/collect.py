@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--round", type=int, default=0, help="number of the round; 0: the warm-up")
     parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
     config, options = load_config(argv, parser)
-    per_task = share_of_a_task(options.episodes, config)
+    per_task = share_of_a_task(options.episodes, config.rig.tasks)
     run = Run(options.out, "collect", config)
     episodes = options.out / "episodes"
     episodes.mkdir(exist_ok=True)
@@ -45,11 +45,11 @@ def main(argv: Sequence[str]) -> None:
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")
 
 
-def share_of_a_task(episodes: int, config: Config) -> int:
+def share_of_a_task(episodes: int, tasks: Sequence[str]) -> int:
     """Episodes of each task. Raises ConfigError where `episodes` is no multiple of the tasks."""
-    per_task, rest = divmod(episodes, len(config.rig.tasks))
+    per_task, rest = divmod(episodes, len(tasks))
     if rest or not per_task:
-        raise ConfigError(f"--episodes {episodes}: expected a multiple of the {len(config.rig.tasks)} tasks")
+        raise ConfigError(f"--episodes {episodes}: expected a multiple of the {len(tasks)} tasks")
     return per_task
 
 

@@ -141,7 +141,7 @@ def arm_parts(
         parent = policy(root, name, number - 1)
         if arm.online:
             out = root / name / f"round{number}" / "online"
-            parts.append(supervision(config, name, number, parent, out, shared))
+            parts.append(supervision(config, name, arm, number, parent, out, shared))
         else:
             out = demos(root, number)
         data.append(out / "rlds")
@@ -163,13 +163,17 @@ def arm_parts(
     return parts
 
 
-def supervision(config: Config, name: str, number: int, parent: Path, out: Path, shared: tuple[str, ...]) -> Part:
+def supervision(
+    config: Config, name: str, arm: Arm, number: int, parent: Path, out: Path, shared: tuple[str, ...]
+) -> Part:
     """An online round: the last policy acts, a person corrects."""
+    tasks = arm.tasks or tuple(config.online.tasks) or tuple(config.rig.tasks)
     arguments = (
         *shared,
         f"--checkpoint={parent}",
         f"--config.online.first_seed={config.online.first_seed + number * SEEDS_PER_ROUND}",
-        f"--episodes={config.hil.per_round * len(config.rig.tasks)}",
+        f"--config.online.tasks={','.join(tasks)}",
+        f"--episodes={config.hil.per_round * len(tasks)}",
         f"--round={number}",
         f"--out={out}",
     )

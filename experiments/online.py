@@ -23,6 +23,7 @@ from dexhil.config import Config
 from dexhil.evaluation.study import OnlineEpisode
 from dexhil.evaluation.supervised import Supervised, run_supervised
 from dexhil.evaluation.video import control_overlay, write_picture, write_video
+from dexhil.names import check_known
 from dexhil.policy import Policy
 from dexhil.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.retargeting.runtime import Model, load
@@ -56,26 +57,34 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--round", type=int, default=1, help="number of the round")
     parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
     config, options = load_config(argv, parser)
-    per_task = share_of_a_task(options.episodes, config)
+    tasks = supervised_tasks(config)
+    per_task = share_of_a_task(options.episodes, tasks)
     run = Run(options.out, "online", config)
     check_rig(load_meta(options.checkpoint), config)
     step = int(find_step(options.checkpoint).name)
     online = Round(options.out, options.checkpoint, step, options.round, config.online.first_seed)
-    episodes = collect_online(config, online, per_task)
+    episodes = collect_online(config, online, tasks, per_task)
     dataset = build(config, options.out)
     results = {"dataset": dataset, "episodes": [dataclasses.asdict(episode) for episode in episodes]}
     run.report(results, lineage={"checkpoint": find_step(options.checkpoint)})
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")
 
 
-def collect_online(config: Config, online: Round, per_task: int) -> list[OnlineEpisode]:
+def supervised_tasks(config: Config) -> tuple[str, ...]:
+    """Tasks of the round. Raises ValueError with the nearest name for one that the rig does not have."""
+    for task in config.online.tasks:
+        check_known("online.tasks:", task, config.rig.tasks)
+    return tuple(config.online.tasks or config.rig.tasks)
+
+
+def collect_online(config: Config, online: Round, tasks: Sequence[str], per_task: int) -> list[OnlineEpisode]:
     """Records the round; returns its episodes. A task that needs too few corrections is named and gets fewer."""
     episodes = online.out / "episodes"
     episodes.mkdir(parents=True, exist_ok=True)
     settings = config.online
     load_retargeter(settings.person.retargeter)  # a wrong file is named before anything runs
     done = fill_quota(
-        {task: _recorded(episodes, task) for task in config.rig.tasks},
+        {task: _recorded(episodes, task) for task in tasks},
         per_task,
         first_seed=online.first_seed,
         workers=config.collect.workers,

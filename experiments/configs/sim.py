@@ -100,6 +100,7 @@ def get_config(preset: str = "default") -> Config:
 
     config.online = ConfigDict()  # supervised rollouts: the policy acts, the simulated person takes over
     config.online.first_seed = 2_000_000
+    config.online.tasks = ()  # those that are supervised; (): all of the rig's
     config.online.max_seconds = 20.0
     config.online.most_attempts = 5  # rollouts per corrected episode that is wanted, at most
     config.online.videos_per_task = 3

@@ -10,18 +10,20 @@ from pathlib import Path
 import pytest
 
 from dexhil.commands import ConfigError, read_metrics
-from dexhil.config import read_config_file
+from dexhil.config import load_config, read_config_file
 from dexhil.recorder import list_episodes, read_facts
 from experiments import hil
 from experiments.arms import get_arm
+from experiments.online import supervised_tasks
 from tests.experiments.commands import kill_when, report_of, start, wait_for
 
+HIL = "experiments/configs/hil_sim.py"
 ARMS = ("dexhil", "offline")
 
 
 def arguments(workdir: Path) -> list[str]:
     return [
-        "--config=experiments/configs/hil_sim.py",
+        f"--config={HIL}",
         "--config.preset=debug",
         "--config.model.name=tiny",
         f"--config.hil.arms={','.join(ARMS)}",
@@ -95,7 +97,7 @@ def test_a_finished_study_runs_nothing_again(study: Path, capsys: pytest.Capture
 
 
 def test_only_the_last_round_gets_the_final_trials(tmp_path: Path) -> None:
-    config = read_config_file(Path("experiments/configs/hil_sim.py"))
+    config = read_config_file(Path(HIL))
     arms = {name: get_arm(name) for name in config.hil.arms}
     _, chains = hil.plan(config, tmp_path, arms, ())
     for parts in chains.values():
@@ -143,6 +145,18 @@ def test_the_folder_of_another_study_is_refused(study: Path) -> None:
 def test_settings_that_cannot_work_are_refused(tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         hil.main([*arguments(tmp_path), f"--config.{change}"])
+
+
+def test_an_arm_may_correct_one_task_alone(tmp_path: Path) -> None:
+    config = read_config_file(Path(HIL))
+    part = hil.arm_parts(config, tmp_path, "plush_only", get_arm("plush_only"), [1], ())[0]
+    assert {"--config.online.tasks=plush", f"--episodes={config.hil.per_round}"} <= set(part.arguments)
+    loaded, _ = load_config([f"--config={HIL}", "--config.online.tasks=plush"])
+    assert supervised_tasks(loaded) == ("plush",)
+    assert supervised_tasks(config) == ("plush", "tissue")
+    loaded.online.tasks = ("plusch",)
+    with pytest.raises(ValueError, match=r"online\.tasks: 'plusch' is not known; did you mean 'plush'"):
+        supervised_tasks(loaded)
 
 
 def test_an_unknown_arm_names_the_nearest(tmp_path: Path) -> None:
