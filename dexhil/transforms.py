@@ -180,20 +180,24 @@ def fit_normalization(
     *,
     delta_dims: Sequence[int] = (),
     action_space: str = "recorded",
-    min_range: float | np.ndarray = MIN_RANGE,
-    state_min_range: float | np.ndarray | None = None,
+    min_range: float = MIN_RANGE,
+    min_range_m: float = MIN_RANGE,
 ) -> Normalization:
     """Statistics of raw states [N, S] and raw absolute chunks [N, H, A]; entries with mask [N, H] False do not count.
 
-    min_range: the floor of the actions, and of the state unless `state_min_range` is given. Of large data only every
-    k-th sample is used, about MAX_ENTRIES chunk entries, so that memory stays flat.
+    min_range: the floor of joints and turns (rad); min_range_m: of the positions of "ee_delta" (m). Of large data only
+    every k-th sample is used, about MAX_ENTRIES chunk entries, so that memory stays flat.
     """
     every = max(1, mask.size // MAX_ENTRIES)
     states, chunks, mask = states[::every], chunks[::every], mask[::every]
     valid = _transform(chunks, states, action_space, delta_dims)[mask]
-    state_floor = min_range if state_min_range is None else state_min_range
-    state_stats = NormStats.from_arrays(_show_state(states, action_space), state_floor)
-    return Normalization(state_stats, NormStats.from_arrays(valid, min_range), tuple(delta_dims), action_space)
+    shown = _show_state(states, action_space)
+    positions = 3 if action_space == "ee_delta" else 0  # they come first, in state and actions
+    state_stats, action_stats = (
+        NormStats.from_arrays(values, np.where(np.arange(values.shape[1]) < positions, min_range_m, min_range))
+        for values in (shown, valid)
+    )
+    return Normalization(state_stats, action_stats, tuple(delta_dims), action_space)
 
 
 Samples = tuple[np.ndarray, np.ndarray, np.ndarray]  # states [N, S], chunks [N, H, A], mask bool [N, H]

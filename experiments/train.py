@@ -190,8 +190,15 @@ def model_config(config: Config, stats: Normalization, tokenizer: Tokenizer) -> 
 def normalization(config: Config, data: Loader) -> Normalization:
     """Statistics of the training data, frozen from here on."""
     chunks, mask = data.chunks(np.arange(data.num_samples))
-    space, delta_dims = config.data.action_space, tuple(config.data.delta_dims)
-    return fit_normalization(data.all_states(), chunks, mask, delta_dims=delta_dims, action_space=space)
+    return fit_normalization(
+        data.all_states(),
+        chunks,
+        mask,
+        delta_dims=tuple(config.data.delta_dims),
+        action_space=config.data.action_space,
+        min_range=config.data.min_range,
+        min_range_m=config.data.min_range_m,
+    )
 
 
 def load_parent(config: Config, meta: CheckpointMeta) -> Any:

@@ -44,6 +44,8 @@ def get_config(preset: str = "default") -> Config:
     # "ee_delta": the arm as change of the end effector's pose; "recorded": joints, those of delta_dims relative to now
     config.data.action_space = "ee_delta"
     config.data.delta_dims = ()
+    config.data.min_range = 0.02  # rad that are mapped to [-1, 1] at least, however little a joint moves in the data
+    config.data.min_range_m = 0.02  # m, the same of the positions of "ee_delta"
 
     config.data.filter = "last_takeover"  # of an online episode: from its last takeover on; also "corrections", "none"
     config.data.mixture = ConfigDict()
