@@ -210,7 +210,8 @@ def normalization_drift(
 
     frozen: the samples that `normalization` was fitted to; new: those of a later round; both raw, as for
     `fit_normalization`. joint_names: of the recorded joints [S]. Rows {"kind": "state" or "actions", "name", "outside":
-    share of new values outside the range (2 % is normal), "shift": of the median, in units of the range}.
+    share of new values outside the range (2 % is normal), "reach": how far out they go (99th percentile of the
+    normalised size, 1 at the end of the range), "shift": of the median, in units of the range}.
     """
     widths = normalization.recorded_dims
     if set(widths.values()) != {len(joint_names)}:
@@ -224,8 +225,9 @@ def normalization_drift(
     ):
         outside = (np.abs(now) > 1).mean(axis=0)
         shift = (np.median(now, axis=0) - np.median(before, axis=0)) / 2  # [-1, 1] is two units wide
-        for name, share, moved in zip(names[kind], outside.tolist(), shift.tolist(), strict=True):
-            rows.append({"kind": kind, "name": name, "shift": moved, "outside": share})
+        reach = np.quantile(np.abs(now), QUANTILES[1], axis=0)
+        for name, moved, share, far in zip(names[kind], *(x.tolist() for x in (shift, outside, reach)), strict=True):
+            rows.append({"kind": kind, "name": name, "shift": moved, "outside": share, "reach": far})
     return sorted(rows, key=lambda row: (-row["outside"], -abs(row["shift"])))
 
 

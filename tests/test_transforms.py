@@ -201,7 +201,21 @@ def test_drift_names_the_joint_that_moved(rng):
     assert (worst["kind"], worst["name"]) == ("state", "thumb")
     assert worst["shift"] == pytest.approx(0.5 / (0.98 * 2), rel=0.02)  # the range is the middle 98 % of [-1, 1]
     assert worst["outside"] == pytest.approx(0.25 + 0.01, abs=0.03)
+    assert worst["reach"] == pytest.approx(1.5 / 0.98, rel=0.02)
     assert all(row["outside"] <= 0.0201 and row["shift"] == 0 for row in rows[1:])
+
+
+def test_a_floor_keeps_a_wider_motion_near_the_range(rng):
+    states = np.tile(np.array([0, 0, 0, -1.5, 0, 1.5, 0, 0.3, 0.3], np.float32), (60, 1))
+    states[:, 0] += rng.uniform(-0.01, 0.01, 60)
+    chunks, mask = np.repeat(states[:, None], 2, axis=1), np.ones((60, 2), bool)
+    stats = fit_normalization(states, chunks, mask, action_space="ee_delta", min_range=0.5, min_range_m=0.1)
+    width = stats.actions.high - stats.actions.low
+    np.testing.assert_allclose(width, [0.1] * 3 + [0.5] * 5, rtol=1e-5)
+    np.testing.assert_allclose((stats.state.high - stats.state.low)[:3], [0.1] * 3, rtol=1e-5)
+    chunks[:, 1, 7] += 0.4
+    rows = normalization_drift(stats, (states, states[:, None], mask[:, :1]), (states, chunks, mask), list("abcdefghi"))
+    assert (rows[0]["name"], rows[0]["reach"]) == ("h", pytest.approx(1.6, rel=1e-3))
 
 
 def test_data_that_was_fitted_to_has_drifted_nowhere(rng):

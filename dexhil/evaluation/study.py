@@ -77,7 +77,9 @@ class Study:
     cells: tuple[Cell, ...]
     online: tuple[OnlineEpisode, ...]
     demonstrations: tuple[Demonstrations, ...]
-    drift: tuple[dict[str, Any], ...]  # rows {"arm","round","kind","name","shift","outside"} from the drift check
+    drift: tuple[
+        dict[str, Any], ...
+    ]  # rows {"arm","round","kind","name","shift","outside","reach"}, of the drift check
 
     def __post_init__(self) -> None:
         known = {*self.arms, WARMUP}

@@ -52,7 +52,15 @@ def test_the_page_holds_every_section_in_one_file(tmp_path: Path):
     )  # fmt: skip
     gone = episode("dexhil", 2, 8, video=tmp_path / "deleted.mp4")
     study = full_study()
-    drift = {"arm": "dexhil", "round": 1, "kind": "state", "name": "thumb_yaw", "shift": 0.31, "outside": 0.45}
+    drift = {
+        "arm": "dexhil",
+        "round": 1,
+        "kind": "state",
+        "name": "thumb_yaw",
+        "shift": 0.31,
+        "outside": 0.45,
+        "reach": 7.3,
+    }
     mixed = cell("dexhil", 3, 8, 8, mixture={"samples": 4321}, lineage={"parent": "runs/hil/dexhil-2"})
     study = dataclasses.replace(
         study, online=(*study.online, filmed, gone), drift=(drift,), cells=(*study.cells, mixed)
@@ -60,7 +68,7 @@ def test_the_page_holds_every_section_in_one_file(tmp_path: Path):
     html = page(tmp_path, study)
     assert titles(html) == list(SECTIONS)
     assert html.count("data:video/mp4;base64,") == 1
-    for text in ("thumb_yaw", "45.0 %", "+31.0 %", "13/20 (65 %)", "8/10 (80 %)", "4321", "runs/hil/dexhil-2"):
+    for text in ("thumb_yaw", "45.0 %", "7.3", "+31.0 %", "13/20 (65 %)", "8/10 (80 %)", "4321", "runs/hil/dexhil-2"):
         assert text in html
     assert "closed before the wrist arrived" in html
 
@@ -106,7 +114,7 @@ def test_every_round_and_task_has_its_turn():
 
 def test_drift_is_shown_worst_first_with_how_many_are_far():
     rows = [
-        {"arm": "dexhil", "round": 1, "kind": "state", "name": name, "shift": 0.0, "outside": outside}
+        {"arm": "dexhil", "round": 1, "kind": "state", "name": name, "shift": 0.0, "outside": outside, "reach": 1.0}
         for name, outside in (("a", 0.02), ("b", 0.5))
     ]
     (section,) = drift_sections(dataclasses.replace(full_study(), drift=tuple(rows)))
