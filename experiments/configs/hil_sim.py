@@ -14,8 +14,8 @@ def get_config(preset: str = "default") -> Config:
     if preset == "default":  # as in the paper, one laboratory: the task varies widely, what is around it hardly
         config.rig.difficulty, config.rig.surroundings = 0.7, 0.1
     config.data.heldout_fraction = 0.0
-    # The ranges are frozen from slow and clean demonstrations. A person who corrects moves farther and back: at a
-    # seventh of a joint's range in the data such an action has fifty times the loss, and, weighted, drowns all others.
+    # Ranges are frozen from slow, clean demonstrations; a person who corrects moves farther, and back. Without a floor
+    # such actions reach 7 where demonstrations end at 1: fifty times the loss, which, weighted, drowns all other.
     config.data.min_range, config.data.min_range_m = 0.5, 0.1
     config.train.log_every = 25  # the jump of the loss at the start of a round is a short one
     config.train.augment = True  # 30 demonstrations per task are few enough to learn the pictures by heart
@@ -27,11 +27,7 @@ def get_config(preset: str = "default") -> Config:
     config.eval.max_seconds = config.online.max_seconds  # as long as under supervision: time to recover counts
 
     config.hil = ConfigDict()
-    config.hil.arms = (
-        "dexhil",
-        "dagger",
-        "offline",
-    )  # see experiments/arms.py for all; the first is compared with each
+    config.hil.arms = ("dexhil", "dagger", "offline")  # all: experiments/arms.py; the first is compared with each
     config.hil.rounds = 3
     config.hil.demonstrations = 30  # per task, for the warm-up
     config.hil.per_round = 10  # corrected episodes, or demonstrations, per task and round
@@ -46,13 +42,11 @@ def get_config(preset: str = "default") -> Config:
         config.hil.rounds = 2
         config.hil.demonstrations = 15
         config.hil.per_round = 4
-        config.hil.round_steps = 150
-        config.hil.round_learning_rate = 1e-3  # so few steps do not recover from a higher one
+        config.hil.round_steps = 300
         config.eval.trials = config.hil.final_trials = 10
     elif preset == "debug":
-        config.rig.difficulty = config.rig.surroundings = (
-            0.0  # an untrained policy leaves odd states: corrections should not fail as well
-        )
+        # An untrained policy leaves odd states: at least the corrections should not fail.
+        config.rig.difficulty = config.rig.surroundings = 0.0
         config.hil.rounds = 1
         config.hil.demonstrations = 1
         config.hil.per_round = 1
