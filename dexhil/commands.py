@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -120,8 +121,12 @@ def refuse_other_config(workdir: Path, config: Config, *, free: Sequence[str] = 
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
-    """Calls `main(arguments)`; an error in the input becomes one line on stderr and exit status 2, Ctrl-C 130."""
+    """Calls `main(arguments)`; an error in the input becomes one line on stderr and exit status 2, Ctrl-C 130.
+
+    SIGTERM is as Ctrl-C: what is open is closed and kept.
+    """
     keep_compiled()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:

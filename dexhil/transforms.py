@@ -185,8 +185,9 @@ def fit_normalization(
 ) -> Normalization:
     """Statistics of raw states [N, S] and raw absolute chunks [N, H, A]; entries with mask [N, H] False do not count.
 
-    min_range: the floor of joints and turns (rad); min_range_m: of the positions of "ee_delta" (m). Of large data only
-    every k-th sample is used, about MAX_ENTRIES chunk entries, so that memory stays flat.
+    min_range: the floor of joints and turns (rad), and of the rotation's columns in the state of "ee_delta";
+    min_range_m: of the positions of "ee_delta" (m). Of large data only every k-th sample is used, about MAX_ENTRIES
+    chunk entries, so that memory stays flat.
     """
     every = max(1, mask.size // MAX_ENTRIES)
     states, chunks, mask = states[::every], chunks[::every], mask[::every]

@@ -39,14 +39,24 @@ from dexhil.commands import (
 from dexhil.config import Config, split_overrides
 from dexhil.evaluation.study import WARMUP, Cell, Demonstrations, Study, study_results
 from dexhil.evaluation.study_report import write_study_report
+from dexhil.names import check_known
 from dexhil.progress import format_seconds
 from dexhil.recorder import list_episodes, read_facts
 from experiments.arms import Arm, get_arm
 from experiments.launchers import LOG, Child, Leftover, launch_local
-from experiments.online import read_online
+from experiments.online import check_person, read_online
+from experiments.rigs import make_rig
 
 SEEDS_PER_ROUND = 10_000  # so that no two rounds share a start
-MAY_CHANGE = ("hil.arms", "hil.jobs", "collect.workers", "eval.workers")  # in the folder of a study that was begun
+# In the folder of a study that was begun.
+MAY_CHANGE = (
+    "hil.arms",
+    "hil.jobs",
+    "collect.workers",
+    "eval.workers",
+    "eval.videos_per_task",
+    "online.videos_per_task",
+)
 POLL_S = 0.2
 
 
@@ -69,9 +79,9 @@ def main(argv: Sequence[str]) -> None:
     config, options = load_config(argv, parser)
     if "hil" not in config or not config.hil.arms:
         raise ConfigError(f"--config {options.config}: has no section `hil` with arms; start from hil_sim.py")
-    check_settings(config)
-    refuse_other_config(options.workdir, config, free=MAY_CHANGE)
     arms = {name: get_arm(name) for name in config.hil.arms}
+    check_settings(config, arms)
+    refuse_other_config(options.workdir, config, free=MAY_CHANGE)
     overrides = [f"--config.{key}={value}" for key, value in split_overrides(argv)[0].items()]
     shared = (f"--config={options.config}", *overrides)
     run = Run(options.workdir, "hil", config)
@@ -84,19 +94,34 @@ def main(argv: Sequence[str]) -> None:
         runner = Runner(run, config, parts, stopping)
         try:
             runner.run_chain(first)
-            for future in [pool.submit(runner.run_chain, chain) for chain in chains.values()]:
-                future.result()
-        except KeyboardInterrupt:
+            running = {pool.submit(runner.run_chain, chain): name for name, chain in chains.items()}
+            errors = []
+            for future in concurrent.futures.as_completed(running):
+                if error := future.exception():
+                    print(f"{running[future]}: failed; the other arms go on: {error}", file=sys.stderr, flush=True)
+                    errors.append(error)
+        except KeyboardInterrupt:  # the second Ctrl-C
             runner.kill()
             raise
+    if errors:
+        raise errors[0]
     if not all(part.finished for part in parts):
         print("stopped; the same command goes on from there")
         raise KeyboardInterrupt
     print_table(runner.report())
 
 
-def check_settings(config: Config) -> None:
-    """Raises ConfigError where a number of the study is too small or an arm is named twice."""
+def check_settings(config: Config, arms: dict[str, Arm]) -> None:
+    """What only a later part reads is checked before the first. Raises ConfigError or ValueError."""
+    make_rig(config.rig.to_dict()).close()
+    check_person(config.online.person.to_dict())
+    if config.online.tasks:
+        raise ConfigError(
+            "online.tasks: a study supervises every task of the rig; for one alone see experiments/arms.py"
+        )
+    for name, arm in arms.items():
+        for task in arm.tasks:
+            check_known(f"task of arm {name!r}", task, config.rig.tasks)
     for key in ("rounds", "demonstrations", "per_round", "round_steps", "jobs"):
         if config.hil[key] < 1:
             raise ConfigError(f"hil.{key} {config.hil[key]!r}: expected at least 1")
@@ -167,7 +192,7 @@ def supervision(
     config: Config, name: str, arm: Arm, number: int, parent: Path, out: Path, shared: tuple[str, ...]
 ) -> Part:
     """An online round: the last policy acts, a person corrects."""
-    tasks = arm.tasks or tuple(config.online.tasks) or tuple(config.rig.tasks)
+    tasks = arm.tasks or tuple(config.rig.tasks)
     arguments = (
         *shared,
         f"--checkpoint={parent}",

@@ -53,16 +53,17 @@ def launch_local(
     on the terminal reaches this command only, which passes it on once.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / "lock").open("w") as lock, (workdir / LOG).open("a") as log:
+    with (workdir / "lock").open("w") as lock, contextlib.ExitStack() as opened:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"{workdir.name}: still running since an earlier call; waiting for it", file=sys.stderr, flush=True)
             return Leftover(workdir / "lock")
+        log = None if shown else opened.enter_context((workdir / LOG).open("a"))
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=None if shown else log,
+            stdout=log,
             stderr=None if shown else subprocess.STDOUT,
             env=environment,
             start_new_session=True,
@@ -115,10 +116,11 @@ class Leftover:
         return True
 
     def stop(self) -> None:
+        print(f"{self._lock.parent}: goes on by itself, it was started by an earlier call", file=sys.stderr, flush=True)
         self._left_alone = True
 
     def kill(self) -> None:
-        self.stop()
+        self._left_alone = True
 
 
 def slurm_launcher(workdir: Path, settings: Sequence[str], cluster: str) -> Launch:

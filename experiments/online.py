@@ -82,7 +82,7 @@ def collect_online(config: Config, online: Round, tasks: Sequence[str], per_task
     episodes = online.out / "episodes"
     episodes.mkdir(parents=True, exist_ok=True)
     settings = config.online
-    load_retargeter(settings.person.retargeter)  # a wrong file is named before anything runs
+    check_person(settings.person.to_dict())
     done = fill_quota(
         {task: _recorded(episodes, task) for task in tasks},
         per_task,
@@ -183,10 +183,19 @@ def record_online(
     return result
 
 
+def check_person(settings: dict[str, Any]) -> None:
+    """Raises ValueError where `config.online.person` makes no person; a wrong file is named before anything runs."""
+    load_retargeter(settings["retargeter"])
+    _habits(settings)
+
+
+def _habits(settings: dict[str, Any]) -> PersonConfig:
+    return PersonConfig(**{name: value for name, value in settings.items() if name != "retargeter"})
+
+
 def make_person(rig: SimRig, seed: int, settings: dict[str, Any]) -> SimulatedPerson:
     """The simulated person of `config.online.person`."""
-    habits = {name: value for name, value in settings.items() if name != "retargeter"}
-    return SimulatedPerson(rig, seed=seed, config=PersonConfig(**habits), model=load_retargeter(settings["retargeter"]))
+    return SimulatedPerson(rig, seed=seed, config=_habits(settings), model=load_retargeter(settings["retargeter"]))
 
 
 @functools.cache

@@ -37,34 +37,37 @@ def fill_quota(
     ):
         pending: dict[concurrent.futures.Future, tuple[str, int]] = {}
         started = {task: set(seeds) for task, seeds in done.items()}
-        while not stopping():
-            for task, seed in _missing(done, started, per_task, first_seed, most):
-                started[task].add(seed)
-                pending[pool.submit(job, task, seed)] = task, seed
-            if not pending:
-                return done
-            finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in finished:
-                task, seed = pending.pop(future)
-                done[task][seed] = _result(future, workers)
-            bar.update(_counted(done, per_task), others=sum(not ok for seeds in done.values() for ok in seeds.values()))
-        pool.shutdown(cancel_futures=True)
+        try:
+            while not stopping():
+                for task, seed in _missing(done, started, per_task, first_seed, most):
+                    started[task].add(seed)
+                    pending[pool.submit(job, task, seed)] = task, seed
+                if not pending:
+                    return done
+                finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in finished:
+                    task, seed = pending.pop(future)
+                    done[task][seed] = future.result()
+                others = sum(not counts for seeds in done.values() for counts in seeds.values())
+                bar.update(_counted(done, per_task), others=others)
+            pool.shutdown(cancel_futures=True)
+        except BrokenProcessPool:
+            if not stopping():  # else it was a worker that the Ctrl-C met before it ignored it
+                raise OSError(
+                    f"a worker process died; its message is above. Often memory ran out: try fewer workers than "
+                    f"{workers}. Finished episodes are kept, and the same command continues"
+                ) from None
+        except KeyboardInterrupt:  # the second Ctrl-C
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
     raise KeyboardInterrupt
 
 
 def leave_ctrl_c_to_parent() -> None:
     """For a worker: Ctrl-C on a terminal reaches the whole group, and the parent decides what to finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _result(future: concurrent.futures.Future, workers: int) -> bool:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise OSError(
-            f"a worker process died; its message is above. Often memory ran out: try fewer workers than {workers}. "
-            f"Finished episodes are kept, and the same command continues"
-        ) from None
 
 
 def _counted(done: Done, per_task: int) -> int:

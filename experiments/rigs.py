@@ -17,7 +17,7 @@ def make_rig(rig: Mapping[str, Any]) -> SimRig:
     return SimRig(
         rig["tasks"],
         difficulty=rig["difficulty"],
-        surroundings=rig["surroundings"],
+        surroundings=rig.get("surroundings"),
         image_size=rig["image_size"],
         cameras=rig["cameras"],
         control_hz=rig["control_hz"],

@@ -193,8 +193,9 @@ def drift_sections(study: Study) -> list[Section]:
     far = [row for row in rows if row["outside"] > DRIFT_ALARM]
     verdict = (
         f"The normalisation keeps the ranges of the warm-up. In {len(far)} of {len(rows)} cases more than "
-        f"{_percent(DRIFT_ALARM)} of a joint's new values lie outside (2 % is normal). An action at a reach of "
-        f"3 starts with about nine times the loss of one at 1: where actions reach far, raise data.min_range(_m)."
+        f"{_percent(DRIFT_ALARM)} of a joint's new values lie outside (2 % is normal). An action at a "
+        "reach of 3 starts with about nine times the loss of one at 1: where they reach far, give a new study a larger "
+        "data.min_range."
     )
     cells = [
         (

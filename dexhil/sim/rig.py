@@ -59,7 +59,7 @@ class SimRig:
         Raises ValueError for an unknown task or fidelity and for a difficulty, rate or size out of range.
         """
         check_difficulty(difficulty)
-        check_difficulty(difficulty if surroundings is None else surroundings)
+        check_difficulty(difficulty if surroundings is None else surroundings, "surroundings")
         check_fidelity(fidelity)
         unknown = [task for task in tasks if task not in task_names()]
         if unknown:

@@ -140,11 +140,35 @@ def test_the_folder_of_another_study_is_refused(study: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("hil.jobs=0", r"hil\.jobs 0: expected at least 1"), ("hil.arms=dexhil,dexhil", "'dexhil' is named 2 times")],
+    [
+        ("hil.jobs=0", r"hil\.jobs 0: expected at least 1"),
+        ("hil.arms=dexhil,dexhil", "'dexhil' is named 2 times"),
+        ("rig.surroundings=2.0", r"surroundings 2\.0: expected"),
+        ("online.person.skill=0.0", r"online\.person\.skill 0\.0: expected more than 0"),
+        ("online.person.retargeter=none.npz", r"none\.npz: no such file"),
+        ("online.tasks=plush", "a study supervises every task"),
+    ],
 )
-def test_settings_that_cannot_work_are_refused(tmp_path: Path, change: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_settings_that_cannot_work_are_refused_before_anything_runs(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         hil.main([*arguments(tmp_path), f"--config.{change}"])
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_an_arm_of_a_task_that_the_rig_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"task of arm 'plush_only' 'plush' is not known"):
+        hil.main([*arguments(tmp_path), "--config.hil.arms=plush_only", "--config.rig.tasks=tissue"])
+
+
+def test_another_arm_may_be_named_in_the_folder_of_a_finished_study(study: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(study, again)
+    hil.main([*arguments(again), "--config.hil.arms=dexhil,offline,dagger"])
+    results = report_of(again)["results"]
+    assert set(results["differences"]) == {"dexhil-offline", "dexhil-dagger"}
+    assert results["arms"]["dexhil"] == report_of(study)["results"]["arms"]["dexhil"]
+    demonstrated = [read_facts(path)[0].round for path in list_episodes(again / "demonstrations/round1/episodes")]
+    assert set(demonstrated) == {1}
 
 
 def test_an_arm_may_correct_one_task_alone(tmp_path: Path) -> None:
@@ -171,4 +195,4 @@ def test_a_config_without_a_study_is_refused(tmp_path: Path) -> None:
 
 def test_a_part_that_fails_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"round 0: demonstrations failed with exit status 2.*The part alone: python"):
-        hil.main([*arguments(tmp_path), "--config.rig.robot=fr3_leap"])
+        hil.main([*arguments(tmp_path), "--config.collect.workers=0"])

@@ -104,6 +104,7 @@ def test_unknown_names_suggest_the_nearest(rig):
     ("options", "message"),
     [
         ({"difficulty": 1.5}, "difficulty 1.5: expected"),
+        ({"surroundings": 1.5}, "surroundings 1.5: expected"),
         ({"control_hz": 0.0}, "control_hz 0.0: expected more than 0"),
         ({"image_size": 0}, "image_size 0: expected at least 1"),
         ({"fidelity": "fleks"}, "did you mean 'flex'"),

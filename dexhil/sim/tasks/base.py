@@ -112,10 +112,10 @@ def check_fidelity(fidelity: str) -> None:
     check_known("fidelity", fidelity, FIDELITIES)
 
 
-def check_difficulty(difficulty: float) -> None:
+def check_difficulty(difficulty: float, name: str = "difficulty") -> None:
     """Raises ValueError unless `difficulty` lies in [0, 1]."""
     if not 0.0 <= difficulty <= 1.0:
-        raise ValueError(f"difficulty {difficulty!r}: expected a number from 0 (none) to 1 (all randomisation)")
+        raise ValueError(f"{name} {difficulty!r}: expected a number from 0 (none) to 1 (all randomisation)")
 
 
 def touched_by(model: mujoco.MjModel, data: mujoco.MjData, geoms: np.ndarray, flexes: np.ndarray) -> np.ndarray:
