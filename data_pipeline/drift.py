@@ -18,7 +18,7 @@ def newest_data_drift(data: Loader, normalization: Normalization) -> list[dict[s
 
     Rows as of `normalization_drift`, the worst first; none where there is one data set only or the last adds no sample.
     """
-    newest = len(data.card()["datasets"]) - 1
+    newest = data.num_datasets - 1
     if newest == 0 or not (data.index["dataset"] == newest).any():
         return []
     known = data.robot in ROBOTS

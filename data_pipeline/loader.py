@@ -82,6 +82,11 @@ class Loader:
         self._chosen, self._dirs = chosen, [str(path) for path in dataset_dirs]
 
     @property
+    def num_datasets(self) -> int:
+        """Data sets that were given, those included that the filter left nothing of."""
+        return len(self._dirs)
+
+    @property
     def num_samples(self) -> int:
         """Rows of the index: steps that can start a chunk."""
         return len(self.index)

@@ -99,12 +99,9 @@ class Run:
         return report
 
     def _write_config(self) -> None:
-        path = self.workdir / "config.json"
-        if path.is_file():
-            changed = changed_keys(json.loads(path.read_text()), self.config)
-            if changed:
-                print(f"{self.workdir}: config differs from the earlier run's in {', '.join(changed)}", file=sys.stderr)
-        write_json(path, self.config)
+        if changed := _changes(self.workdir, self.config):
+            print(f"{self.workdir}: config differs from the earlier run's in {', '.join(changed)}", file=sys.stderr)
+        write_json(self.workdir / "config.json", self.config)
 
 
 def refuse_other_config(workdir: Path, config: Config, *, free: Sequence[str] = ()) -> None:
@@ -112,12 +109,16 @@ def refuse_other_config(workdir: Path, config: Config, *, free: Sequence[str] = 
 
     free: keys that may differ.
     """
-    path = Path(workdir) / "config.json"
-    changed = changed_keys(json.loads(path.read_text()), to_json(config)) if path.is_file() else []
-    if changed := [key for key in changed if key not in free]:
+    if changed := [key for key in _changes(workdir, to_json(config)) if key not in free]:
         raise ConfigError(
             f"{workdir}: holds a run that differs in {', '.join(changed)}; choose another --workdir or delete it"
         )
+
+
+def _changes(workdir: Path, config: dict[str, Any]) -> list[str]:
+    """Keys in which the run that `workdir` holds differs from `config`, none where it holds no run."""
+    path = Path(workdir) / "config.json"
+    return changed_keys(json.loads(path.read_text()), config) if path.is_file() else []
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-import signal
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 
 from dexhil.commands import progress, stop_requested
+from dexhil.progress import leave_ctrl_c_to_parent
 
 Done = dict[str, dict[int, bool]]  # task -> seed -> whether the episode counts
 
@@ -63,11 +63,6 @@ def fill_quota(
                 worker.terminate()
             raise
     raise KeyboardInterrupt
-
-
-def leave_ctrl_c_to_parent() -> None:
-    """For a worker: Ctrl-C on a terminal reaches the whole group, and the parent decides what to finish."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _counted(done: Done, per_task: int) -> int:

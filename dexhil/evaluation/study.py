@@ -77,9 +77,7 @@ class Study:
     cells: tuple[Cell, ...]
     online: tuple[OnlineEpisode, ...]
     demonstrations: tuple[Demonstrations, ...]
-    drift: tuple[
-        dict[str, Any], ...
-    ]  # rows {"arm","round","kind","name","shift","outside","reach"}, of the drift check
+    drift: tuple[dict[str, Any], ...]  # of the drift check: {"arm","round","kind","name","shift","outside","reach"}
 
     def __post_init__(self) -> None:
         known = {*self.arms, WARMUP}

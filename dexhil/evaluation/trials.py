@@ -7,7 +7,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from dexhil.evaluation.rollout import Filming, Policy, ScoredRig, Trial, run_trial
 from dexhil.evaluation.video import write_picture, write_video
+from dexhil.progress import leave_ctrl_c_to_parent
 
 TRIALS_FILE = "trials.jsonl"
 
@@ -152,7 +152,7 @@ _worker: tuple[Bench, ScoredRig, Policy] | None = None  # each worker process bu
 
 def _start_worker(bench: Bench) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    leave_ctrl_c_to_parent()
     for name, value in _WORKER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     _worker = bench, bench.make_rig(), bench.make_policy()
