@@ -239,13 +239,13 @@ class Control:
         if report is None:
             return None, self._no_action
         plan, fault = self._checked_plan(report, now)
-        if plan is None:
-            if self._phase is Phase.RUNNING and self._state.mode not in (Mode.ENGAGING, Mode.HUMAN):
-                self._note(now, "watchdog:policy", fault)
-            return None, self._no_action
         begin = None if self._state.mode is Mode.AUTONOMOUS else self.safety.resting_point()
-        found = self._handover(plan, now + 1.0 / self.settings.arm_hz, begin)
-        return (None, self._no_action) if found is None else ((found[0], plan.epoch), found[1])
+        found = None if plan is None else self._handover(plan, now + 1.0 / self.settings.arm_hz, begin)
+        if plan is not None and found is not None:
+            return (found[0], plan.epoch), found[1]
+        if self._phase is Phase.RUNNING and self._state.mode not in (Mode.ENGAGING, Mode.HUMAN):
+            self._note(now, "watchdog:policy", fault or "policy: its last plan has ended and no new one came")
+        return None, self._no_action
 
     def _checked_plan(self, report: Report, now: float) -> tuple[Plan | None, str]:
         """The newest plan, or None and why it is not followed."""

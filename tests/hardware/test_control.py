@@ -265,6 +265,16 @@ def test_a_policy_without_a_fresh_plan_holds_and_goes_on_with_one(bench: Bench):
     assert "watchdog:policy" in bench.causes()
 
 
+def test_a_plan_that_ends_before_it_is_stale_holds_and_says_so(bench: Bench):
+    bench.planning = False
+    actions = np.tile(bench.control.latest.command, (4, 1))
+    bench.report = Report(bench.now, Plan(actions, bench.now, bench.control.latest.epoch, 99), identity={"x": 1})
+    bench.run(0.3)
+    assert bench.control.latest.mode is Mode.HOLD
+    assert "last plan has ended" in bench.said()
+    assert "watchdog:policy" in bench.causes()
+
+
 def test_a_policy_that_reports_an_error_holds_at_once(bench: Bench):
     bench.planning = False
     bench.report = Report(bench.now, error="policy: returned an action that is not finite", identity={"x": 1})
