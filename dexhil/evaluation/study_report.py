@@ -151,7 +151,11 @@ def takeover_sections(study: Study) -> list[Section]:
         shown = _some_of_each_round(episodes)
         caption = f"{len(shown)} of {len(episodes)} supervised rollouts, the first of each round. ✓ and ✕: the outcome."
         films = _correction_clips(episodes)
-        blocks: list[Block] = [_control_table(episodes), Image(timeline_plot(shown), caption)]
+        blocks: list[Block] = [
+            _control_table(episodes),
+            *_reasons_table(episodes),
+            Image(timeline_plot(shown), caption),
+        ]
         sections.append(Section(f"Supervised rollouts: {arm}", [*blocks, *([Clips(films)] if films else [])]))
     return sections
 
@@ -321,6 +325,15 @@ def _control_row(number: int, episodes: Sequence[OnlineEpisode]) -> tuple[str, .
         f"{largest(jump for episode in episodes for jump, _ in episode.engaged):.3g}",
         f"{largest(jump for episode in episodes for jump, _ in episode.released):.3g}",
     )
+
+
+def _reasons_table(episodes: Sequence[OnlineEpisode]) -> list[Table]:
+    """How often a person took over for which reason, the most frequent first; [] where nobody did."""
+    rounds = sorted({episode.round for episode in episodes})
+    counts = Counter((reason, episode.round) for episode in episodes for reason in episode.reasons)
+    totals = Counter(reason for episode in episodes for reason in episode.reasons)
+    rows = [(reason, *(str(counts[reason, number]) for number in rounds)) for reason, _ in totals.most_common()]
+    return [Table(("why a person took over", *(f"round {number}" for number in rounds)), rows)] if rows else []
 
 
 def _some_of_each_round(episodes: Sequence[OnlineEpisode]) -> list[OnlineEpisode]:

@@ -12,7 +12,7 @@ import pytest
 from dexhil.commands import Run
 from dexhil.evaluation.study import Study, study_results
 from dexhil.evaluation.study_plots import losses_plot
-from dexhil.evaluation.study_report import drift_sections, in_turns, write_study_report
+from dexhil.evaluation.study_report import drift_sections, in_turns, takeover_sections, write_study_report
 from dexhil.evaluation.video import CONTROL_COLOURS, control_overlay, write_picture, write_video
 from tests.evaluation.test_study import cell, episode, full_study
 
@@ -93,6 +93,13 @@ def test_one_arm_alone_is_a_study(tmp_path: Path):
     html = page(tmp_path, Study(("plush", "tissue"), ("only",), cells, (episode("only", 1, reasons=[]),), (), ()))
     assert "Paired differences" not in titles(html)
     assert "Supervised rollouts: only" in titles(html)
+
+
+def test_reasons_to_take_over_are_counted_by_round_the_most_frequent_first():
+    online = [episode("dexhil", 1, 0, reasons=["slip", "late", "late"]), episode("dexhil", 2, 1, reasons=["late"])]
+    (section,) = takeover_sections(dataclasses.replace(full_study(), online=tuple(online)))
+    assert vars(section.blocks[1])["rows"][0] == ("late", "2", "1")
+    assert vars(section.blocks[1])["rows"][1] == ("slip", "1", "0")
 
 
 def test_without_a_logged_loss_there_is_no_loss_plot():
