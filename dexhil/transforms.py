@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.ee_actions import EE_DIM, ee_state, from_ee_delta, to_ee_delta
+from dexhil.ee_actions import EE_DIM, EE_SPACES, ee_state, from_ee_actions, to_ee_actions
 from dexhil.schema import ARM_DOF
 
-ACTION_SPACES = ("recorded", "ee_delta")
+ACTION_SPACES = ("recorded", *EE_SPACES)
 QUANTILES = (0.01, 0.99)
 # A joint that hardly moves in the data would have its noise blown up to the full range (and any real motion to
 # thousands); no dimension is stretched by more than 2 / MIN_RANGE.
@@ -103,7 +103,7 @@ def _shift_by_state(actions: np.ndarray, state: np.ndarray, dims: Sequence[int],
 class Normalization:
     """Everything that ties raw state and actions to the model's: frozen from the offline data, kept in the checkpoint.
 
-    action_space: "recorded", or "ee_delta": deltas of the end effector's pose and hand targets (see `ee_actions`).
+    action_space: "recorded", or motion of the end effector and hand targets, "ee_delta" or "ee_pose": `ee_actions`.
     state: stats [S'] of the state as the action space shows it. actions: stats [A'] of the *transformed* actions,
     pooled over chunk positions. delta_dims: recorded action dimensions relative to the state at the chunk's start.
     """
@@ -116,8 +116,11 @@ class Normalization:
     def __post_init__(self) -> None:
         if self.action_space not in ACTION_SPACES:
             raise ValueError(f"action_space {self.action_space!r}: expected one of {list(ACTION_SPACES)}")
-        if self.action_space == "ee_delta" and self.delta_dims:
-            raise ValueError(f"delta_dims {self.delta_dims}: an 'ee_delta' is relative already; leave them empty")
+        if self.action_space in EE_SPACES and self.delta_dims:
+            raise ValueError(
+                f"delta_dims {self.delta_dims}: they name recorded joints, which {self.action_space!r} has none of; "
+                "leave them empty"
+            )
 
     @property
     def recorded_dims(self) -> dict[str, int]:
@@ -138,13 +141,13 @@ class Normalization:
     def unnormalize_actions(
         self, actions: np.ndarray, state: np.ndarray, before: np.ndarray | None = None
     ) -> np.ndarray:
-        """Inverse of `normalize_actions`; of an "ee_delta" up to the elbow, which goes on from that of `before`.
+        """Inverse of `normalize_actions`; of an end effector's up to the elbow, which goes on from that of `before`.
 
         before: recorded action [..., A] that is executed before these, by default the present state.
         """
         raw = self.actions.unnormalize(actions)
-        if self.action_space == "ee_delta":
-            return from_ee_delta(raw, state, before)
+        if self.action_space in EE_SPACES:
+            return from_ee_actions(raw, state, self.action_space, before)
         return to_absolute(raw, state, self.delta_dims)
 
     def to_json(self) -> dict[str, Any]:
@@ -166,11 +169,13 @@ class Normalization:
 
 
 def _show_state(state: np.ndarray, action_space: str) -> np.ndarray:
-    return ee_state(state) if action_space == "ee_delta" else state
+    return ee_state(state) if action_space in EE_SPACES else state
 
 
 def _transform(actions: np.ndarray, state: np.ndarray, action_space: str, delta_dims: Sequence[int]) -> np.ndarray:
-    return to_ee_delta(actions, state) if action_space == "ee_delta" else to_delta(actions, state, delta_dims)
+    if action_space in EE_SPACES:
+        return to_ee_actions(actions, state, action_space)
+    return to_delta(actions, state, delta_dims)
 
 
 def fit_normalization(
@@ -185,15 +190,15 @@ def fit_normalization(
 ) -> Normalization:
     """Statistics of raw states [N, S] and raw absolute chunks [N, H, A]; entries with mask [N, H] False do not count.
 
-    min_range: the floor of joints and turns (rad), and of the rotation's columns in the state of "ee_delta";
-    min_range_m: of the positions of "ee_delta" (m). Of large data only every k-th sample is used, about MAX_ENTRIES
+    min_range: the floor of joints and turns (rad), and of the rotation's columns in an end effector's state;
+    min_range_m: of its positions (m). Of large data only every k-th sample is used, about MAX_ENTRIES
     chunk entries, so that memory stays flat.
     """
     every = max(1, mask.size // MAX_ENTRIES)
     states, chunks, mask = states[::every], chunks[::every], mask[::every]
     valid = _transform(chunks, states, action_space, delta_dims)[mask]
     shown = _show_state(states, action_space)
-    positions = 3 if action_space == "ee_delta" else 0  # they come first, in state and actions
+    positions = 3 if action_space in EE_SPACES else 0  # they come first, in state and actions
     state_stats, action_stats = (
         NormStats.from_arrays(values, np.where(np.arange(values.shape[1]) < positions, min_range_m, min_range))
         for values in (shown, valid)
@@ -250,7 +255,7 @@ def _dimension_names(joint_names: Sequence[str], action_space: str) -> dict[str,
     columns = [f"ee_rotation_{axis}{column}" for column in (0, 1) for axis in "xyz"]
     return {
         "state": [*(f"ee_{axis}" for axis in "xyz"), *columns, *hand],
-        "actions": [*(f"ee_delta_{axis}" for axis in "xyz"), *(f"ee_turn_{axis}" for axis in "xyz"), *hand],
+        "actions": [*(f"{action_space}_{axis}" for axis in "xyz"), *(f"ee_turn_{axis}" for axis in "xyz"), *hand],
     }
 
 

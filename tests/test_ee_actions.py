@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dexhil.ee_actions import EE_DIM, ee_state, from_ee_delta, to_ee_delta
+from dexhil.ee_actions import EE_DIM, EE_SPACES, HOME_ROTATION, ee_state, from_ee_actions, to_ee_actions
 from dexhil.robot import FR3_DEXHAND021 as SPEC
 from dexhil.robot_geometry import ee_pose
 from dexhil.transforms import Normalization, NormStats, fit_normalization
@@ -17,9 +17,10 @@ def motion() -> tuple[np.ndarray, np.ndarray]:
     return states.astype(np.float32), (states[:, None] + steps).astype(np.float32)
 
 
-def test_the_way_back_reaches_the_commanded_poses_and_keeps_the_hand(motion):
+@pytest.mark.parametrize("space", EE_SPACES)
+def test_the_way_back_reaches_the_commanded_poses_and_keeps_the_hand(motion, space):
     states, chunks = motion
-    back = from_ee_delta(to_ee_delta(chunks, states), states)
+    back = from_ee_actions(to_ee_actions(chunks, states, space), states, space)
     for found, wanted, tolerance in zip(ee_pose(back[..., :7]), ee_pose(chunks[..., :7]), (5e-4, 5e-3), strict=True):
         np.testing.assert_allclose(found, wanted, atol=tolerance)
     np.testing.assert_array_equal(back[..., 7:], chunks[..., 7:])
@@ -28,13 +29,26 @@ def test_the_way_back_reaches_the_commanded_poses_and_keeps_the_hand(motion):
 def test_commanding_the_present_pose_is_a_zero_delta(motion):
     states, _ = motion
     chunk = np.repeat(states[:, None], 3, axis=1)
-    np.testing.assert_allclose(to_ee_delta(chunk, states)[..., :EE_DIM], 0.0, atol=1e-6)
+    np.testing.assert_allclose(to_ee_actions(chunk, states, "ee_delta")[..., :EE_DIM], 0.0, atol=1e-6)
+
+
+def test_a_pose_is_that_of_the_base_frame_whatever_the_present_one(motion):
+    states, chunks = motion
+    poses = to_ee_actions(chunks, states, "ee_pose")
+    np.testing.assert_array_equal(to_ee_actions(chunks, states[::-1], "ee_pose"), poses)
+    positions, rotations = ee_pose(chunks[..., :7])
+    np.testing.assert_allclose(poses[..., :3], positions, atol=1e-6)
+    np.testing.assert_allclose(
+        np.linalg.norm(poses[..., 3:EE_DIM], axis=-1),
+        np.arccos((np.einsum("...ij,ij", rotations, HOME_ROTATION) - 1) / 2),
+        atol=1e-4,
+    )
 
 
 def test_a_zero_delta_keeps_the_pose(motion):
     states, chunks = motion
     deltas = np.concatenate([np.zeros((5, 8, EE_DIM), np.float32), chunks[..., 7:]], axis=-1)
-    positions, _ = ee_pose(from_ee_delta(deltas, states)[..., :7])
+    positions, _ = ee_pose(from_ee_actions(deltas, states, "ee_delta")[..., :7])
     np.testing.assert_allclose(positions, np.broadcast_to(ee_pose(states[:, :7])[0][:, None], (5, 8, 3)), atol=5e-4)
 
 
@@ -43,10 +57,10 @@ def test_the_delta_does_not_depend_on_the_elbow(motion):
     states, _ = motion
     moved = states.copy()
     moved[:, :3] += 0.05
-    target = from_ee_delta(np.zeros((5, 1, 18), np.float32), moved)[:, 0]
-    again = from_ee_delta(np.zeros((5, 1, 18), np.float32), target)[:, 0]
+    target = from_ee_actions(np.zeros((5, 1, 18), np.float32), moved, "ee_delta")[:, 0]
+    again = from_ee_actions(np.zeros((5, 1, 18), np.float32), target, "ee_delta")[:, 0]
     assert np.abs(again[:, :7] - moved[:, :7]).max() > 1e-3
-    np.testing.assert_allclose(to_ee_delta(again[:, None], moved)[..., :EE_DIM], 0.0, atol=2e-3)
+    np.testing.assert_allclose(to_ee_actions(again[:, None], moved, "ee_delta")[..., :EE_DIM], 0.0, atol=2e-3)
 
 
 def test_the_state_shows_position_two_rotation_columns_and_the_hand(motion):
@@ -58,9 +72,10 @@ def test_the_state_shows_position_two_rotation_columns_and_the_hand(motion):
     np.testing.assert_array_equal(shown[:, 9:], states[:, 7:])
 
 
-def test_normalization_round_trips_through_json_and_back_to_joints(motion):
+@pytest.mark.parametrize("space", EE_SPACES)
+def test_normalization_round_trips_through_json_and_back_to_joints(motion, space):
     states, chunks = motion
-    made = fit_normalization(states, chunks, np.ones((5, 8), bool), action_space="ee_delta")
+    made = fit_normalization(states, chunks, np.ones((5, 8), bool), action_space=space)
     again = Normalization.from_json(made.to_json())
     assert again.hash() == made.hash()
     assert again.recorded_dims == {"state": 19, "actions": 19}
@@ -71,11 +86,12 @@ def test_normalization_round_trips_through_json_and_back_to_joints(motion):
 
 def test_an_unknown_action_space_is_refused():
     stats = NormStats(np.zeros(3, np.float32), np.ones(3, np.float32))
-    with pytest.raises(ValueError, match=r"action_space 'ee': expected one of \['recorded', 'ee_delta'\]"):
+    with pytest.raises(ValueError, match=r"action_space 'ee': expected one of \['recorded', 'ee_delta', 'ee_pose'\]"):
         Normalization(stats, stats, (), "ee")
 
 
-def test_delta_dims_beside_end_effector_deltas_are_refused():
+@pytest.mark.parametrize("space", EE_SPACES)
+def test_delta_dims_beside_end_effector_motion_are_refused(space):
     stats = NormStats(np.zeros(3, np.float32), np.ones(3, np.float32))
-    with pytest.raises(ValueError, match=r"delta_dims \(0,\): an 'ee_delta' is relative already"):
-        Normalization(stats, stats, (0,), "ee_delta")
+    with pytest.raises(ValueError, match=rf"delta_dims \(0,\): they name recorded joints, which '{space}' has none of"):
+        Normalization(stats, stats, (0,), space)

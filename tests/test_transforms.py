@@ -233,15 +233,16 @@ def test_drift_ignores_masked_actions(rng):
     assert max(row["outside"] for row in rows) <= 0.0201
 
 
-def test_drift_of_end_effector_deltas_has_its_own_names(rng):
+@pytest.mark.parametrize("space", ["ee_delta", "ee_pose"])
+def test_drift_of_end_effector_motion_has_its_own_names(rng, space):
     states = rng.uniform(-0.5, 0.5, (50, 9)).astype(np.float32) + np.array([0, 0, 0, -1.5, 0, 1.5, 0, 0, 0], np.float32)
     chunks, mask = np.repeat(states[:, None], 2, axis=1), np.ones((50, 2), bool)
     frozen = (states, chunks, mask)
     names = [f"arm{i}" for i in range(7)] + ["thumb", "index"]
-    rows = normalization_drift(fit_normalization(*frozen, action_space="ee_delta"), frozen, frozen, names)
+    rows = normalization_drift(fit_normalization(*frozen, action_space=space), frozen, frozen, names)
     shown = {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in ("state", "actions")}
     assert len(shown["state"]) == 9 + 2
-    assert set(shown["actions"]) == {f"ee_{part}_{a}" for part in ("delta", "turn") for a in "xyz"} | {"thumb", "index"}
+    assert set(shown["actions"]) == {f"{part}_{a}" for part in (space, "ee_turn") for a in "xyz"} | {"thumb", "index"}
 
 
 def test_drift_wants_the_names_of_the_recorded_joints_and_something_to_compare(rng):

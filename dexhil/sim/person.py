@@ -37,14 +37,17 @@ _PERSON_STREAM = 1
 class PersonConfig:
     """reaction_s: range of the time from seeing a reason to taking over. no_progress_s: patience without progress.
 
+    foresight: chance of seeing, while a policy acts, that a grasp is about to miss; else only an empty hand tells.
+
     late_s: time of watching after which a person helps in any case. false_alarms_per_s: takeovers without a reason.
     hand_back: chance of handing back once the object is in the hand and moves with it, else the person finishes.
     approach_speed, skill: of the person's arm and eye, see `ScriptedOperator`.
 
-    Raises ValueError for a skill of 0 or less.
+    Raises ValueError for a skill of 0 or less and for a foresight that is no chance.
     """
 
     reaction_s: tuple[float, float] = (0.2, 0.5)
+    foresight: float = 1.0
     no_progress_s: float = 1.5
     late_s: float = 8.0
     false_alarms_per_s: float = 0.0
@@ -55,6 +58,8 @@ class PersonConfig:
     def __post_init__(self) -> None:
         if self.skill <= 0:
             raise ValueError(f"online.person.skill {self.skill!r}: expected more than 0; 1 is a demonstrator's")
+        if not 0 <= self.foresight <= 1:
+            raise ValueError(f"online.person.foresight {self.foresight!r}: expected a chance from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +83,14 @@ class Attention:
 class Watch:
     """Memory of a watching person. best, moved: m, where something last went forward, and since: s, when.
 
-    began: s, when the person began to watch.
+    began: s, when the person began to watch. foresees: whether a miss is seen before the fingers have closed.
     """
 
     best: float = np.inf
     moved: float = 0.0
     since: float = 0.0
     began: float = 0.0
+    foresees: bool = True
 
 
 def foresee(task: str, seen: Attention, watch: Watch, config: PersonConfig) -> str:
@@ -97,12 +103,12 @@ def foresee(task: str, seen: Attention, watch: Watch, config: PersonConfig) -> s
         watch.best, watch.since = distance, seen.time_s
     if seen.moved > watch.moved + 0.005:
         watch.moved, watch.since = seen.moved, seen.time_s
-    near = seen.away < NEAR_M[task]
+    misses = watch.foresees and seen.away >= NEAR_M[task] and not seen.in_hand
     if seen.dropped > SLIPPED_M and not seen.in_hand:
         return "slip"
-    if seen.closure > CLOSED and not near and not seen.in_hand and seen.moved < SLIPPED_M:
+    if misses and seen.closure > CLOSED and seen.moved < SLIPPED_M:
         return "hand_before_arm"
-    if seen.above < LOW_M[task] and not near and not seen.in_hand:
+    if misses and seen.above < LOW_M[task]:
         return "wrong_approach"
     if seen.closure > CLOSED and seen.above > LOW_M[task] + HOLD_HEIGHT_M and seen.moved < SLIPPED_M:
         return "poor_contact"
@@ -124,7 +130,7 @@ class SimulatedPerson:
         self._rig, self._seed = rig, seed
         self._config = config or PersonConfig()
         self._rng = np.random.default_rng([seed, _PERSON_STREAM])
-        self._watch, self._most_moved = Watch(), 0.0
+        self._watch, self._most_moved = self._begin_to_watch(0.0), 0.0
         self._operator: ScriptedOperator | None = None
         self._due: tuple[float, str] | None = None
         self._hands_back = False
@@ -138,7 +144,7 @@ class SimulatedPerson:
         """What the person shows, or None while it only watches. command: [A] rad, the last executed."""
         seen = self._look()
         if self._operator is not None and self._lets_go(seen):
-            self._operator, self._watch = None, Watch(since=seen.time_s, began=seen.time_s)
+            self._operator, self._watch = None, self._begin_to_watch(seen.time_s)
             return None
         if self._operator is not None:
             return self._devices.show(self._correct(self._operator))
@@ -146,6 +152,9 @@ class SimulatedPerson:
             return None
         self._operator = self._take_over(command)
         return self._devices.show(self._operator.intent)
+
+    def _begin_to_watch(self, now: float) -> Watch:
+        return Watch(since=now, began=now, foresees=bool(self._rng.uniform() < self._config.foresight))
 
     def _lets_go(self, seen: Attention) -> bool:
         """Whether the policy goes on: the object is in the hand, or an arm that did not follow has been led back."""

@@ -41,11 +41,12 @@ def get_config(preset: str = "default") -> Config:
     config.data.heldout_fraction = 0.05
     config.data.cache_dir = "data/.cache"
     config.data.chunk = 16
-    # "ee_delta": the arm as change of the end effector's pose; "recorded": joints, those of delta_dims relative to now
+    # The arm as the end effector's pose, relative to now ("ee_delta") or in the base frame ("ee_pose"), or "recorded":
+    # joints, those of delta_dims relative to now.
     config.data.action_space = "ee_delta"
     config.data.delta_dims = ()
     config.data.min_range = 0.02  # rad that are mapped to [-1, 1] at least, however little a joint moves in the data
-    config.data.min_range_m = 0.02  # m, the same of the positions of "ee_delta"
+    config.data.min_range_m = 0.02  # m, the same of the end effector's positions
 
     config.data.filter = "last_takeover"  # of an online episode: from its last takeover on; also "corrections", "none"
     config.data.mixture = ConfigDict()
@@ -108,6 +109,7 @@ def get_config(preset: str = "default") -> Config:
     config.online.videos_per_task = 3
     config.online.person = ConfigDict()
     config.online.person.reaction_s = (0.2, 0.5)
+    config.online.person.foresight = 1.0  # chance of seeing a miss before the fingers have closed
     config.online.person.no_progress_s = 1.5
     config.online.person.late_s = 8.0
     config.online.person.false_alarms_per_s = 0.0

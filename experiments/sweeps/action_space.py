@@ -7,9 +7,10 @@ ARM_AND_HAND = tuple(range(19))
 
 
 def get_sweep() -> list[dict[str, Any]]:
-    """End-effector deltas, joint angles relative to now (arm, or arm and hand), absolute joint angles."""
+    """End-effector deltas and poses, joint angles relative to now (arm, or arm and hand), absolute joint angles."""
     return [
         {"data.action_space": "ee_delta"},
+        {"data.action_space": "ee_pose"},
         {"data.action_space": "recorded", "data.delta_dims": ARM},
         {"data.action_space": "recorded", "data.delta_dims": ARM_AND_HAND},
         {"data.action_space": "recorded", "data.delta_dims": ()},

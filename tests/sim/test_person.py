@@ -128,9 +128,27 @@ def test_a_takeover_of_one_tick_has_both_its_jumps(rig, monkeypatch):
     assert outcome.released[0].max == pytest.approx(0.03, abs=0.01)
 
 
-def test_a_person_without_skill_is_refused():
-    with pytest.raises(ValueError, match="skill 0: expected more than 0"):
-        PersonConfig(skill=0)
+@pytest.mark.parametrize(
+    ("habit", "message"),
+    [({"skill": 0}, "skill 0: expected more than 0"), ({"foresight": 2}, "foresight 2: expected a chance")],
+)
+def test_an_impossible_person_is_refused(habit, message):
+    with pytest.raises(ValueError, match=message):
+        PersonConfig(**habit)
+
+
+def test_without_foresight_only_an_empty_hand_tells_of_a_miss():
+    watch = Watch(best=0.3, since=0.9, foresees=False)
+    closing = dataclasses.replace(WELL, closure=0.8, above=0.0)
+    assert foresee("plush", closing, watch, PersonConfig()) == ""
+    assert foresee("plush", dataclasses.replace(closing, above=0.1), watch, PersonConfig()) == "poor_contact"
+
+
+@pytest.mark.parametrize(("foresight", "reason"), [(1.0, "hand_before_arm"), (0.0, "poor_contact")])
+def test_foresight_decides_when_a_person_takes_over(rig, foresight, reason):
+    outcome, _, person = supervise(rig, "tissue", 0, PersonConfig(foresight=foresight))
+    assert outcome.success
+    assert person.reasons[0] == reason
 
 
 WELL = Attention(time_s=1.0, away=0.2, above=0.1, closure=0.0, in_hand=False, moved=0.0, dropped=0.0)
