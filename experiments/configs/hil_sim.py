@@ -17,14 +17,8 @@ def get_config(preset: str = "default") -> Config:
     # Ranges are frozen from slow, clean demonstrations; a person who corrects moves farther, and back. Without a floor
     # such actions reach 7 where demonstrations end at 1: fifty times the loss, which, weighted, drowns all other.
     config.data.min_range, config.data.min_range_m = 0.5, 0.1
-    # Targets in the base frame hold the hand at its object after a miss; deltas carry it on, up and away, where neither
-    # a demonstration nor a correction has been.
-    config.data.action_space = "ee_pose"
     if preset != "debug":
         config.train.log_every = 25  # the jump of the loss at the start of a round is a short one
-        # A takeover before the fingers close says "away" where demonstrations say "close", and a picture hardly tells
-        # one from the other: weighted, the policy hovers. An empty hand that was lifted is told apart easily.
-        config.online.person.foresight, config.online.person.no_progress_s = 0.0, 2.5
     config.train.augment = True  # 30 demonstrations per task are few enough to learn the pictures by heart
     # As in the paper (10 s against 3 s), a demonstration is mostly approach and a correction only its end: 6.3 s and
     # 2.5 s, so that interventions are about as rare as there (a tenth of the samples in round 1).
