@@ -154,7 +154,8 @@ class SimulatedPerson:
         return self._devices.show(self._operator.intent)
 
     def _begin_to_watch(self, now: float) -> Watch:
-        return Watch(since=now, began=now, foresees=bool(self._rng.uniform() < self._config.foresight))
+        foresight = self._config.foresight
+        return Watch(since=now, began=now, foresees=foresight == 1 or bool(self._rng.uniform() < foresight))
 
     def _lets_go(self, seen: Attention) -> bool:
         """Whether the policy goes on: the object is in the hand, or an arm that did not follow has been led back."""
