@@ -93,6 +93,7 @@ class Control:
     faults: what is wrong now, name -> message; outside: what others found wrong, replaced as a whole; either holds the
     robot. lost: actuators that need a new connection and a person's consent. events: what the person pressed, for
     whoever runs the episodes. told: (t, message) for the person. interventions: of the safety layer, as they end.
+    newest_report: reads the policy's, which is None while it starts; None where there is no policy.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Control:
         cameras: Mapping[str, Camera],
         teleop: Teleop,
         safety: SafetyLayer,
-        newest_report: Callable[[], Report | None] = lambda: None,
+        newest_report: Callable[[], Report | None] | None = None,
         settings: Settings | None = None,
     ) -> None:
         self.spec, self.arm, self.hand, self.cameras = spec, arm, hand, dict(cameras)
@@ -235,10 +236,9 @@ class Control:
         """((command [A] rad for this tick, its epoch) or None, what the policy itself asks for [A])."""
         if self._phase is Phase.HOMING:
             return (self.spec.home, self._state.epoch + 1), self._no_action
-        report = self._newest_report()
-        if report is None:
+        if self._newest_report is None:
             return None, self._no_action
-        plan, fault = self._checked_plan(report, now)
+        plan, fault = self._checked_plan(self._newest_report(), now)
         begin = None if self._state.mode is Mode.AUTONOMOUS else self.safety.resting_point()
         found = None if plan is None else self._handover(plan, now + 1.0 / self.settings.arm_hz, begin)
         if plan is not None and found is not None:
@@ -247,11 +247,11 @@ class Control:
             self._note(now, "watchdog:policy", fault or "policy: its last plan has ended and no new one came")
         return None, self._no_action
 
-    def _checked_plan(self, report: Report, now: float) -> tuple[Plan | None, str]:
+    def _checked_plan(self, report: Report | None, now: float) -> tuple[Plan | None, str]:
         """The newest plan, or None and why it is not followed."""
+        if report is None or report.plan is None:
+            return None, (report.error if report else "") or "policy: no plan yet"
         plan = report.plan
-        if plan is None:
-            return None, report.error or "policy: no plan yet"
         if plan.actions.ndim != 2 or plan.actions.shape[1] != self.spec.action_dim:
             return None, f"policy: plans {list(plan.actions.shape)}, {self.spec.name} takes [H, {self.spec.action_dim}]"
         if not np.isfinite(plan.actions).all():

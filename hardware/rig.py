@@ -58,7 +58,7 @@ class Rig:
             retargeter=retargeter(config, self.spec),
             cube_to_ee=cube_to_ee(config.teleop.calibration),
         )
-        newest = policy.newest if policy is not None else lambda: None
+        newest = policy.newest if policy is not None else None
         arm, hand, cameras = (self.devices[role] for role in ("arm", "hand", "cameras"))
         return kind(self.spec, arm, hand, cameras, teleop, layer, newest, settings)
 

@@ -212,7 +212,7 @@ class Live:
     operator: FakeOperator
 
 
-def live_control(newest: Any = lambda: None) -> Live:
+def live_control(newest: Any = None) -> Live:
     """Control of fake devices on the real clock."""
     patient = dataclasses.replace(SETTINGS, watchdog_least_s=2.0)
     arm, hand = FakeActuator("fr3", arm_state(SPEC.home[:ARM_DOF])), FakeActuator("dexhand", SPEC.home[ARM_DOF:].copy())

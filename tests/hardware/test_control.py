@@ -275,6 +275,13 @@ def test_a_plan_that_ends_before_it_is_stale_holds_and_says_so(bench: Bench):
     assert "watchdog:policy" in bench.causes()
 
 
+def test_a_policy_that_is_started_again_is_a_reason_to_hold(bench: Bench):
+    bench.planning, bench.report = False, None  # nothing is said before it has loaded
+    assert bench.tick().mode is Mode.HOLD
+    assert "no plan yet" in bench.said()
+    assert "watchdog:policy" in bench.causes()
+
+
 def test_a_policy_that_reports_an_error_holds_at_once(bench: Bench):
     bench.planning = False
     bench.report = Report(bench.now, error="policy: returned an action that is not finite", identity={"x": 1})
