@@ -67,7 +67,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "hardware/collect.py",
             "--config=hardware/configs/peers.py",
             f"--checkpoint={folder / 'run'}",
-            "--episodes=1",
+            "--episodes=2",
             f"--out={folder / 'online'}",
             "--config.rig.tasks=plush",
             "--config.rig.cameras=scene",
@@ -86,7 +86,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_policy_takeover_release_and_recording_through_every_driver(recorded: Path) -> None:
     paths = list_episodes(recorded / "online" / "episodes")
-    assert sum(read_facts(path)[0].success == 1 for path in paths) >= 1
+    assert sum(read_facts(path)[0].success == 1 for path in paths) >= 2
     for path in paths:
         episode = read_episode(path)
         assert episode.metadata.max_takeover_jump < 0.005
@@ -108,7 +108,7 @@ def test_policy_takeover_release_and_recording_through_every_driver(recorded: Pa
 
 def test_the_rounds_take_it_as_a_round_of_theirs(recorded: Path) -> None:
     rollouts = read_online(recorded / "online", "dexhil", 1)
-    assert len(rollouts) >= 1
+    assert len(rollouts) >= 2
     assert all(rollout.reasons for rollout in rollouts)
 
 
