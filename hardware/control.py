@@ -21,6 +21,7 @@ from dexhil.robot import RobotSpec
 from dexhil.schema import ARM_DOF
 from dexhil.takeover import Decision, HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
 from hardware.devices import Actuator, Arm, Camera, Device, DeviceError, Hand, OperatorState
+from hardware.homing import WayHome
 from hardware.plans import Handover, Plan
 from hardware.policy_process import Report
 from hardware.safety import SafetyLayer, check_device
@@ -123,6 +124,8 @@ class Control:
         self._phase = Phase.OFF
         self._of_person = False
         self._state = start(spec.home)
+        speed = HOMING_SPEED * safety.arm.limits.velocity
+        self._way_home = WayHome(spec, speed, 1.0 / self.settings.hand_hz)
         self._handover = Handover(self.settings.fade_s, self.settings.policy_hz)
         self._sent = spec.home.copy()
         nothing = np.full(spec.action_dim, np.nan, np.float32)
@@ -161,7 +164,8 @@ class Control:
         self._state = executed(self._state, decision.command if decision.is_intervention else command)
         self._take_interventions(now)
         of_policy = asked if decision.mode is Mode.AUTONOMOUS and self._phase is Phase.RUNNING else self._no_action
-        return self._remember(now, decision.mode, of_policy, decision.is_intervention, holding or lack)
+        why = holding or lack or (self.safety.blocked if self._phase is Phase.HOMING else "")
+        return self._remember(now, decision.mode, of_policy, decision.is_intervention, why)
 
     def _asks(self, now: float) -> OperatorState:
         """The person's wish; a device that cannot tell it holds the robot."""
@@ -196,6 +200,8 @@ class Control:
                 continue
             if phase is Phase.RUNNING:
                 self._begin(now)
+            elif phase is Phase.HOMING:
+                self._way_home.start(self.safety.resting_point()[:ARM_DOF])
             self._phase = phase
 
     def _begin(self, now: float) -> None:
@@ -235,7 +241,10 @@ class Control:
     def _policy_action(self, now: float) -> tuple[tuple[np.ndarray, int] | None, np.ndarray]:
         """((command [A] rad for this tick, its epoch) or None, what the policy itself asks for [A])."""
         if self._phase is Phase.HOMING:
-            return (self.spec.home, self._state.epoch + 1), self._no_action
+            if self._state.mode is not Mode.AUTONOMOUS:
+                self._way_home.start(self.safety.resting_point()[:ARM_DOF])
+            target = np.concatenate([self._way_home.step(), self.spec.home[ARM_DOF:]]).astype(np.float32)
+            return (target, self._state.epoch + 1), self._no_action
         if self._newest_report is None:
             return None, self._no_action
         plan, fault = self._checked_plan(self._newest_report(), now)
@@ -293,6 +302,8 @@ class Control:
         else:
             speed = HOMING_SPEED if self._phase is Phase.HOMING else 1.0
             command = self.safety.limit(decision.command, now, arm_due, speed)
+            if self._phase is Phase.HOMING and arm_due and self.safety.blocked:
+                self._way_home.turn_back(self.safety.resting_point()[:ARM_DOF])
         if arm_due:
             self._tell_actuator("arm", self.arm, slice(0, ARM_DOF), command, now, 1.0 / self.settings.arm_hz)
         self._tell_actuator("hand", self.hand, slice(ARM_DOF, None), command, now, 1.0 / self.settings.hand_hz)

@@ -113,14 +113,15 @@ class SafetyLog:
 class SafetyLayer:
     """Commands [A] rad of one robot. The arm's are made on arm ticks, the hand's on all.
 
-    estopped: why the emergency stop is latched, "" where it is not.
+    estopped: why the emergency stop is latched, "" where it is not. blocked: why the guard stops what the arm was last
+    asked for, "" where it lets it pass.
     """
 
     def __init__(self, spec: RobotSpec, settings: SafetySettings, *, arm_hz: float, hand_hz: float) -> None:
         self.spec, self.settings, self.log = spec, settings, SafetyLog()
         self.arm = Limiter(motion_limits(spec, slice(0, ARM_DOF), settings), 1.0 / arm_hz)
         self.hand = Limiter(motion_limits(spec, slice(ARM_DOF, None), settings), 1.0 / hand_hz)
-        self.estopped = ""
+        self.estopped = self.blocked = ""
         self._soft_since = -np.inf
         self.reset(spec.home, 0.0)
 
@@ -179,8 +180,9 @@ class SafetyLayer:
 
     def _limit_part(self, part: Limiter, wanted: np.ndarray, now: float, first: int, speed: float) -> None:
         motion = part.towards(wanted, min(speed, self._soft(now)))
-        breach = self._breach(motion) if part is self.arm else ""
-        before = part.motion.q
+        before, breach = part.motion.q, ""
+        if part is self.arm:
+            breach = self.blocked = self._breach(motion)
         part.accept(part.braking() if breach else motion)
         if breach:
             cause, _, detail = breach.partition(": ")

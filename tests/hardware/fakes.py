@@ -96,7 +96,7 @@ def arm_state(q_arm: np.ndarray) -> ArmState:
 class Bench:
     """A control with fake devices. The test moves its clock: `run` ticks at 90 Hz and returns the snapshots."""
 
-    def __init__(self, settings: SafetySettings = SETTINGS, with_policy: bool = True) -> None:
+    def __init__(self, settings: SafetySettings = SETTINGS) -> None:
         self.now = 100.0
         self.ticks = 0
         self.arm = FakeActuator("fr3", arm_state(SPEC.home[:ARM_DOF]), self.clock)
@@ -106,7 +106,7 @@ class Bench:
         self.glove = FakeDevice("glove", SPEC.home[ARM_DOF:].astype(np.float64), self.clock, 1 / 90)
         self.operator = FakeOperator(self.clock)
         self.report: Report | None = None
-        self.planning, self.number = with_policy, 0
+        self.planning, self.number = True, 0
         self.goal = SPEC.home.copy()
         layer = SafetyLayer(SPEC, settings, arm_hz=30.0, hand_hz=90.0)
         self.control = Control(

@@ -1,0 +1,64 @@
+"""The way to the home pose, past what `hardware.guard` forbids: of two straight ways, where one ends the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dexhil import arm_ik
+from dexhil.poses import make_pose, rotation
+from dexhil.robot import RobotSpec
+from dexhil.schema import ARM_DOF
+
+SPEED_M, SPEED_RAD = 0.05, 0.3  # per s, of a hand that goes straight
+ENDS_RAD = 1e-4  # a way that moves no joint by more in a tick has ended
+
+
+class WayHome:
+    """Joint targets that lead the arm home: `start` where it rests, then `step` every tick; `turn_back` where the guard
+    stopped it.
+
+    The joints arrive together, so that the way is straight in joint space. From the edge of the box it may lead out
+    of it: then the hand goes straight, as the box is convex; and so on in turn. max_velocity: [7] rad/s of the joints.
+    """
+
+    def __init__(self, spec: RobotSpec, max_velocity: np.ndarray, period_s: float) -> None:
+        self._home = spec.home[:ARM_DOF].astype(np.float64)
+        self._pose_base_home = arm_ik.forward(self._home)
+        self._max_step, self._period_s = max_velocity * period_s, period_s
+        self._ways: list[Callable[[np.ndarray], np.ndarray]] = [self._with_joints, self._with_hand]
+        self._q_arm = self._home
+
+    def start(self, q_arm: np.ndarray) -> None:
+        """Begins at `q_arm` [7] rad, at rest."""
+        self._q_arm = q_arm.astype(np.float64)
+        self._ways = [self._with_joints, self._with_hand]
+
+    def turn_back(self, q_arm: np.ndarray) -> None:
+        """The other way, from `q_arm` [7] rad, at rest."""
+        self._q_arm = q_arm.astype(np.float64)
+        self._ways.reverse()
+
+    def step(self) -> np.ndarray:
+        """The next target, float64 [7] rad."""
+        before = self._q_arm
+        self._q_arm = self._ways[0](before)
+        if np.abs(self._q_arm - before).max() < ENDS_RAD:
+            self._q_arm, self._ways = self._with_joints(before), [self._with_joints, self._with_hand]
+        return self._q_arm
+
+    def _with_joints(self, q_arm: np.ndarray) -> np.ndarray:
+        rest = self._home - q_arm
+        return q_arm + rest / max(float((np.abs(rest) / self._max_step).max()), 1.0)
+
+    def _with_hand(self, q_arm: np.ndarray) -> np.ndarray:
+        """Joints one tick on, of a hand on its straight way, at constant speed."""
+        here = arm_ik.forward(q_arm)
+        rest = self._pose_base_home[:3] - here[:3]
+        turn = (rotation(self._pose_base_home) * rotation(here).inv()).as_rotvec()
+        ticks = max(np.linalg.norm(rest) / SPEED_M, np.linalg.norm(turn) / SPEED_RAD) / self._period_s
+        share = 1.0 / max(float(ticks), 1.0)
+        pose = make_pose(here[:3] + share * rest, Rotation.from_rotvec(share * turn) * rotation(here))
+        return arm_ik.solve(pose, q_arm).q_arm
