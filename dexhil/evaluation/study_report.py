@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.evaluation.page import Block, Clip, Clips, Fact, Image, Page, Section, Table, Text, key_values, write_page
-from dexhil.evaluation.study import PAPER_SECONDS, Cell, OnlineEpisode, Study, largest, scored_cells
-from dexhil.evaluation.study_plots import differences_plot, labour_plot, losses_plot, success_plot, timeline_plot
+from dexhil.evaluation.page import Block, Fact, Image, Page, Section, Table, Text, key_values, write_page
+from dexhil.evaluation.study import PAPER_SECONDS, Cell, Study, scored_cells
+from dexhil.evaluation.study_plots import differences_plot, labour_plot, losses_plot, success_plot
+from dexhil.evaluation.takeover_report import takeover_sections
 from dexhil.progress import format_seconds
 
 # Successes of 20 after the warm-up and rounds 1 to 3. Source: DexHiL, arXiv 2603.09121, main results.
@@ -23,8 +23,6 @@ PAPER_SUCCESSES = {
 }
 PAPER_TRIALS = 20
 DRIFT_ALARM = 0.10  # share of new values outside the frozen range; 2 % lie there by construction
-EPISODES_PER_ROUND = 8  # in a timeline
-VIDEOS_PER_ARM = 6
 NOTHING = "-"  # in a table
 
 
@@ -139,25 +137,6 @@ def loss_sections(study: Study) -> list[Section]:
         "from, and a weighted loss counts it more. Arms with different data and weights do not compare in height."
     )
     return [] if plot is None else [Section("Training loss", [Image(plot, caption)])]
-
-
-def takeover_sections(study: Study) -> list[Section]:
-    """Per arm who was in control in its supervised rollouts, and videos of corrections."""
-    sections = []
-    for arm in study.arms:
-        episodes = [episode for episode in study.online if episode.arm == arm]
-        if not episodes:
-            continue
-        shown = _some_of_each_round(episodes)
-        caption = f"{len(shown)} of {len(episodes)} supervised rollouts, the first of each round. ✓ and ✕: the outcome."
-        films = _correction_clips(episodes)
-        blocks: list[Block] = [
-            _control_table(episodes),
-            *_reasons_table(episodes),
-            Image(timeline_plot(shown), caption),
-        ]
-        sections.append(Section(f"Supervised rollouts: {arm}", [*blocks, *([Clips(films)] if films else [])]))
-    return sections
 
 
 def forgetting_sections(results: Mapping[str, Any]) -> list[Section]:
@@ -305,64 +284,6 @@ def _human_time_table(study: Study, work: Mapping[str, Any]) -> Table:
     ]
     names = ["warm-up", *(f"round {number}" for number in range(1, rounds))]
     return Table(("human time so far", *names, "rollouts under supervision"), rows)
-
-
-def _control_table(episodes: Sequence[OnlineEpisode]) -> Table:
-    rounds = sorted({episode.round for episode in episodes})
-    rows = [_control_row(number, [e for e in episodes if e.round == number]) for number in rounds]
-    header = ("round", "rollouts", "with a takeover", "corrected", "successes", "time under the person's control")
-    return Table((*header, "largest jump at a takeover, rad", "at a hand-back, rad"), rows)
-
-
-def _control_row(number: int, episodes: Sequence[OnlineEpisode]) -> tuple[str, ...]:
-    stretches = [stretch for episode in episodes for stretch in episode.control]
-    person = sum(end - start for start, end, who in stretches if who == "person")
-    total = sum(end - start for start, end, _ in stretches)
-    return (
-        *(str(number), str(len(episodes)), str(sum(bool(episode.reasons) for episode in episodes))),
-        *(str(sum(episode.corrected for episode in episodes)), str(sum(episode.success for episode in episodes))),
-        _percent(person / total) if total else NOTHING,
-        f"{largest(jump for episode in episodes for jump, _ in episode.engaged):.3g}",
-        f"{largest(jump for episode in episodes for jump, _ in episode.released):.3g}",
-    )
-
-
-def _reasons_table(episodes: Sequence[OnlineEpisode]) -> list[Table]:
-    """How often a person took over for which reason, the most frequent first; [] where nobody did."""
-    rounds = sorted({episode.round for episode in episodes})
-    counts = Counter((reason, episode.round) for episode in episodes for reason in episode.reasons)
-    totals = Counter(reason for episode in episodes for reason in episode.reasons)
-    rows = [(reason, *(str(counts[reason, number]) for number in rounds)) for reason, _ in totals.most_common()]
-    return [Table(("why a person took over", *(f"round {number}" for number in rounds)), rows)] if rows else []
-
-
-def _some_of_each_round(episodes: Sequence[OnlineEpisode]) -> list[OnlineEpisode]:
-    rounds = sorted({episode.round for episode in episodes})
-    by_round = [in_turns([episode for episode in episodes if episode.round == number]) for number in rounds]
-    return [episode for group in by_round for episode in group[:EPISODES_PER_ROUND]]
-
-
-def in_turns(episodes: Sequence[OnlineEpisode]) -> list[OnlineEpisode]:
-    """The first episode of every round and task, then the second of each, and so on."""
-    seen: Counter[tuple[int, str]] = Counter()
-    turns = []
-    for episode in episodes:
-        turns.append(seen[episode.round, episode.task])
-        seen[episode.round, episode.task] += 1
-    return [episodes[i] for i in sorted(range(len(episodes)), key=lambda i: turns[i])]
-
-
-def _correction_clips(episodes: Sequence[OnlineEpisode]) -> list[Clip]:
-    """The first filmed corrections of each round and task, as many as the limit allows."""
-    filmed = [e for e in episodes if e.reasons and e.video is not None and e.video.is_file()]
-    return [_clip(episode) for episode in sorted(in_turns(filmed)[:VIDEOS_PER_ARM], key=lambda e: e.round)]
-
-
-def _clip(episode: OnlineEpisode) -> Clip:
-    assert episode.video is not None, "only filmed episodes are chosen"
-    poster = episode.poster.read_bytes() if episode.poster and episode.poster.is_file() else b""
-    caption = f"round {episode.round}, {episode.task} {episode.seed}: {'; '.join(episode.reasons)}"
-    return Clip(episode.video.read_bytes(), caption, episode.success, poster)
 
 
 def _cards_table(cards: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:

@@ -12,7 +12,8 @@ import pytest
 from dexhil.commands import Run
 from dexhil.evaluation.study import Study, study_results
 from dexhil.evaluation.study_plots import losses_plot
-from dexhil.evaluation.study_report import drift_sections, in_turns, takeover_sections, write_study_report
+from dexhil.evaluation.study_report import drift_sections, write_study_report
+from dexhil.evaluation.takeover_report import in_turns, takeover_sections
 from dexhil.evaluation.video import CONTROL_COLOURS, control_overlay, write_picture, write_video
 from tests.evaluation.test_study import cell, episode, full_study
 
