@@ -106,6 +106,16 @@ def test_only_the_last_round_gets_the_final_trials(tmp_path: Path) -> None:
         assert trials == [f"--config.eval.trials={count}" for count in expected]
 
 
+def test_a_study_may_start_from_a_policy_trained_before(tmp_path: Path) -> None:
+    config = read_config_file(Path(HIL))
+    before = "--config.train.init_from=pretrained"
+    first, chains = hil.plan(config, tmp_path, {"dexhil": get_arm("dexhil")}, (before,))
+    trained = [part for part in [*first, *chains["dexhil"]] if part.script == "train.py"]
+    starts = [[text for text in part.arguments if text.startswith("--config.train.init_from=")][-1] for part in trained]
+    parents = [part.folder for part in trained[:-1]]
+    assert starts == [before, *(f"--config.train.init_from={parent}" for parent in parents)]
+
+
 def test_a_stop_ends_the_running_part_and_starts_no_other(study: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(study, again)
