@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -13,7 +11,7 @@ from dexhil.robot import RobotSpec
 from dexhil.schema import ARM_DOF
 
 SPEED_M, SPEED_RAD = 0.05, 0.3  # per s, of a hand that goes straight
-ENDS_RAD = 1e-4  # a way that moves no joint by more in a tick has ended
+ENDS_RAD = 1e-4  # a hand's way that moves no joint by more in a tick has ended: the joints do the rest
 
 
 class WayHome:
@@ -28,26 +26,23 @@ class WayHome:
         self._home = spec.home[:ARM_DOF].astype(np.float64)
         self._pose_base_home = arm_ik.forward(self._home)
         self._max_step, self._period_s = max_velocity * period_s, period_s
-        self._ways: list[Callable[[np.ndarray], np.ndarray]] = [self._with_joints, self._with_hand]
-        self._q_arm = self._home
+        self.start(self._home)
 
     def start(self, q_arm: np.ndarray) -> None:
         """Begins at `q_arm` [7] rad, at rest."""
-        self._q_arm = q_arm.astype(np.float64)
-        self._ways = [self._with_joints, self._with_hand]
+        self._q_arm, self._by_hand = q_arm.astype(np.float64), False
 
     def turn_back(self, q_arm: np.ndarray) -> None:
         """The other way, from `q_arm` [7] rad, at rest."""
-        self._q_arm = q_arm.astype(np.float64)
-        self._ways.reverse()
+        self._q_arm, self._by_hand = q_arm.astype(np.float64), not self._by_hand
 
     def step(self) -> np.ndarray:
         """The next target, float64 [7] rad."""
-        before = self._q_arm
-        self._q_arm = self._ways[0](before)
-        if np.abs(self._q_arm - before).max() < ENDS_RAD:
-            self._q_arm, self._ways = self._with_joints(before), [self._with_joints, self._with_hand]
-        return self._q_arm
+        after = self._with_hand(self._q_arm) if self._by_hand else self._with_joints(self._q_arm)
+        if self._by_hand and np.abs(after - self._q_arm).max() < ENDS_RAD:
+            after, self._by_hand = self._with_joints(self._q_arm), False
+        self._q_arm = after
+        return after
 
     def _with_joints(self, q_arm: np.ndarray) -> np.ndarray:
         rest = self._home - q_arm

@@ -1,0 +1,60 @@
+"""The way home on a clock of the test: slow, past what the guard forbids, and why it ends where it cannot go on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dexhil import arm_ik
+from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.schema import ARM_DOF
+from hardware.control import Phase
+from hardware.guard import depths
+from tests.hardware.fakes import BOX, SETTINGS, TICK_S, Bench, arm_state
+
+
+def test_homing_is_slow_and_ends_idle():
+    bench = Bench()
+    bench.arm.value = dataclasses.replace(bench.arm.value, q=SPEC.home[:ARM_DOF] + 0.2)
+    bench.run(0.1)
+    bench.control.request(Phase.HOMING)
+    path = bench.run(2.0)
+    speed = np.abs(np.diff([s.command[:ARM_DOF] for s in path], axis=0)).max() / (3 * TICK_S)
+    assert speed < 0.16 * SPEC.max_velocity.max()
+    assert bench.control.latest.phase is Phase.IDLE
+    np.testing.assert_allclose(bench.control.latest.command, SPEC.home, atol=0.011)
+
+
+@pytest.mark.parametrize(
+    "q_arm",
+    [  # at the edge of the box or low over the table: joint by joint, each as fast as it can, the way home leads out
+        [0.70, -0.16, 0.09, -2.59, -0.45, 1.53, -0.14],
+        [-0.74, -0.08, 1.27, -2.68, 0.52, 2.87, 0.60],
+        [0.43, -0.49, -0.53, -1.82, 0.98, 4.34, -0.10],
+        [-0.64, -0.80, -1.33, -3.01, 0.86, 2.42, -0.37],
+    ],
+)
+def test_homing_finds_its_way_past_what_the_guard_forbids(q_arm: list[float]):
+    bench = Bench()
+    bench.arm.value = arm_state(np.array(q_arm))
+    bench.run(0.1)
+    bench.control.request(Phase.HOMING)
+    bench.run(20.0)
+    assert bench.control.latest.phase is Phase.IDLE
+    np.testing.assert_allclose(bench.control.latest.command, SPEC.home, atol=0.011)
+    found = depths(np.array(bench.arm.commands), SPEC.home[ARM_DOF:], BOX)
+    assert found.max() <= max(1e-3, found[0].max())
+
+
+def test_homing_that_the_guard_forbids_says_why():
+    x_home = arm_state(SPEC.home[:ARM_DOF]).pose_base_ee[0]
+    box = dataclasses.replace(BOX, upper=np.array([x_home - 0.05, 0.5, 0.9]))
+    bench = Bench(dataclasses.replace(SETTINGS, box=box))
+    bench.arm.value = arm_state(
+        arm_ik.solve(bench.arm.value.pose_base_ee - [0.1, 0, 0, 0, 0, 0, 0], bench.arm.value.q).q_arm
+    )
+    bench.run(0.1)
+    bench.control.request(Phase.HOMING)
+    bench.run(10.0)
+    assert bench.control.latest.phase is Phase.HOMING
+    assert "workspace: the arm would come to rest" in bench.control.latest.holding
