@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dexhil.config import Config
-from dexhil.evaluation.page import Fact, Page, Section, Table, key_values, write_page
+from dexhil.evaluation.page import Fact, Page, Section, Table, key_values, percent, write_page
 from dexhil.progress import format_seconds
 from experiments.launchers import LOG
 
@@ -90,7 +90,7 @@ def success_rate(score: Mapping[str, Any] | None, task: str) -> str:
         return UNKNOWN
     entry = score["tasks"][task]
     low, high = entry["interval"]
-    return f"{100 * entry['rate']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{percent(entry['rate'])} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def text_table(table: Table) -> str:
@@ -133,5 +133,5 @@ def best_facts(rows: Sequence[Mapping[str, Any]]) -> list[Fact]:
     scored = [row for row in rows if row["score"]]
     if scored:
         best = max(scored, key=lambda row: row["score"]["mean_rate"])
-        facts.append(Fact("highest mean success", f"{100 * best['score']['mean_rate']:.0f} %", best["name"]))
+        facts.append(Fact("highest mean success", percent(best["score"]["mean_rate"]), best["name"]))
     return facts

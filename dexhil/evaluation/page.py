@@ -13,6 +13,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+NOTHING = "-"  # in a table
+
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
@@ -106,6 +108,11 @@ def render(page: Page) -> str:
     environment.filters["kind"] = lambda block: type(block).__name__
     template = resources.files("dexhil.evaluation").joinpath("page.html.j2").read_text()
     return environment.from_string(template).render(page=page)
+
+
+def percent(rate: float) -> str:
+    """A rate, 0 to 1, as people read it: "35 %"."""
+    return f"{100 * rate:.0f} %"
 
 
 def key_values(values: Mapping[str, Any]) -> Table:

@@ -8,7 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from dexhil.commands import read_metrics
-from dexhil.evaluation.page import Block, Clip, Clips, Fact, Image, Page, Section, Table, Text, key_values, write_page
+from dexhil.evaluation.page import (
+    Block,
+    Clip,
+    Clips,
+    Fact,
+    Image,
+    Page,
+    Section,
+    Table,
+    Text,
+    key_values,
+    percent,
+    write_page,
+)
 from dexhil.evaluation.plots import curves_plot, rates_plot, series, small_curves_plot
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import picture_path, video_path
@@ -50,7 +63,7 @@ def score_facts(score: Mapping[str, Any] | None) -> list[Fact]:
     if score is None:
         return []
     facts = [_task_fact(task, entry) for task, entry in score["tasks"].items()]
-    return [Fact("mean success", _percent(score["mean_rate"]), "over the tasks"), *facts] if len(facts) > 1 else facts
+    return [Fact("mean success", percent(score["mean_rate"]), "over the tasks"), *facts] if len(facts) > 1 else facts
 
 
 def score_sections(score: Mapping[str, Any] | None, trials: Sequence[Trial]) -> list[Section]:
@@ -152,7 +165,7 @@ def _task_fact(task: str, entry: Mapping[str, Any]) -> Fact:
     low, high = entry["interval"]
     return Fact(
         task,
-        _percent(entry["rate"]),
+        percent(entry["rate"]),
         f"{entry['successes']} of {entry['trials']} (95 %: {100 * low:.0f} to {100 * high:.0f})",
     )
 
@@ -165,7 +178,3 @@ def _clip(trial: Trial, media: Path) -> Clip:
     caption = f"seed {trial.seed}, {trial.seconds:.1f} s" + (f": {trial.failure}" if trial.failure else "")
     poster = picture_path(media, trial).read_bytes()
     return Clip(video_path(media, trial).read_bytes(), caption, trial.success, poster)
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.0f} %"

@@ -6,7 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.evaluation.page import Block, Fact, Image, Page, Section, Table, Text, key_values, write_page
+from dexhil.evaluation.page import (
+    NOTHING,
+    Block,
+    Fact,
+    Image,
+    Page,
+    Section,
+    Table,
+    Text,
+    key_values,
+    percent,
+    write_page,
+)
 from dexhil.evaluation.study import PAPER_SECONDS, Cell, Study, scored_cells
 from dexhil.evaluation.study_plots import differences_plot, labour_plot, losses_plot, success_plot
 from dexhil.evaluation.takeover_report import takeover_sections
@@ -23,7 +35,6 @@ PAPER_SUCCESSES = {
 }
 PAPER_TRIALS = 20
 DRIFT_ALARM = 0.10  # share of new values outside the frozen range; 2 % lie there by construction
-NOTHING = "-"  # in a table
 
 
 def write_study_report(workdir: Path, report: Mapping[str, Any], study: Study) -> Path:
@@ -61,8 +72,8 @@ def study_facts(study: Study, results: Mapping[str, Any]) -> list[Fact]:
     if scores := results["arms"][first]:
         last = len(scores) - 1
         label = f"{first}, round {last}" if last else "warm-up"
-        detail = f"mean success; warm-up {_percent(scores[0]['mean_rate'])}" if last else "mean success"
-        facts.append(Fact(label, _percent(scores[-1]["mean_rate"]), detail))
+        detail = f"mean success; warm-up {percent(scores[0]['mean_rate'])}" if last else "mean success"
+        facts.append(Fact(label, percent(scores[-1]["mean_rate"]), detail))
     facts += [
         Fact(name.replace("-", " - ", 1), f"{_signed(pair['mean'])} points", f"95 %: {_points(pair['interval'])}")
         for name, pair in results["differences"].items()
@@ -159,7 +170,7 @@ def forgetting_sections(results: Mapping[str, Any]) -> list[Section]:
     )
     cells = [
         (
-            *(row["arm"], str(row["round"]), row["task"], _percent(row["before"]), _percent(row["after"])),
+            *(row["arm"], str(row["round"]), row["task"], percent(row["before"]), percent(row["after"])),
             *(_round_name(row["best_round"]), f"{_signed(-row['drop'])} points"),
             *(_points([-bound for bound in reversed(row["interval"])]), "yes" if row["flagged"] else "no"),
         )
@@ -176,7 +187,7 @@ def drift_sections(study: Study) -> list[Section]:
     far = [row for row in rows if row["outside"] > DRIFT_ALARM]
     verdict = (
         f"The normalisation keeps the ranges of the warm-up. In {len(far)} of {len(rows)} cases more than "
-        f"{_percent(DRIFT_ALARM)} of a joint's new values lie outside (2 % is normal). An action at a "
+        f"{percent(DRIFT_ALARM)} of a joint's new values lie outside (2 % is normal). An action at a "
         "reach of 3 starts with about nine times the loss of one at 1: where they reach far, give a new study a larger "
         "data.min_range."
     )
@@ -228,7 +239,7 @@ def _paper_table(study: Study) -> Table:
 
 
 def _successes(counts: Sequence[tuple[int, int]], columns: int) -> list[str]:
-    texts = [f"{successes}/{trials} ({_percent(successes / trials)})" for successes, trials in counts]
+    texts = [f"{successes}/{trials} ({percent(successes / trials)})" for successes, trials in counts]
     return texts + [NOTHING] * (columns - len(texts))
 
 
@@ -256,7 +267,7 @@ def _power_blocks(study: Study, power: Mapping[str, Any]) -> list[Block]:
         here = f"The {power['trials']} pairs of this study are too few to show any difference."
     else:
         here = (
-            f"Here {_percent(observed)} of the pairs disagreed, and the {power['trials']} pairs of this study show a "
+            f"Here {percent(observed)} of the pairs disagreed, and the {power['trials']} pairs of this study show a "
             f"difference of {100 * power['detectable']:.0f} points or more."
         )
     rows = [
@@ -304,10 +315,6 @@ def _round_name(number: int) -> str:
 
 def _p_value(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.0f} %"
 
 
 def _points(interval: Sequence[float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dexhil.evaluation.page import Block, Clip, Clips, Image, Section, Table
+from dexhil.evaluation.page import NOTHING, Block, Clip, Clips, Image, Section, Table, percent
 from dexhil.evaluation.study import OnlineEpisode, Study, largest
 from dexhil.evaluation.study_plots import timeline_plot
 
@@ -46,7 +46,7 @@ def _control_row(number: int, episodes: Sequence[OnlineEpisode]) -> tuple[str, .
     return (
         *(str(number), str(len(episodes)), str(sum(bool(episode.reasons) for episode in episodes))),
         *(str(sum(episode.corrected for episode in episodes)), str(sum(episode.success for episode in episodes))),
-        f"{100 * person / total:.0f} %" if total else "-",
+        percent(person / total) if total else NOTHING,
         f"{largest(jump for episode in episodes for jump, _ in episode.engaged):.3g}",
         f"{largest(jump for episode in episodes for jump, _ in episode.released):.3g}",
     )
