@@ -42,6 +42,7 @@ from dexhil.evaluation.study_report import write_study_report
 from dexhil.names import check_known
 from dexhil.progress import format_seconds
 from dexhil.recorder import list_episodes, read_facts
+from dexhil.training.checkpoints import find_step
 from experiments.arms import Arm, get_arm
 from experiments.launchers import LOG, Child, Leftover, launch_local
 from experiments.online import check_person, read_online
@@ -115,6 +116,8 @@ def check_settings(config: Config, arms: dict[str, Arm]) -> None:
     """What only a later part reads is checked before the first. Raises ConfigError or ValueError."""
     make_rig(config.rig.to_dict()).close()
     check_person(config.online.person.to_dict())
+    if config.train.init_from:
+        find_step(config.train.init_from)
     if config.online.tasks:
         raise ConfigError(
             "online.tasks: a study supervises every task of the rig; for one alone see experiments/arms.py"

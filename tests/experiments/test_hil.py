@@ -156,6 +156,7 @@ def test_the_folder_of_another_study_is_refused(study: Path) -> None:
         ("rig.surroundings=2.0", r"surroundings 2\.0: expected"),
         ("online.person.skill=0.0", r"online\.person\.skill 0\.0: expected more than 0"),
         ("online.person.retargeter=none.npz", r"none\.npz: no such file"),
+        ("train.init_from=nowhere", "nowhere: no folder 'checkpoints' there"),
         ("online.tasks=plush", "a study supervises every task"),
     ],
 )
