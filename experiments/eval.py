@@ -33,7 +33,7 @@ from dexhil.evaluation.intervals import score
 from dexhil.evaluation.report import write_report
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
-from dexhil.policy import Policy, choose_rtc, max_delay
+from dexhil.policy import Policy, RtcChoice, choose_rtc, max_delay
 from dexhil.serving.client import PolicyClient
 from dexhil.serving.keys import VARIABLE, read_key
 from dexhil.serving.messages import PolicyInfo
@@ -87,9 +87,7 @@ def evaluate(
     """
     path, meta = find_step(checkpoint, step), load_meta(checkpoint, step)
     check_rig(meta, config)
-    rtc = config.eval.rtc if config.eval.handover == "rtc" else "none"
-    check_latency(config, max_delay(choose_rtc(rtc, meta.model), meta.model))
-    make_policy = functools.partial(Policy.load, checkpoint, int(path.name), rtc=rtc)
+    make_policy = functools.partial(Policy.load, checkpoint, int(path.name), rtc=needed_rtc(config, meta))
     return _run_trials(config, make_policy, [str(path), path.stat().st_mtime_ns], folder, count)
 
 
@@ -154,6 +152,13 @@ def check_acts_on_rig(robot: str, cameras: Sequence[str], config: Config) -> Non
         raise ConfigError(
             f"the checkpoint needs cameras {missing}, rig.cameras are {list(config.rig.cameras)}; add them"
         )
+
+
+def needed_rtc(config: Config, meta: CheckpointMeta) -> RtcChoice:
+    """What to load the policy with. Raises ConfigError or ValueError where it cannot act as `config.eval` says."""
+    rtc = config.eval.rtc if config.eval.handover == "rtc" else "none"
+    check_latency(config, max_delay(choose_rtc(rtc, meta.model), meta.model))
+    return rtc
 
 
 def check_latency(config: Config, most: int) -> None:

@@ -24,7 +24,7 @@ from dexhil.evaluation.study import OnlineEpisode
 from dexhil.evaluation.supervised import Supervised, run_supervised
 from dexhil.evaluation.video import control_overlay, write_picture, write_video
 from dexhil.names import check_known
-from dexhil.policy import Policy
+from dexhil.policy import Policy, RtcChoice
 from dexhil.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.retargeting.runtime import Model, load
 from dexhil.schema import EpisodeMetadata
@@ -32,7 +32,7 @@ from dexhil.sim.person import PersonConfig, SimulatedPerson
 from dexhil.sim.rig import SimRig
 from dexhil.training.checkpoints import find_step, load_meta
 from experiments.collect import build, share_of_a_task
-from experiments.eval import check_rig
+from experiments.eval import check_rig, needed_rtc
 from experiments.quota import fill_quota
 from experiments.rigs import make_rig
 
@@ -41,13 +41,20 @@ FILM = (320, 240, 2)  # width, height, control steps per frame
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """One online round. checkpoint, step: of the policy. first_seed: of its starts, the same for all tasks."""
+    """One online round. checkpoint, step: of the policy. first_seed: of its starts, the same for all tasks.
+
+    execute_steps, latency_steps, handover, rtc: of `config.eval`, so that the policy acts as where it is scored.
+    """
 
     out: Path
     checkpoint: Path
     step: int
     number: int
     first_seed: int
+    execute_steps: int
+    latency_steps: int
+    handover: str
+    rtc: RtcChoice
 
 
 def main(argv: Sequence[str]) -> None:
@@ -60,9 +67,13 @@ def main(argv: Sequence[str]) -> None:
     tasks = supervised_tasks(config)
     per_task = share_of_a_task(options.episodes, tasks)
     run = Run(options.out, "online", config)
-    check_rig(load_meta(options.checkpoint), config)
-    step = int(find_step(options.checkpoint).name)
-    online = Round(options.out, options.checkpoint, step, options.round, config.online.first_seed)
+    meta, settings = load_meta(options.checkpoint), config.eval
+    check_rig(meta, config)
+    online = Round(
+        options.out, options.checkpoint, int(find_step(options.checkpoint).name), options.round,
+        config.online.first_seed, settings.execute_steps, settings.latency_steps, settings.handover,
+        needed_rtc(config, meta),
+    )  # fmt: skip
     episodes = collect_online(config, online, tasks, per_task)
     dataset = build(config, options.out)
     results = {"dataset": dataset, "episodes": [dataclasses.asdict(episode) for episode in episodes]}
@@ -88,7 +99,7 @@ def collect_online(config: Config, online: Round, tasks: Sequence[str], per_task
         per_task,
         first_seed=online.first_seed,
         workers=config.collect.workers,
-        job=functools.partial(_record, config.rig.to_dict(), online, settings.to_dict(), config.eval.execute_steps),
+        job=functools.partial(_record, config.rig.to_dict(), online, settings.to_dict()),
         title="supervising",
         most=per_task * settings.most_attempts,
     )
@@ -127,17 +138,15 @@ def _is_corrected(facts: EpisodeMetadata) -> bool:
 _workers: dict[Round, tuple[SimRig, Policy]] = {}  # of this worker process: rig and policy are built once
 
 
-def _record(
-    rig_config: dict[str, Any], online: Round, settings: dict[str, Any], execute_steps: int, task: str, seed: int
-) -> bool:
+def _record(rig_config: dict[str, Any], online: Round, settings: dict[str, Any], task: str, seed: int) -> bool:
     if online not in _workers:
-        _workers[online] = make_rig(rig_config), Policy.load(online.checkpoint, online.step)
+        _workers[online] = make_rig(rig_config), Policy.load(online.checkpoint, online.step, rtc=online.rtc)
     rig, policy = _workers[online]
-    return _is_corrected(record_online(rig, policy, online, settings, execute_steps, task, seed))
+    return _is_corrected(record_online(rig, policy, online, settings, task, seed))
 
 
 def record_online(
-    rig: SimRig, policy: Policy, online: Round, settings: dict[str, Any], execute_steps: int, task: str, seed: int
+    rig: SimRig, policy: Policy, online: Round, settings: dict[str, Any], task: str, seed: int
 ) -> EpisodeMetadata:
     """Runs and records one supervised episode, with its facts and, for the first seeds, its film."""
     episode_id = f"round{online.number}-{task}-{seed:07d}"
@@ -169,8 +178,8 @@ def record_online(
     draft = metadata(-1, None)
     with EpisodeWriter(online.out / "episodes", control_hz=rig.control_hz, draft=draft) as writer:
         outcome = run_supervised(
-            rig, policy, person, seed=seed, execute_steps=execute_steps,
-            max_seconds=settings["max_seconds"], record=writer.append, watch=watch,
+            rig, policy, person, seed=seed, max_seconds=settings["max_seconds"], record=writer.append, watch=watch,
+            execute_steps=online.execute_steps, latency_steps=online.latency_steps, handover=online.handover,
         )  # fmt: skip
         result = metadata(int(outcome.success), outcome)
         if frames:

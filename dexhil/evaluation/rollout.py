@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
-from dexhil.chunks import ChunkQueue, Request, check_chunk
+from dexhil.chunks import ChunkQueue, Request
 from dexhil.rig import Rig
 from dexhil.schema import ActionChunk, Observation
 
@@ -83,7 +84,7 @@ def run_trial(
     observation, as on a robot, except the first, which the robot awaits at rest. handover: see `chunks`.
     Raises ValueError unless a chunk holds `execute_steps`.
     """
-    planner = _Planner(policy, rig, seed, execute_steps, latency_steps, handover)
+    planner = Planner(policy, rig.control_hz, seed, execute_steps, latency_steps, handover)
     rig.reset(task=task, seed=seed)
     steps = round((rig.horizon_s if max_seconds is None else max_seconds) * rig.control_hz)
     every = _frame_interval(filming, rig.control_hz, steps)
@@ -92,7 +93,7 @@ def run_trial(
     while step < steps and not rig.success():
         if filming and step % every == 0 and not filming.only_last:
             frames.append(rig.render(filming.camera, filming.width, filming.height))
-        rig.apply(planner.action(step))
+        rig.apply(planner.action(step, rig.observe))
         step += 1
     rig.stop()
     if filming:
@@ -102,44 +103,46 @@ def run_trial(
     return Trial(task, seed, success, step / rig.control_hz, failure, tuple(frames))
 
 
-class _Planner:
-    """Plans while the robot moves, in simulated time: a chunk comes `latency_steps` after its observation."""
+class Planner:
+    """Plans while the robot moves, in simulated time: a chunk comes `latency_steps` after its observation.
+
+    Except the first, and the first after `drop`, which the robot awaits at rest. handover: see `chunks`.
+    """
 
     def __init__(
-        self, policy: Policy, rig: ScoredRig, seed: int, execute_steps: int, latency_steps: int, handover: str
+        self, policy: Policy, control_hz: float, seed: int, execute_steps: int, latency_steps: int, handover: str
     ) -> None:
         if latency_steps < 0:
             raise ValueError(f"latency_steps: expected 0 or more control steps, got {latency_steps}")
-        self._policy, self._rig, self._seed, self._latency = policy, rig, seed, latency_steps
+        self._policy, self._hz, self._seed, self._latency = policy, control_hz, seed, latency_steps
         self._queue = ChunkQueue(
-            rig.control_hz,
+            control_hz,
             execute_steps=execute_steps,
             handover=handover,
-            latency_s=latency_steps / rig.control_hz,
+            latency_s=latency_steps / control_hz,
         )
+        self._awaited = True
         self._coming: tuple[int, Request, np.ndarray] | None = None  # step of arrival, what was asked for, chunk
 
-    def action(self, step: int) -> np.ndarray:
-        """The action [A] to execute at `step`."""
-        now = step / self._rig.control_hz
+    def drop(self) -> None:
+        """Forgets what was planned: a person has moved the robot since."""
+        self._queue.set_epoch(self._queue.epoch + 1)
+        self._awaited, self._coming = True, None
+
+    def action(self, step: int, observe: Callable[[], Observation]) -> np.ndarray:
+        """The action [A] rad to execute at control step `step`. observe: called where a chunk is planned."""
+        now = step / self._hz
         request = None if self._coming else self._queue.request(now)
         if request:
-            seed = plan_seed(self._seed, step)
-            actions = self._policy.infer(self._rig.observe(), seed=seed, **request.options).actions
-            self._coming = step + (self._latency if step else 0), request, actions
+            actions = self._policy.infer(observe(), seed=plan_seed(self._seed, step), **request.options).actions
+            self._coming = step + (0 if self._awaited else self._latency), request, actions
+            self._awaited = False
         if self._coming and step >= self._coming[0]:
             self._queue.add(*self._coming[1:], now)
             self._coming = None
         due = self._queue.due(now)
-        assert due is not None, "the first chunk comes at step 0"
+        assert due is not None, "the first chunk comes at once"
         return due.action
-
-
-def plan(policy: Policy, observation: Observation, execute_steps: int, seed: int) -> np.ndarray:
-    """[execute_steps, A]"""
-    actions = policy.infer(observation, seed=seed).actions
-    check_chunk(actions, execute_steps)
-    return actions[:execute_steps]
 
 
 def plan_seed(seed: int, step: int) -> int:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dexhil.evaluation.rollout import Policy, ScoredRig, plan, plan_seed
+from dexhil.evaluation.rollout import Planner, Policy, ScoredRig
 from dexhil.schema import Step
 from dexhil.takeover import HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
 
@@ -59,17 +59,20 @@ def run_supervised(
     person: Person,
     *,
     seed: int,
-    execute_steps: int,
     max_seconds: float,
     record: Callable[[Step], None],
     watch: Callable[[str], None] = lambda who: None,
+    execute_steps: int = 8,
+    latency_steps: int = 0,
+    handover: str = "replace",
 ) -> Supervised:
     """Runs `policy` on `rig`, which was just reset, until success or `max_seconds`; `seed` is the policy's.
 
     record: called with every step; watch: called before every step with "policy" or "person", whoever is in control.
+    The rest is as of `run_trial`: the policy acts as it does where it is scored.
     """
     state = start(rig.command)
-    chunk, age = np.zeros((0, rig.spec.action_dim), np.float32), 0
+    planner = Planner(policy, rig.control_hz, seed, execute_steps, latency_steps, handover)
     who: list[str] = []
     engaged: list[Jump] = []
     released: list[Jump] = []
@@ -78,11 +81,11 @@ def run_supervised(
             break
         observation = rig.observe()
         human = person.tick(rig.command)
-        if human is not None:
-            chunk = chunk[:0]  # what was planned before a takeover is stale after it
-        elif age >= len(chunk):
-            chunk, age = plan(policy, observation, execute_steps, plan_seed(seed, step)), 0
-        wanted = chunk[age] if human is None else None
+        wanted = None
+        if human is None:
+            wanted = planner.action(step, lambda seen=observation: seen)
+        else:
+            planner.drop()
         inputs = Inputs(human is not None, human, wanted, policy_epoch=state.epoch + 1)
         before, mode_before = rig.command, state.mode
         state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
@@ -98,7 +101,6 @@ def run_supervised(
             engaged.append(jump(before, command))
         elif mode_before in (Mode.ENGAGING, Mode.HUMAN) and not decision.is_intervention:
             released.append(jump(before, command))
-        age += 1
     rig.stop()
     success = rig.success()
     return Supervised(

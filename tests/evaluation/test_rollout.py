@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dexhil.evaluation.rollout import Filming, plan_seed, run_trial
+from dexhil.evaluation.rollout import Filming, Planner, plan_seed, run_trial
 from dexhil.schema import ActionChunk, Observation
 from tests.evaluation.fakes import FakeRig, UpPolicy
 
@@ -112,6 +112,21 @@ def test_real_time_chunking_is_told_what_is_executed_meanwhile():
         assert delay == 3
         assert prefix is not None
         np.testing.assert_array_equal(prefix[:3], rig.told[8 * number : 8 * number + 3])
+
+
+def test_after_a_person_moved_the_robot_nothing_planned_before_is_left():
+    """Neither the chunk that is executed nor the one that is on its way; the next one is awaited, and begins afresh."""
+    rig, policy = FakeRig(), Ramp()
+    rig.reset(task="plush", seed=5)
+    planner = Planner(policy, rig.control_hz, 5, execute_steps=8, latency_steps=3, handover="rtc")
+    for step in range(10):
+        rig.apply(planner.action(step, rig.observe))
+    assert [time for time, _ in policy.asked] == pytest.approx([0.0, 0.4])
+    planner.drop()
+    told = [planner.action(step, rig.observe) for step in range(12, 20)]
+    assert policy.prefixes[2] == (None, 0)
+    np.testing.assert_array_equal(np.round(100 * np.array(told)[:, 1]), [3] * 8)
+    assert told[0][0] == pytest.approx(rig.joints[0] + 0.02)
 
 
 def test_seeds_differ_between_plans_and_trials_and_repeat_for_another_policy():
