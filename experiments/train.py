@@ -60,7 +60,7 @@ from dexhil.training.step import (
 )
 from dexhil.transforms import Normalization, fit_normalization
 from experiments.curves import Curves, summary
-from experiments.eval import evaluate
+from experiments.eval import evaluate, needed_rtc
 
 HELDOUT_BATCHES = 16  # at most, the same ones every time
 
@@ -79,6 +79,8 @@ def main(argv: Sequence[str]) -> None:
     with Checkpoints(workdir) as checkpoints:
         resuming = bool(checkpoints.steps())
         meta = load_checked_meta(config, workdir, data) if resuming else make_meta(config, run, data)
+        if scored(config):
+            needed_rtc(config, meta)  # before the hours of training, not after
         tokenizer = Tokenizer(meta.tokenizer)
 
         def inputs(batch: dict[str, Any]) -> dict[str, Any]:
@@ -101,11 +103,16 @@ def main(argv: Sequence[str]) -> None:
     if jax.process_index():
         return
     results, trials, media = summary(run, config.train.steps), [], workdir / "eval"
-    if "rig" in config and config.eval.trials:
+    if scored(config):
         trials = evaluate(config, workdir, media)
         results |= {"score": score(outcomes(trials)), "outcomes": outcomes(trials)}
     report = run.report(results, lineage=meta.lineage)
     print(f"report: {write_report(run.workdir, report, trials, media if trials else None)}")
+
+
+def scored(config: Config) -> bool:
+    """Whether the policy is evaluated after training."""
+    return "rig" in config and bool(config.eval.trials)
 
 
 def make_loader(config: Config, split: str) -> Loader:

@@ -12,12 +12,11 @@ import pytest
 
 from dexhil.commands import ConfigError
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
-from dexhil.policy import choose_rtc, max_delay
 from dexhil.training.checkpoints import CheckpointError, CheckpointMeta, Checkpoints
 from dexhil.training.step import TrainState
 from dexhil.transforms import Normalization, NormStats
 from experiments.configs import sim
-from experiments.eval import check_latency
+from experiments.eval import needed_rtc
 from experiments.train import load_checked_meta, model_config
 
 DATA: Any = SimpleNamespace(robot="fr3_dexhand021")
@@ -29,9 +28,8 @@ def make_config(**eval_settings: Any) -> Any:
     return config
 
 
-def check(meta: CheckpointMeta, **eval_settings: Any) -> None:
-    config = make_config(**eval_settings)
-    check_latency(config, max_delay(choose_rtc(config.eval.rtc, meta.model), meta.model))
+def check(meta: CheckpointMeta, **eval_settings: Any) -> str:
+    return needed_rtc(make_config(**eval_settings), meta)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +54,8 @@ def test_latency_that_cannot_be_emulated_is_named(meta, settings, message):
 
 
 def test_any_latency_can_be_met_without_chunking_and_what_was_trained_with_it(meta):
-    check(meta, latency_steps=40)
-    check(meta, latency_steps=8, handover="rtc")
+    assert check(meta, latency_steps=40) == "none"
+    assert check(meta, latency_steps=8, handover="rtc") == "auto"
     trained = dataclasses.replace(meta, model=dataclasses.replace(meta.model, rtc_max_delay=4))
     check(trained, latency_steps=4, handover="rtc")
     with pytest.raises(ConfigError, match="bridges at most 4 steps"):
