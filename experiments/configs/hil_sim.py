@@ -13,6 +13,9 @@ def get_config(preset: str = "default") -> Config:
     config = sim.get_config(preset)
     if preset == "default":  # as in the paper, one laboratory: the task varies widely, what is around it hardly
         config.rig.difficulty, config.rig.surroundings = 0.7, 0.1
+    # Offline data repeat what works: demonstrations are made near the middle of what the policy will meet.
+    config.collect.coverage = 0.4
+    config.eval.handover = "rtc"  # plans that go on from the last one; else the hand closes and opens in turn
     config.data.heldout_fraction = 0.0
     # Ranges are frozen from slow, clean demonstrations; a person who corrects moves farther, and back. Without a floor
     # such actions reach 7 where demonstrations end at 1: fifty times the loss, which, weighted, drowns all other.

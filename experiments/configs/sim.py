@@ -26,6 +26,7 @@ def get_config(preset: str = "default") -> Config:
     config.collect = ConfigDict()
     config.collect.first_seed = 0
     config.collect.workers = 2
+    config.collect.coverage = 1.0  # of the rig's difficulty; less: demonstrations keep to the easy starts
     config.collect.approach_speed = 0.0  # m/s of the operator's hand far from the object; 0: as fast as near it
 
     config.data = ConfigDict()
