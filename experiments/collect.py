@@ -62,18 +62,22 @@ def build(config: Config, out: Path) -> Path:
 
 def collect(config: Config, root: Path, per_task: int, number: int = 0) -> Done:
     """Records until every task has `per_task` successes; returns {task: {seed: success}}."""
-    coverage = config.collect.coverage
-    if not 0.0 <= coverage <= 1.0:
-        raise ConfigError(f"collect.coverage {coverage!r}: expected 0 to 1, the share of the difficulty to demonstrate")
-    rig = config.rig.to_dict() | {"difficulty": coverage * config.rig.difficulty}
     return fill_quota(
         {task: recorded(root, task) for task in config.rig.tasks},
         per_task,
         first_seed=config.collect.first_seed,
         workers=config.collect.workers,
-        job=functools.partial(_record, rig, config.collect.approach_speed, root, number),
+        job=functools.partial(_record, demonstration_rig(config), config.collect.approach_speed, root, number),
         title="collecting",
     )
+
+
+def demonstration_rig(config: Config) -> dict[str, Any]:
+    """Settings of the rig where demonstrations are made. Raises ConfigError for a coverage that is no share."""
+    coverage = config.collect.coverage
+    if not 0.0 <= coverage <= 1.0:
+        raise ConfigError(f"collect.coverage {coverage!r}: expected a share of the rig's difficulty, 0 to 1")
+    return config.rig.to_dict() | {"difficulty": coverage * config.rig.difficulty}
 
 
 def recorded(root: Path, task: str) -> dict[int, bool]:

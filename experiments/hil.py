@@ -44,6 +44,7 @@ from dexhil.progress import format_seconds
 from dexhil.recorder import list_episodes, read_facts
 from dexhil.training.checkpoints import find_step
 from experiments.arms import Arm, get_arm
+from experiments.collect import demonstration_rig
 from experiments.launchers import LOG, Child, Leftover, launch_local
 from experiments.online import check_person, read_online
 from experiments.rigs import make_rig
@@ -115,6 +116,7 @@ def main(argv: Sequence[str]) -> None:
 def check_settings(config: Config, arms: dict[str, Arm]) -> None:
     """What only a later part reads is checked before the first. Raises ConfigError or ValueError."""
     make_rig(config.rig.to_dict()).close()
+    demonstration_rig(config)
     check_person(config.online.person.to_dict())
     if config.train.init_from:
         find_step(config.train.init_from)

@@ -154,6 +154,7 @@ def test_the_folder_of_another_study_is_refused(study: Path) -> None:
         ("hil.jobs=0", r"hil\.jobs 0: expected at least 1"),
         ("hil.arms=dexhil,dexhil", "'dexhil' is named 2 times"),
         ("rig.surroundings=2.0", r"surroundings 2\.0: expected"),
+        ("collect.coverage=1.5", r"collect\.coverage 1\.5: expected a share of the rig's difficulty, 0 to 1"),
         ("online.person.skill=0.0", r"online\.person\.skill 0\.0: expected more than 0"),
         ("online.person.retargeter=none.npz", r"none\.npz: no such file"),
         ("train.init_from=nowhere", "nowhere: no folder 'checkpoints' there"),

@@ -12,6 +12,7 @@ from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.recorder import list_episodes, read_facts
 from dexhil.training.checkpoints import CHECKPOINTS, CheckpointError, load_ema_params, load_meta
 from experiments import collect, eval, train
+from experiments.configs import sim
 from tests.experiments.commands import kill_when, report_of, start
 from tests.models.weight_files import random_leaves, write_npz
 
@@ -178,3 +179,9 @@ def test_eval_names_the_nearest_task(trained: Path, tmp_path: Path) -> None:
 def test_collect_refuses_a_number_that_the_tasks_do_not_share(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--episodes 5: expected a multiple of the 2 tasks"):
         collect.main(["--episodes=5", f"--out={tmp_path}"])
+
+
+def test_demonstrations_may_cover_less_than_the_policy_meets() -> None:
+    config = sim.get_config()
+    config.rig.difficulty, config.collect.coverage = 0.8, 0.25
+    assert collect.demonstration_rig(config) == config.rig.to_dict() | {"difficulty": 0.2}
