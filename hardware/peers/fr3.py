@@ -62,11 +62,14 @@ def main() -> None:
     from franky_sim import simulation_server
     from franky_sim.mujoco_simulator import MujocoSimulator
 
-    argparse.ArgumentParser(description="A simulated Franka Research 3.").parse_args()
+    parser = argparse.ArgumentParser(description="A simulated Franka Research 3.")
+    parser.add_argument("--host", help="address on this machine to answer at; by default the first free 127.*")
+    host = parser.parse_args().host
+    hosts = simulation_server.LocalHostnames() if host is None else [host]
     simulation_server.FrankaRobotServer = server_with_reflexes()
     with MujocoSimulator() as simulator:
         robot = simulator.add_robot(initial_q=FR3_DEXHAND021.home[:7].astype(float).tolist())
-        with franky_sim.SimulationServer(simulator) as server:
+        with franky_sim.SimulationServer(simulator, hosts) as server:
             robot_server: Any = server.robot_servers[0]
 
             def reflex(*_: Any) -> None:
