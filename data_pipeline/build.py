@@ -26,8 +26,8 @@ from data_pipeline.features import rlds_example, rlds_features
 from data_pipeline.mapping import DatasetError
 from data_pipeline.rlds import serialize, shard_file, write_info
 from data_pipeline.tensorflow_cpu import tensorflow
-from dexhil.episode_format import METADATA_FILE, STEPS_FILE, EpisodeError
-from dexhil.recorder import OPEN_PREFIX, REPAIR_COMMAND, list_episodes, read_facts, read_header, read_steps
+from dexhil.episodes.format import METADATA_FILE, STEPS_FILE, EpisodeError
+from dexhil.episodes.recorder import OPEN_PREFIX, REPAIR_COMMAND, list_episodes, read_facts, read_header, read_steps
 
 NAME = "dexhil"
 SHARD_BYTES = 256 << 20  # target; sets the shards, so that the result does not depend on the number of workers

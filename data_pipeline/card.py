@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.episode_format import EncodedStep
+from dexhil.episodes.format import EncodedStep
 from dexhil.schema import EpisodeMetadata
 
 CARD_FILE = "card.json"

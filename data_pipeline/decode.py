@@ -11,7 +11,7 @@ import simplejpeg
 from data_pipeline.cache import StepCache
 from data_pipeline.mapping import DatasetError
 from data_pipeline.tensorflow_cpu import tensorflow
-from dexhil.transforms import resize_image
+from dexhil.transforms.normalization import resize_image
 
 _ALIGNMENT = 64  # bytes: TensorFlow takes over such memory without a copy
 _JPEG = b"\xff\xd8"

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.loader import Loader
-from dexhil.robot import ROBOTS
-from dexhil.transforms import Normalization, Samples, normalization_drift
+from dexhil.robots.spec import ROBOTS
+from dexhil.transforms.normalization import Normalization, Samples, normalization_drift
 
 WORST = 8  # rows that are kept
 

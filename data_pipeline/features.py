@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_pipeline.tensorflow_cpu import tensorflow_datasets
-from dexhil.episode_format import EncodedStep
+from dexhil.episodes.format import EncodedStep
 from dexhil.schema import ARM_DOF, EpisodeMetadata
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from dexhil.episode_format import EpisodeError
-from dexhil.recorder import repair
+from dexhil.episodes.format import EpisodeError
+from dexhil.episodes.recorder import repair
 
 
 def main(argv: list[str] | None = None) -> int:

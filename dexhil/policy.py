@@ -10,15 +10,15 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from dexhil.inputs import fake_batch, model_inputs
 from dexhil.models.config import VLAConfig
+from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.lora import fuse_adapters
 from dexhil.models.sampling import Prefix, Rtc, check_horizon, sample_actions
 from dexhil.models.tokenizer import Tokenizer
 from dexhil.schema import ARM_DOF, ActionChunk, Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointMeta, find_step, load_ema_params, load_meta
 from dexhil.training.step import Params
-from dexhil.transforms import images_to_float
+from dexhil.transforms.normalization import images_to_float
 
 RtcChoice = Literal["none", "auto", "guided", "trained"]
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dexhil.robot import RobotSpec
+from dexhil.robots.spec import RobotSpec
 from dexhil.schema import Observation
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from data_pipeline.build import build_dataset
 from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command
 from dexhil.config import Config
-from dexhil.recorder import EpisodeWriter, list_episodes, read_facts
+from dexhil.episodes.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.schema import EpisodeMetadata, Step
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig

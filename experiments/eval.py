@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.chunks import HANDOVERS
 from dexhil.commands import (
     ConfigError,
     Run,
@@ -28,12 +27,13 @@ from dexhil.commands import (
     to_json,
 )
 from dexhil.config import Config
+from dexhil.control.executor import HANDOVERS
 from dexhil.evaluation import rollout
 from dexhil.evaluation.intervals import score
-from dexhil.evaluation.report import write_report
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
 from dexhil.policy import Policy, RtcChoice, choose_rtc, max_delay
+from dexhil.reports.evaluation import write_report
 from dexhil.serving.client import PolicyClient
 from dexhil.serving.keys import VARIABLE, read_key
 from dexhil.serving.messages import PolicyInfo

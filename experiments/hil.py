@@ -37,11 +37,11 @@ from dexhil.commands import (
     stop_requested,
 )
 from dexhil.config import Config, split_overrides
+from dexhil.episodes.recorder import list_episodes, read_facts
 from dexhil.evaluation.study import WARMUP, Cell, Demonstrations, Study, study_results
-from dexhil.evaluation.study_report import write_study_report
 from dexhil.names import check_known
 from dexhil.progress import format_seconds
-from dexhil.recorder import list_episodes, read_facts
+from dexhil.reports.study import write_study_report
 from dexhil.training.checkpoints import find_step
 from experiments.arms import Arm, get_arm
 from experiments.collect import demonstration_rig

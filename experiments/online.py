@@ -20,12 +20,12 @@ import numpy as np
 
 from dexhil.commands import Run, command_parser, load_config, run_command, write_json
 from dexhil.config import Config
+from dexhil.episodes.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.evaluation.study import OnlineEpisode
 from dexhil.evaluation.supervised import Supervised, run_supervised
-from dexhil.evaluation.video import control_overlay, write_picture, write_video
 from dexhil.names import check_known
 from dexhil.policy import Policy, RtcChoice
-from dexhil.recorder import EpisodeWriter, list_episodes, read_facts
+from dexhil.reports.video import control_overlay, write_picture, write_video
 from dexhil.retargeting.runtime import Model, load
 from dexhil.schema import EpisodeMetadata
 from dexhil.sim.person import PersonConfig, SimulatedPerson

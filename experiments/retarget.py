@@ -19,6 +19,7 @@ import numpy as np
 from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command
 from dexhil.config import Config
 from dexhil.names import check_known
+from dexhil.reports.retargeting import write_retargeting_report
 from dexhil.retargeting import metrics, network, runtime, training
 from dexhil.retargeting.hand import Hand, simulated_dexhand021
 from dexhil.retargeting.keypoints import check_keypoints, to_canonical
@@ -27,7 +28,6 @@ from dexhil.retargeting.synthetic import Person, free_motion
 from dexhil.retargeting.urdf import CARDS, load_urdf
 from dexhil.retargeting.view import show
 from experiments.retarget_record import record
-from experiments.retarget_report import write_retargeting_report
 from hardware.drivers.geort_glove import stream
 
 FILE = "retargeter.npz"

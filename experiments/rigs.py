@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dexhil.config import ConfigError
-from dexhil.robot import get_robot
+from dexhil.robots.spec import get_robot
 from dexhil.sim.rig import SimRig
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from dexhil.commands import Run, run_command, stop_requested
 from dexhil.policy import Policy, RtcChoice
-from dexhil.robot import ROBOTS
+from dexhil.robots.spec import ROBOTS
 from dexhil.serving.keys import VARIABLE, check_host, read_key
 from dexhil.serving.messages import PolicyInfo
 from dexhil.serving.server import PolicyServer

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dexhil.config import Config
-from dexhil.evaluation.page import Fact, Page, Section, Table, key_values, percent, write_page
 from dexhil.progress import format_seconds
+from dexhil.reports.page import Fact, Page, Section, Table, key_values, percent, write_page
 from experiments.launchers import LOG
 
 LOG_LINES = 15

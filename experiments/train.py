@@ -23,18 +23,18 @@ from data_pipeline.drift import newest_data_drift
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import get_mapping
 from data_pipeline.mixture import MixtureConfig, mixture_table
-from dexhil.augment import AugmentConfig
 from dexhil.commands import Run, code_version, command_parser, load_config, progress, run_command, stop_requested
 from dexhil.config import Config
 from dexhil.evaluation.intervals import score
-from dexhil.evaluation.report import write_report
 from dexhil.evaluation.trials import outcomes
-from dexhil.inputs import model_inputs
 from dexhil.models.config import VLAConfig, get_model_config
+from dexhil.models.inputs import model_inputs
 from dexhil.models.lora import readapt
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import flow_loss, init_params
 from dexhil.models.weights.load import load_params
+from dexhil.reports.evaluation import write_report
+from dexhil.training.augment import AugmentConfig
 from dexhil.training.checkpoints import (
     CheckpointMeta,
     Checkpoints,
@@ -58,7 +58,7 @@ from dexhil.training.step import (
     policy_params,
     start_from,
 )
-from dexhil.transforms import Normalization, fit_normalization
+from dexhil.transforms.normalization import Normalization, fit_normalization
 from experiments.curves import Curves, summary
 from experiments.eval import evaluate, needed_rtc
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hardware.calibration import HandEye, save_intrinsics, solve_hand_eye, turned_around, visit
-from hardware.cube import CUBE_M, DICTIONARY, MARKER_M, NORMALS, Intrinsics
-from hardware.devices import Arm, DeviceError, Tracker
+from hardware.devices.base import Arm, DeviceError, Tracker
 from hardware.drivers.realsense import RealSense
+from hardware.teleop.calibration import HandEye, save_intrinsics, solve_hand_eye, turned_around, visit
+from hardware.teleop.cube import CUBE_M, DICTIONARY, MARKER_M, NORMALS, Intrinsics
 
 SIZE = (1280, 720)
 DPI = 300

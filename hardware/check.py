@@ -20,10 +20,10 @@ import numpy as np
 
 from dexhil.commands import command_parser, load_config, run_command
 from dexhil.config import Config, ConfigError
-from hardware.devices import Actuator, DeviceError, Stamped
-from hardware.guard import CAUSES, depths
-from hardware.rig import ROLES, Rig, cube_to_ee, make_rig, retargeter, safety_settings
-from hardware.safety import too_old
+from dexhil.control.guard import CAUSES, depths
+from hardware.devices.base import Actuator, DeviceError, Stamped
+from hardware.runtime.rig import ROLES, Rig, cube_to_ee, make_rig, retargeter, safety_settings
+from hardware.runtime.safety import too_old
 
 WATCH_S = 2.0  # that each device is listened to
 SLOW = 0.8  # of the promised rate is too slow
@@ -102,7 +102,7 @@ def _calibration(config: Config) -> str:
 
 
 def _retargeter(config: Config) -> str:
-    from dexhil.robot import get_robot
+    from dexhil.robots.spec import get_robot
 
     found = retargeter(config, get_robot(config.rig.robot))
     if found is None:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from dexhil.commands import REPOSITORY, ConfigError, Run, command_parser, load_config, run_command, write_json
 from dexhil.config import Config
-from dexhil.recorder import list_episodes, read_facts
+from dexhil.episodes.recorder import list_episodes, read_facts
 from dexhil.schema import EpisodeMetadata
-from hardware.policy_process import checkpoint_policy
-from hardware.report import results_of, write_hardware_report
-from hardware.trials import Done, Limits, Purpose, run_trials
+from hardware.runtime.policy_process import checkpoint_policy
+from hardware.runtime.report import results_of, write_hardware_report
+from hardware.runtime.trials import Done, Limits, Purpose, run_trials
 
 ALWAYS = {"late_s": 0.0, "reaction_s": (0.0, 0.1), "hand_back": 0.0}  # a simulated person who demonstrates
 

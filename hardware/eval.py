@@ -1,4 +1,4 @@
-"""Trials of a policy on a robot, under a person who may take over: the asynchronous loops of hardware/session.py.
+"""Trials of a policy on a robot, under a person who may take over: the loops of hardware/runtime/session.py.
 
     python hardware/eval.py --config hardware/configs/fr3_dexhand021.py --checkpoint runs/sim [--trials 20]
     python hardware/eval.py --config … --checkpoint … --rig sim --minutes 10    # the same loops against the simulator
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dexhil.commands import Run, command_parser, load_config, run_command
-from hardware.policy_process import checkpoint_policy
-from hardware.report import results_of, write_hardware_report
-from hardware.trials import Limits, Trials, run_trials
+from hardware.runtime.policy_process import checkpoint_policy
+from hardware.runtime.report import results_of, write_hardware_report
+from hardware.runtime.trials import Limits, Trials, run_trials
 
 
 def main(argv: Sequence[str]) -> None:

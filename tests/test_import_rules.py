@@ -13,14 +13,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("dexhil", "data_pipeline", "hardware", "experiments")
-NUMPY_LEVEL_MODULES = (
-    *("dexhil.schema", "dexhil.robot", "dexhil.transforms", "dexhil.takeover", "dexhil.names"),
-    *("dexhil.poses", "dexhil.robot_geometry", "dexhil.arm_ik", "dexhil.ee_actions", "dexhil.chunks"),
-)
+NUMPY_LEVEL_MODULES = ("dexhil.schema", "dexhil.names", "dexhil.robots", "dexhil.control", "dexhil.transforms")
 NUMPY_LEVEL = {"numpy", "scipy", "simplejpeg", "ml_collections", *NUMPY_LEVEL_MODULES, *sys.stdlib_module_names}
 TENSORFLOW = {"tensorflow", "tensorflow_datasets", "tensorflow_metadata", "keras"}
 PLAIN_JAX_FREE = (
-    *("dexhil.recorder", "dexhil.commands"),
+    *("dexhil.episodes.recorder", "dexhil.commands"),
     *("dexhil.serving.client", "dexhil.serving.codec", "dexhil.serving.keys", "dexhil.serving.messages"),
 )
 
@@ -48,7 +45,7 @@ def within(name: str, *packages: str) -> bool:
 
 RULES = (
     Rule(
-        "schema, robot, transforms and takeover import numpy-level packages only",
+        "schema, names, robots, control and transforms import numpy-level packages only",
         lambda i: within(i.module, *NUMPY_LEVEL_MODULES) and not within(i.target, *NUMPY_LEVEL),
     ),
     Rule(
@@ -94,7 +91,7 @@ def imports_of(path: Path, root: Path) -> Iterator[Import]:
             parents = package.split(".")
             base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
             origin = ".".join(part for part in (base, node.module) if part)
-            # `from dexhil import robot` imports dexhil.robot; the bare package only where nothing below it is named
+            # `from dexhil import names` imports dexhil.names; the bare package only where nothing below it is named
             yield from (Import(module, f"{origin}.{alias.name}") for alias in node.names)
 
 
@@ -113,15 +110,16 @@ def test_the_import_rules_hold():
     ("path", "source", "reason"),
     [
         ("dexhil/schema.py", "import jax", "numpy-level"),
-        ("dexhil/robot.py", "from dexhil.models import vla", "numpy-level"),
-        ("dexhil/transforms.py", "def f():\n    import tensorflow as tf", "numpy-level"),
+        ("dexhil/robots/spec.py", "from dexhil.models import vla", "numpy-level"),
+        ("dexhil/control/executor.py", "from dexhil.policy import Policy", "numpy-level"),
+        ("dexhil/transforms/normalization.py", "def f():\n    import tensorflow as tf", "numpy-level"),
         ("dexhil/policy.py", "from data_pipeline.loader import Loader", "dexhil never imports"),
         ("dexhil/sim/rig.py", "import hardware", "dexhil never imports"),
         ("dexhil/models/vla.py", "import tensorflow_datasets as tfds", "TensorFlow lives"),
         ("experiments/train.py", "import tensorflow", "TensorFlow lives"),
         ("data_pipeline/build.py", "from hardware import safety", "never import each other"),
         ("hardware/loop.py", "import data_pipeline.mapping", "never import each other"),
-        ("dexhil/evaluation/report.py", "from experiments.train import main", "nobody imports experiments"),
+        ("dexhil/reports/evaluation.py", "from experiments.train import main", "nobody imports experiments"),
         ("dexhil/evaluation/rollout.py", "import mujoco.viewer", "only dexhil.sim"),
         ("dexhil/evaluation/rollout.py", "from mujoco import MjModel", "only dexhil.sim"),
         ("data_pipeline/nested/a.py", "from ...hardware import x", "never import each other"),
@@ -136,14 +134,15 @@ def test_a_planted_violation_is_found(tmp_path: Path, path: str, source: str, re
 def test_allowed_imports_pass(tmp_path: Path):
     (tmp_path / "dexhil/sim").mkdir(parents=True)
     (tmp_path / "dexhil/sim/rig.py").write_text(
-        "import mujoco\nfrom dexhil.schema import Step\nfrom ..robot import FR3"
+        "import mujoco\nfrom dexhil.schema import Step\nfrom ..robots.spec import FR3"
     )
-    (tmp_path / "dexhil/schema.py").write_text("import numpy as np\nimport dataclasses\nfrom dexhil import robot")
+    (tmp_path / "dexhil/schema.py").write_text("import numpy as np\nimport dataclasses\nfrom dexhil import robots")
     assert violations(tmp_path) == []
 
 
 def test_what_a_robot_pc_loads_brings_no_jax_and_no_tensorflow():
-    existing = [m for m in (*NUMPY_LEVEL_MODULES, *PLAIN_JAX_FREE) if (ROOT / (m.replace(".", "/") + ".py")).is_file()]
+    rooms = [module_name(path, ROOT) for path in sorted((ROOT / "dexhil").rglob("*.py"))]
+    existing = [name for name in rooms if within(name, *NUMPY_LEVEL_MODULES, *PLAIN_JAX_FREE)]
     code = f"""
 import importlib, sys
 for name in {existing!r}:

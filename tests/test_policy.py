@@ -9,19 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dexhil.inputs import fake_batch, model_inputs
 from dexhil.models.config import TINY, VLAConfig
+from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.sampling import Prefix, sample_actions
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import init_params
 from dexhil.policy import Policy
-from dexhil.robot import FR3_DEXHAND021 as SPEC
-from dexhil.robot_geometry import ee_pose
+from dexhil.robots.geometry import ee_pose
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointError, CheckpointMeta, Checkpoints, load_ema_params
 from dexhil.training.optimizer import OptimizerConfig, make_optimizer
 from dexhil.training.step import init_state
-from dexhil.transforms import fit_normalization, images_to_float
+from dexhil.transforms.normalization import fit_normalization, images_to_float
 
 INSTRUCTIONS = ["Grab that yellow plushie", "Pull out a napkin"]
 

@@ -1,6 +1,6 @@
 """Where the arm may come to rest: a box for the pinch point, above the table, and clear of the arm itself.
 
-Conservative and coarse: links are capsules around `dexhil.robot_geometry`'s kinematics, fingers are their tips. Pure
+Conservative and coarse: links are capsules around `dexhil.robots.geometry`'s kinematics, fingers are their tips. Pure
 NumPy. It knows no obstacles but the table and the arm.
 """
 
@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from dexhil.robot_geometry import ee_of_flange, finger_tips, fr3_joint_frames
+from dexhil.robots.geometry import ee_of_flange, finger_tips, fr3_joint_frames
 
 # Capsules: between which of `_points`, and how thick (m).
 _ENDS = {"base": (0, 1), "upper arm": (1, 4), "forearm": (4, 5), "wrist": (6, 7), "flange": (7, 8), "palm": (8, 9)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dexhil.robot import RobotSpec
+from dexhil.robots.spec import RobotSpec
 
 
 class UnsafeCommandError(ValueError):

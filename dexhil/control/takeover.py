@@ -16,9 +16,9 @@ import enum
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil import arm_ik
-from dexhil.poses import IDENTITY, compose, inverse
-from dexhil.robot import RobotSpec
+from dexhil.robots import arm_ik
+from dexhil.robots.poses import IDENTITY, compose, inverse
+from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF
 
 HAND_BLEND_RAD = 0.6  # hand motion after which 1/e of the difference between human and robot hand is left

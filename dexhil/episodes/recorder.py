@@ -2,7 +2,7 @@
 
 While open, an episode is `root/.open-<unique>/steps.bin`, one verified record per step, written straight to the file: a
 killed process loses at most the step it was writing. `repair` turns what such a process left into an episode.
-Several processes may write under one root. Source: README, "Data"; layout of the bytes: `dexhil.episode_format`.
+Several processes may write under one root. Source: README, "Data"; layout of the bytes: `dexhil.episodes.format`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dexhil.episode_format import (
+from dexhil.episodes.format import (
     MAGIC,
     METADATA_FILE,
     STEPS_FILE,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dexhil.chunks import ChunkQueue, Request
+from dexhil.control.executor import ChunkQueue, Request
 from dexhil.rig import Rig
 from dexhil.schema import ActionChunk, Observation
 

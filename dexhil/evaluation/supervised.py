@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from dexhil.control.takeover import HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
 from dexhil.evaluation.rollout import Planner, Policy, ScoredRig
 from dexhil.schema import Step
-from dexhil.takeover import HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
 
 
 class Person(Protocol):

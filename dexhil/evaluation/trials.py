@@ -13,8 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from dexhil.evaluation.rollout import Filming, Policy, ScoredRig, Trial, run_trial
-from dexhil.evaluation.video import write_picture, write_video
 from dexhil.progress import leave_ctrl_c_to_parent
+from dexhil.reports.video import write_picture, write_video
 
 TRIALS_FILE = "trials.jsonl"
 

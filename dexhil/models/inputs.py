@@ -9,7 +9,7 @@ import numpy as np
 
 from dexhil.models.config import VLAConfig
 from dexhil.models.tokenizer import Tokenizer, prompt
-from dexhil.transforms import Normalization, resize_image
+from dexhil.transforms.normalization import Normalization, resize_image
 
 # A joint that leaves its recorded range by far must not swamp the other inputs.
 STATE_CLIP = 3.0

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dexhil.commands import read_metrics
-from dexhil.evaluation.page import (
+from dexhil.evaluation.rollout import Trial
+from dexhil.evaluation.trials import picture_path, video_path
+from dexhil.progress import format_seconds
+from dexhil.reports.page import (
     Block,
     Clip,
     Clips,
@@ -22,11 +25,8 @@ from dexhil.evaluation.page import (
     percent,
     write_page,
 )
-from dexhil.evaluation.plots import curves_plot, rates_plot, series, small_curves_plot
-from dexhil.evaluation.rollout import Trial
-from dexhil.evaluation.trials import picture_path, video_path
-from dexhil.evaluation.video import contact_sheet, read_picture, write_picture
-from dexhil.progress import format_seconds
+from dexhil.reports.plots import curves_plot, rates_plot, series, small_curves_plot
+from dexhil.reports.video import contact_sheet, read_picture, write_picture
 
 NOT_CURVES = {"step", "seconds"}
 

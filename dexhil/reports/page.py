@@ -106,7 +106,7 @@ def render(page: Page) -> str:
     )
     environment.filters["data_uri"] = _data_uri
     environment.filters["kind"] = lambda block: type(block).__name__
-    template = resources.files("dexhil.evaluation").joinpath("page.html.j2").read_text()
+    template = resources.files("dexhil.reports").joinpath("page.html.j2").read_text()
     return environment.from_string(template).render(page=page)
 
 

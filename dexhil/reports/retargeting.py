@@ -10,8 +10,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dexhil.evaluation.page import Block, Fact, Image, Page, Section, Table, Text, key_values, write_page
 from dexhil.progress import format_seconds
+from dexhil.reports.page import Block, Fact, Image, Page, Section, Table, Text, key_values, write_page
 from dexhil.retargeting.hand import Hand
 from dexhil.retargeting.keypoints import gesture_frames, skeleton
 from dexhil.retargeting.kinematics import CanonicalHand

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.evaluation.page import (
+from dexhil.evaluation.study import PAPER_SECONDS, Cell, Study, scored_cells
+from dexhil.progress import format_seconds
+from dexhil.reports.page import (
     NOTHING,
     Block,
     Fact,
@@ -19,10 +21,8 @@ from dexhil.evaluation.page import (
     percent,
     write_page,
 )
-from dexhil.evaluation.study import PAPER_SECONDS, Cell, Study, scored_cells
-from dexhil.evaluation.study_plots import differences_plot, labour_plot, losses_plot, success_plot
-from dexhil.evaluation.takeover_report import takeover_sections
-from dexhil.progress import format_seconds
+from dexhil.reports.study_plots import differences_plot, labour_plot, losses_plot, success_plot
+from dexhil.reports.takeovers import takeover_sections
 
 # Successes of 20 after the warm-up and rounds 1 to 3. Source: DexHiL, arXiv 2603.09121, main results.
 PAPER_SUCCESSES = {

@@ -11,9 +11,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
 from dexhil.evaluation.intervals import wilson
-from dexhil.evaluation.plots import COLOURS, INK, MUTED, draw_curve, new_figure, series, to_png
 from dexhil.evaluation.study import WARMUP, Cell, OnlineEpisode, Study, mean_interval, scored_cells
-from dexhil.evaluation.video import CONTROL_COLOURS, FAILURE_COLOUR, SUCCESS_COLOUR
+from dexhil.reports.plots import COLOURS, INK, MUTED, draw_curve, new_figure, series, to_png
+from dexhil.reports.video import CONTROL_COLOURS, FAILURE_COLOUR, SUCCESS_COLOUR
 
 _REASON_LETTERS = 58
 _LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9, "ncols": 6, "loc": "outside upper left"}

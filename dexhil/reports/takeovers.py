@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dexhil.evaluation.page import NOTHING, Block, Clip, Clips, Image, Section, Table, percent
 from dexhil.evaluation.study import OnlineEpisode, Study, largest
-from dexhil.evaluation.study_plots import timeline_plot
+from dexhil.reports.page import NOTHING, Block, Clip, Clips, Image, Section, Table, percent
+from dexhil.reports.study_plots import timeline_plot
 
 EPISODES_PER_ROUND = 8  # in a timeline
 VIDEOS_PER_ARM = 6

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.retargeting.keypoints import PALM_FINGERS, canonical_axes
-from dexhil.robot import FR3_DEXHAND021
-from dexhil.robot_geometry import DEXHAND_JOINTS, FINGERS, TIP_IN_DIP_M
+from dexhil.robots.geometry import DEXHAND_JOINTS, FINGERS, TIP_IN_DIP_M
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
 
 PAD_RADIUS_M = 0.012  # a finger pad is a sphere whose centre is its radius behind the tip

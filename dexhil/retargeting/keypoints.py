@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dexhil.robot_geometry import FINGERS
+from dexhil.robots.geometry import FINGERS
 
 NUM_POINTS = 21
 OF_FINGER = {finger: slice(4 * index + 1, 4 * index + 5) for index, finger in enumerate(FINGERS)}

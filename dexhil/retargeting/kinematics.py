@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dexhil.retargeting.hand import BASE, Hand, Point, bending_joints, canonical_frame
-from dexhil.robot_geometry import FINGERS
+from dexhil.robots.geometry import FINGERS
 
 
 def joint_frames(hand: Hand, motors: jax.Array) -> tuple[jax.Array, jax.Array]:

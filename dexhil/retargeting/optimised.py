@@ -16,7 +16,7 @@ from dexhil.names import check_known
 from dexhil.retargeting.hand import Hand, canonical_frame
 from dexhil.retargeting.keypoints import NUM_POINTS, TIPS, to_canonical
 from dexhil.retargeting.urdf import HandCard, load_urdf
-from dexhil.robot_geometry import FINGERS
+from dexhil.robots.geometry import FINGERS
 
 KINDS = ("vector", "dexpilot")
 _REMEDY = "install it with `pip install dex-retargeting six torch` (any CPU build of torch will do)"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dexhil.retargeting.keypoints import NUM_POINTS, PALM_FINGERS, PINCHED_M, TIPS, bending, check_keypoints
-from dexhil.robot_geometry import FINGERS
+from dexhil.robots.geometry import FINGERS
 
 OPEN_RAD, FIST_RAD = np.radians(40.0), np.radians(180.0)  # summed bending of a finger's three joints
 SHOWN_S = 1.0  # for so long, in all, a gesture must be seen

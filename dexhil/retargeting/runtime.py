@@ -16,7 +16,7 @@ import numpy as np
 from dexhil.retargeting import network
 from dexhil.retargeting.hand import Hand, Point, hand_length
 from dexhil.retargeting.keypoints import NUM_POINTS, TIPS, canonical_or_fault, check_keypoints, hand_size
-from dexhil.robot_geometry import FINGERS
+from dexhil.robots.geometry import FINGERS
 
 FORMAT = 1
 FROZEN = 45  # frames, half a second of a glove at 90 Hz: a hand is never as still, sensors that run are noisy
@@ -41,8 +41,8 @@ class Retargeter:
     """Key points of one person to hand joints, frame by frame: call it with [21, 3] m in any frame of the glove.
 
     size_m: the person's hand, wrist to the middle finger's tip; None measures it on the first good frame. What comes
-    out is the absolute mapping; `dexhil.takeover` anchors it to the robot's last command. valid: whether the last
-    frame was used. One that is not finite, no hand in size, a left hand or the same for the FROZEN-th time is not: the
+    out is the absolute mapping; `dexhil.control.takeover` anchors it to the last command. valid: whether the last frame
+    was used. One that is not finite, no hand in size, a left hand or the same for the FROZEN-th time is not: the
     last joints are held and `reason` says why.
     """
 

@@ -14,7 +14,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import least_squares
 
 from dexhil.retargeting.keypoints import NUM_POINTS, OF_FINGER, TIPS
-from dexhil.robot_geometry import FINGERS
+from dexhil.robots.geometry import FINGERS
 
 HAND_M = 0.188  # wrist to the tip of the middle finger, an adult
 _METACARPAL = np.array([0.251, 0.463, 0.446, 0.421, 0.414])

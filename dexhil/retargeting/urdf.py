@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from dexhil.names import did_you_mean
 from dexhil.retargeting.hand import BASE, DEXHAND_WRIST_M, Hand, Point, pad_of
 from dexhil.retargeting.keypoints import PALM_FINGERS
-from dexhil.robot_geometry import FINGERS
+from dexhil.robots.geometry import FINGERS
 
 
 @dataclasses.dataclass(frozen=True)

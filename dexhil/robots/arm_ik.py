@@ -12,8 +12,8 @@ import dataclasses
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil.robot import FR3_DEXHAND021 as SPEC
-from dexhil.robot_geometry import ee_of_flange, ee_pose, fr3_joint_frames
+from dexhil.robots.geometry import ee_of_flange, ee_pose, fr3_joint_frames
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
 
 METRES_PER_RADIAN = 0.2  # what a radian of turn weighs against a metre of distance

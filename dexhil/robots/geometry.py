@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from dexhil.robot import FR3_DEXHAND021
+from dexhil.robots.spec import FR3_DEXHAND021
 
 HALF_PI = float(np.pi / 2)
 

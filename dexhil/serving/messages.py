@@ -23,7 +23,7 @@ import numpy as np
 
 from dexhil.names import check_known
 from dexhil.schema import ARM_DOF, Observation
-from dexhil.transforms import resize_image
+from dexhil.transforms.normalization import resize_image
 
 PROTOCOL = 1
 MAX_IMAGE_SIDE = 4096  # pixels; resizing takes memory in proportion

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil import arm_ik
+from dexhil.robots import arm_ik
 from dexhil.schema import ARM_DOF
 from dexhil.sim.rig import SimRig
 from dexhil.sim.robot_model import SPEC

@@ -1,7 +1,7 @@
 """The simulated person of a human-in-the-loop round: watches a policy, foresees failure, takes over arm and hand.
 
 It sees what the scripted operator sees, decides as a person would (late, sometimes for nothing), and acts through the
-anchored mapping of `dexhil.takeover` with a cube and a hand of its own. Reproducible by seed.
+anchored mapping of `dexhil.control.takeover` with a cube and a hand of its own. Reproducible by seed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import dataclasses
 
 import numpy as np
 
-from dexhil import arm_ik
+from dexhil.control.takeover import HumanCommand
 from dexhil.retargeting.runtime import Model
+from dexhil.robots import arm_ik
 from dexhil.schema import ARM_DOF
 from dexhil.sim.operator import Intent, ScriptedOperator, hand_to_grasp
 from dexhil.sim.rig import SimRig
@@ -20,7 +21,6 @@ from dexhil.sim.strategies.plush import GRASP_HEIGHT_M
 from dexhil.sim.strategies.tissue import pinch_point
 from dexhil.sim.tasks import PlushState, TissueState
 from dexhil.sim.teleoperation import Devices
-from dexhil.takeover import HumanCommand
 
 NEAR_M = {"plush": 0.030, "tissue": 0.020}  # a hand this far beside its goal will miss
 LOW_M = {"plush": 0.030, "tissue": 0.035}  # above the height at which fingers close

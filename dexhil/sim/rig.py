@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
+from dexhil.control.limits import limit_command
 from dexhil.names import check_known
-from dexhil.robot import RobotSpec
-from dexhil.safety import limit_command
+from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF, Observation
 from dexhil.sim.rendering import CameraRenderer
 from dexhil.sim.robot_model import EE_SITE, SPEC, TIMESTEP_S, build_scene, drive_joint

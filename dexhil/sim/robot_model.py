@@ -1,6 +1,6 @@
 """The scene without its task, built from primitives: floor, table, lights, cameras, arm and hand.
 
-Kinematics come from `dexhil.robot_geometry`, joint order and coupling from `dexhil.robot`; this file adds bodies to
+Kinematics come from `dexhil.robots.geometry`, joint order and coupling from `dexhil.robots.spec`; here are bodies to
 look at and to touch with, and motors. No meshes: two 64 px cameras render in a few milliseconds on one core.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from dexhil.robot import FR3_DEXHAND021, RobotSpec
-from dexhil.robot_geometry import (
+from dexhil.robots.geometry import (
     DEXHAND_JOINTS,
     FR3_DH,
     FR3_FLANGE_M,
@@ -19,6 +18,7 @@ from dexhil.robot_geometry import (
     TIP_IN_DIP_M,
     HandJoint,
 )
+from dexhil.robots.spec import FR3_DEXHAND021, RobotSpec
 from dexhil.schema import ARM_DOF
 
 SPEC = FR3_DEXHAND021

@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil.poses import compose, inverse, make_pose
+from dexhil.control.takeover import HumanCommand
 from dexhil.retargeting.hand import hand_length
 from dexhil.retargeting.keypoints import hand_size
 from dexhil.retargeting.runtime import Model, Retargeter
 from dexhil.retargeting.synthetic import FIST, LOWER, OPEN, UPPER, Person, draw_person, keypoints_of
+from dexhil.robots.poses import compose, inverse, make_pose
 from dexhil.sim.operator import Intent, grasp_to_hand
 from dexhil.sim.strategies.base import Grasp
-from dexhil.takeover import HumanCommand
 
 FINGER_SPEED = 6.0  # rad/s, the fastest that a joint of a person's hand turns
 PRACTISED = (Grasp(thumb_opposition=1.0), Grasp(1.0, 1.0, 1.0, 1.0))

@@ -26,7 +26,7 @@ from dexhil.models.config import VLAConfig
 from dexhil.training.partition import Params, path_name, select
 from dexhil.training.sharding import place_like
 from dexhil.training.step import TrainState, policy_params
-from dexhil.transforms import Normalization
+from dexhil.transforms.normalization import Normalization
 
 CHECKPOINTS = "checkpoints"
 _ITEMS = ("train", "ema", "meta")

@@ -18,11 +18,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from dexhil.augment import AugmentConfig, augment
 from dexhil.names import check_known
+from dexhil.training.augment import AugmentConfig, augment
 from dexhil.training.partition import Params, cast_frozen, merge_trees, parameter_group, select, split_tree
 from dexhil.training.sharding import MIN_SHARDED, parameter_shardings, place, place_like, to_device, to_host
-from dexhil.transforms import images_to_float
+from dexhil.transforms.normalization import images_to_float
 
 LossFn = Callable[[Params, dict[str, Any], jax.Array], jax.Array]
 

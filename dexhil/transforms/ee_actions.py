@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil import arm_ik
-from dexhil.robot import FR3_DEXHAND021
-from dexhil.robot_geometry import ee_pose
+from dexhil.robots import arm_ik
+from dexhil.robots.geometry import ee_pose
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
 
 EE_SPACES = ("ee_delta", "ee_pose")

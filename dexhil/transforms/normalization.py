@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.ee_actions import EE_DIM, EE_SPACES, ee_state, from_ee_actions, to_ee_actions
 from dexhil.schema import ARM_DOF
+from dexhil.transforms.ee_actions import EE_DIM, EE_SPACES, ee_state, from_ee_actions, to_ee_actions
 
 ACTION_SPACES = ("recorded", *EE_SPACES)
 QUANTILES = (0.01, 0.99)

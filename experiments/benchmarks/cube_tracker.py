@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil.poses import make_pose
-from hardware.cube import Intrinsics
-from hardware.cube_tracking import CubeTracker, turned
-from hardware.peers import cube as peer
+from dexhil.robots.poses import make_pose
+from hardware.emulators import cube as peer
+from hardware.teleop.cube import Intrinsics
+from hardware.teleop.cube_tracking import CubeTracker, turned
 
 DISTANCES_M = (0.3, 0.5, 0.8, 1.2)
 RATE_HZ = 30.0

@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 
 from dexhil.config import read_config_file
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.control.takeover import Mode
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ActionChunk, EpisodeMetadata, Observation
-from dexhil.takeover import Mode
 from experiments.benchmarks.takeover import Still, WanderingPolicy
-from hardware.control import Control, Phase
-from hardware.devices import OperatorState
-from hardware.policy_process import PolicyProcess
-from hardware.recording import Recorder
-from hardware.rig import make_rig
-from hardware.session import Session
+from hardware.devices.base import OperatorState
+from hardware.runtime.control import Control, Phase
+from hardware.runtime.policy_process import PolicyProcess
+from hardware.runtime.recording import Recorder
+from hardware.runtime.rig import make_rig
+from hardware.runtime.session import Session
 
 PATIENCE_S = 180.0
 STILL_RAD = 1e-5

@@ -27,8 +27,8 @@ import numpy as np
 
 from dexhil.commands import write_json
 from dexhil.evaluation.rollout import run_trial
-from dexhil.inputs import model_inputs
 from dexhil.models.config import CONFIGS, VLAConfig, get_model_config
+from dexhil.models.inputs import model_inputs
 from dexhil.models.tokenizer import Tokenizer
 from dexhil.models.vla import init_params
 from dexhil.policy import Policy, RtcChoice

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from dexhil.recorder import EpisodeWriter
+from dexhil.episodes.recorder import EpisodeWriter
 from dexhil.schema import EpisodeMetadata, Observation, Step
 
 BATCH, CHUNK, SIZE, HZ = 64, 16, 224, 20.0

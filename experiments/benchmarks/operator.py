@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dexhil.control.takeover import Inputs, Mode, advance, executed, start
 from dexhil.evaluation.intervals import wilson
 from dexhil.retargeting.runtime import Model, load
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
 from dexhil.sim.teleoperation import Devices
-from dexhil.takeover import Inputs, Mode, advance, executed, start
 
 
 @dataclasses.dataclass(frozen=True)

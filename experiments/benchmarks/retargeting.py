@@ -30,6 +30,7 @@ from matplotlib.patches import Rectangle
 
 from dexhil.commands import code_version, to_json, write_json
 from dexhil.progress import progress
+from dexhil.reports.retargeting import write_comparison
 from dexhil.retargeting import metrics, network, runtime, training
 from dexhil.retargeting.hand import Hand
 from dexhil.retargeting.kinematics import CanonicalHand
@@ -39,7 +40,6 @@ from experiments.benchmarks import geort
 from experiments.benchmarks.reach import reachable_tip_error
 from experiments.benchmarks.train_step import make_meta, make_policy
 from experiments.retarget import held_out, load_clip, mapping
-from experiments.retarget_report import write_comparison
 
 URDFS = {"allegro": "allegro_hand_right.urdf", "dexhand021": "dexhand021_right.urdf"}
 EVERY = {"geort_alex": 1, "manus_000": 2, "mediapipe": 1}  # manus_000 at 57.6 Hz

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dexhil import arm_ik
+from dexhil.robots import arm_ik
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
 from dexhil.sim.robot_model import SPEC

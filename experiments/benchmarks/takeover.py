@@ -26,18 +26,18 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil import arm_ik
 from dexhil.config import read_config_file
-from dexhil.poses import compose, make_pose
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.control.takeover import Decision, Jump, Mode, jump
+from dexhil.robots import arm_ik
+from dexhil.robots.poses import compose, make_pose
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF, ActionChunk, EpisodeMetadata, Observation
-from dexhil.takeover import Decision, Jump, Mode, jump
-from hardware.control import Control, Phase
-from hardware.devices import Health, OperatorState, Stamped
-from hardware.policy_process import PolicyProcess
-from hardware.recording import Recorder
-from hardware.rig import make_rig
-from hardware.session import Session
+from hardware.devices.base import Health, OperatorState, Stamped
+from hardware.runtime.control import Control, Phase
+from hardware.runtime.policy_process import PolicyProcess
+from hardware.runtime.recording import Recorder
+from hardware.runtime.rig import make_rig
+from hardware.runtime.session import Session
 
 REACH_M, TURN_RAD = 0.10, 0.4  # how far a person's hand is from the robot's at a takeover
 

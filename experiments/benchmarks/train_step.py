@@ -25,20 +25,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from dexhil.augment import AugmentConfig
-from dexhil.inputs import fake_batch, model_inputs
 from dexhil.models.config import CONFIGS, VLAConfig, get_model_config
+from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.params import init_params
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import flow_loss
 from dexhil.policy import Policy
 from dexhil.schema import ARM_DOF, Observation
+from dexhil.training.augment import AugmentConfig
 from dexhil.training.checkpoints import CheckpointMeta
 from dexhil.training.optimizer import OPTIMIZERS, OptimizerConfig, make_optimizer, schedule
 from dexhil.training.partition import frozen_paths
 from dexhil.training.sharding import make_mesh, place_batch
 from dexhil.training.step import StepConfig, make_state, make_train_step
-from dexhil.transforms import fit_normalization
+from dexhil.transforms.normalization import fit_normalization
 from experiments.benchmarks.flops import peak_tflops, training_flops
 
 CAMERA_SHAPE = (224, 224, 3)  # what a rig delivers; the policy resizes it

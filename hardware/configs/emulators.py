@@ -1,7 +1,7 @@
 """The rig of fr3_dexhand021.py on stand-ins that speak its devices' protocols: no robot, but every driver as it is.
 
-python -m hardware.peers.all
-python hardware/eval.py --config hardware/configs/peers.py --checkpoint … --config.teleop.retargeter=…
+python -m hardware.emulators.all
+python hardware/eval.py --config hardware/configs/emulators.py --checkpoint … --config.teleop.retargeter=…
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from dexhil.config import Config
 from hardware.configs import fr3_dexhand021
 
-FOLDER = "runs/peers"  # of the cameras' recordings, which hardware.peers.all makes
+FOLDER = "runs/peers"  # of the cameras' recordings, which hardware.emulators.all makes
 PRESETS = ("default", "quick", "debug")
 
 

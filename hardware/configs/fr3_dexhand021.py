@@ -28,7 +28,7 @@ def get_config(preset: str = "default") -> Config:
     config.policy.stale_s = 0.4  # a plan from before that is not followed: the policy's watchdog
     config.policy.fade_s = 0.15  # in which a new plan's difference from the last command fades to 1/e
 
-    config.safety = ConfigDict()  # see hardware/safety.py; NOT safety-rated
+    config.safety = ConfigDict()  # see hardware/runtime/safety.py; NOT safety-rated
     config.safety.velocity_share = 0.8  # of FR3's and the hand's own limits
     config.safety.arm_acceleration = 10.0  # rad/s^2, FR3's own
     config.safety.arm_jerk = 300.0  # rad/s^3; FR3 allows 5,000
@@ -66,7 +66,7 @@ def get_config(preset: str = "default") -> Config:
     config.sim.person.false_alarms_per_s = 0.0
     config.sim.person.hand_back = 0.5
 
-    config.devices = ConfigDict()  # driver: a name of hardware/registry.py; the rest are its settings
+    config.devices = ConfigDict()  # driver: a name of hardware/devices/registry.py; the rest are its settings
     config.devices.arm = ConfigDict({"driver": "fr3", "host": "172.16.0.2"})
     config.devices.hand = ConfigDict({"driver": "dexhand021", "bus": {"interface": "socketcan", "channel": "can0"}})
     config.devices.cameras = ConfigDict(

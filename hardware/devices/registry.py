@@ -24,7 +24,7 @@ DRIVERS: dict[str, str] = {  # name: "module:class"
     "gamepad_arm": "hardware.drivers.gamepad:GamepadArm",
     "gamepad_hand": "hardware.drivers.gamepad:GamepadHand",
     "keyboard": "hardware.drivers.keyboard:Keyboard",
-    "scripted_gamepad": "hardware.peers.scripted_gamepad:ScriptedGamepad",
+    "scripted_gamepad": "hardware.emulators.scripted_gamepad:ScriptedGamepad",
 }
 
 

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from hardware.devices import DeviceError, Health, Stamped
+from hardware.devices.base import DeviceError, Health, Stamped
 
 Value = TypeVar("Value")
 
@@ -37,7 +37,7 @@ class Sample(Generic[Value]):
 
 
 class Stream(abc.ABC, Generic[Value]):
-    """A device that a thread of its own reads; the interface is `hardware.devices.Device`.
+    """A device that a thread of its own reads; the interface is `hardware.devices.base.Device`.
 
     silent_s: without a reading for so long it counts as silent; connect_s: so long `connect` waits for the first one.
     remedy: what to do when it is missing, the end of every message.
@@ -155,7 +155,7 @@ class Stream(abc.ABC, Generic[Value]):
 
 
 class ActuatorStream(Stream[Value]):
-    """A device that moves: `hardware.devices.Actuator`. lower, upper: [n] rad; max_velocity: [n] rad/s.
+    """A device that moves: `hardware.devices.base.Actuator`. lower, upper: [n] rad; max_velocity: [n] rad/s.
 
     The first command after opening or silence starts from the measured joints, so that nothing jumps.
     """

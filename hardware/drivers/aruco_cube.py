@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hardware.devices import Camera, DeviceError
-from hardware.streams import Sample, Stream
+from hardware.devices.base import Camera, DeviceError
+from hardware.devices.streams import Sample, Stream
 
 WAIT_S = 0.002
 
@@ -37,9 +37,9 @@ class ArucoCube(Stream[np.ndarray]):
             import cv2
         except ImportError:
             raise DeviceError(f"{self.name}: opencv-contrib-python-headless is not installed; run make setup") from None
-        from hardware.calibration import load_intrinsics
-        from hardware.cube_tracking import CubeTracker
-        from hardware.pose_filter import PoseFilter
+        from hardware.teleop.calibration import load_intrinsics
+        from hardware.teleop.cube_tracking import CubeTracker
+        from hardware.teleop.pose_filter import PoseFilter
 
         cv2.setNumThreads(1)  # the images are small: more threads cost other loops their core
         self._tracker = CubeTracker(load_intrinsics(self._intrinsics), **self._sizes)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from dexhil.names import check_known
-from dexhil.robot import FR3_DEXHAND021
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
-from hardware.devices import DeviceError
-from hardware.streams import ActuatorStream, Sample
+from hardware.devices.base import DeviceError
+from hardware.devices.streams import ActuatorStream, Sample
 
 LOG = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class DexHand021(ActuatorStream[np.ndarray]):
     def _bus(self, can: Any) -> Any:
         if self._settings.get("interface") != "zlg":
             return can.Bus(**self._settings)
-        from hardware.zlg_can import ZlgBus
+        from hardware.drivers.zlg_can import ZlgBus
 
         try:
             return ZlgBus(**{key: value for key, value in self._settings.items() if key != "interface"})

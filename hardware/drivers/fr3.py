@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from dexhil import arm_ik
-from dexhil.robot import FR3_DEXHAND021
+from dexhil.robots import arm_ik
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
-from hardware.devices import ArmState, DeviceError
-from hardware.streams import ActuatorStream, Sample
+from hardware.devices.base import ArmState, DeviceError
+from hardware.devices.streams import ActuatorStream, Sample
 
 LOG = logging.getLogger(__name__)
 

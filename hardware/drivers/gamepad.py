@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil import arm_ik
-from dexhil.poses import make_pose, rotation
-from dexhil.robot import FR3_DEXHAND021
+from dexhil.robots import arm_ik
+from dexhil.robots.poses import make_pose, rotation
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
-from hardware.devices import DeviceError, Health, OperatorState, Stamped
-from hardware.streams import Sample, Stream
+from hardware.devices.base import DeviceError, Health, OperatorState, Stamped
+from hardware.devices.streams import Sample, Stream
 
 DEADZONE = 0.1
 FULL = 32767.0

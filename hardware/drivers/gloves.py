@@ -10,8 +10,8 @@ import numpy as np
 
 from dexhil.retargeting.keypoints import NUM_POINTS, fault_of
 from dexhil.retargeting.runtime import FROZEN
-from hardware.devices import DeviceError
-from hardware.streams import Sample, Stream
+from hardware.devices.base import DeviceError
+from hardware.devices.streams import Sample, Stream
 
 WAIT_MS = 50
 

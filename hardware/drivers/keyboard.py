@@ -10,8 +10,8 @@ import termios
 import time
 import tty
 
-from hardware.devices import DeviceError, OperatorState, Stamped
-from hardware.streams import Sample, Stream
+from hardware.devices.base import DeviceError, OperatorState, Stamped
+from hardware.devices.streams import Sample, Stream
 
 TOGGLE = " "
 KEYS = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hardware.devices import DeviceError
-from hardware.serial_hand import SerialHand
+from hardware.devices.base import DeviceError
+from hardware.drivers.serial_hand import SerialHand
 
 IDS = tuple(range(16))
 NAMES = tuple(

@@ -12,8 +12,8 @@ import numpy as np
 from dexhil.names import check_known
 from dexhil.retargeting.keypoints import NUM_POINTS, OF_FINGER
 from dexhil.retargeting.synthetic import OPEN, keypoints_of
-from dexhil.robot_geometry import FINGERS
-from hardware.gloves import ZmqGlove
+from dexhil.robots.geometry import FINGERS
+from hardware.drivers.gloves import ZmqGlove
 
 NUM_NODES, PER_NODE = 25, 7
 PER_GLOVE = 1 + NUM_NODES * PER_NODE

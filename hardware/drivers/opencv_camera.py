@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hardware.devices import DeviceError
-from hardware.streams import Sample, Stream
+from hardware.devices.base import DeviceError
+from hardware.devices.streams import Sample, Stream
 
 GONE = 10  # reads that fail one after the other: the camera is opened anew
 SAME = 15  # frames with the very same pixels: no sensor is free of noise

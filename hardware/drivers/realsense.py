@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hardware.clocks import DeviceClock
-from hardware.devices import DeviceError
-from hardware.streams import Sample, Stream
+from hardware.devices.base import DeviceError
+from hardware.devices.clocks import DeviceClock
+from hardware.devices.streams import Sample, Stream
 
 WAIT_MS = 200
 GONE_S = 2.0  # without a frame for so long the camera is opened anew: it may have been plugged in again

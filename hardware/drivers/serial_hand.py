@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from hardware.streams import ActuatorStream, Sample
+from hardware.devices.streams import ActuatorStream, Sample
 
 LOG = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""Starts every stand-in of hardware/configs/peers.py: cameras' recordings, robot, hand and glove.
+"""Starts every stand-in of hardware/configs/emulators.py: cameras' recordings, robot, hand and glove.
 
-python -m hardware.peers.all
+python -m hardware.emulators.all
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hardware.configs import peers
-from hardware.peers.realsense import record
+from hardware.configs import emulators as peers
+from hardware.emulators.realsense import record
 
-PEERS = ("hardware.peers.fr3", "hardware.peers.dexhand021", "hardware.peers.glove")
+PEERS = ("hardware.emulators.fr3", "hardware.emulators.dexhand021", "hardware.emulators.glove")
 
 
 def write_recordings(folder: Path) -> None:
@@ -43,7 +43,7 @@ def main() -> None:
             processes.append(process)
             assert process.stdout is not None
             print(f"{module}: {process.stdout.readline().strip()}", flush=True)
-        print("now: python hardware/eval.py --config hardware/configs/peers.py --checkpoint RUN", flush=True)
+        print("now: python hardware/eval.py --config hardware/configs/emulators.py --checkpoint RUN", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             processes[0].wait()
     finally:

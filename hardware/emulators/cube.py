@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil.poses import rotation
-from hardware.streams import Sample, Stream
+from dexhil.robots.poses import rotation
+from hardware.devices.streams import Sample, Stream
 
 SIDE_M, MARKER_M = 0.060, 0.046
 # Each face by its corners, clockwise from the picture's top left seen from outside, in half sides.

@@ -1,6 +1,6 @@
 """A DexHand021 on a CAN-FD bus: motors that follow at a limited speed, can be blocked, and latch a stall.
 
-    python -m hardware.peers.dexhand021 --interface udp_multicast --port 43113
+    python -m hardware.emulators.dexhand021 --interface udp_multicast --port 43113
 
 Written against the protocol, not the driver: it packs and unpacks the bytes by itself.
 """

@@ -1,6 +1,6 @@
 """A Franka Research 3 that speaks libfranka's TCP and UDP protocol on simulated dynamics: franky-sim, with reflexes.
 
-    python -m hardware.peers.fr3
+    python -m hardware.emulators.fr3
 
 Prints the address to connect to. SIGUSR1 triggers a collision reflex as the robot's own, which franky-sim lacks.
 """
@@ -11,7 +11,7 @@ import argparse
 import signal
 from typing import Any
 
-from dexhil.robot import FR3_DEXHAND021
+from dexhil.robots.spec import FR3_DEXHAND021
 
 JOINT_REFLEX = 6  # number of the flag for a collision in joint space among the 41 of libfranka
 

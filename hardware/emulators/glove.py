@@ -1,6 +1,6 @@
 """A glove on a hand that opens and closes, in each form that the glove drivers read.
 
-    python -m hardware.peers.glove --form geort --address tcp://127.0.0.1:8765
+    python -m hardware.emulators.glove --form geort --address tcp://127.0.0.1:8765
 
 Forms: geort (PUB, float32 [21, 3]), manus-windows, manus-linux (PUSH, serial + 25 nodes), ergonomics (PUSH, 40 angles).
 """

@@ -9,7 +9,7 @@ import threading
 import time
 
 from hardware.drivers.gamepad import DEAD_MAN, GamepadOperator
-from hardware.peers.gamepad import VirtualGamepad
+from hardware.emulators.gamepad import VirtualGamepad
 
 PRESS_S = 0.1
 

@@ -1,7 +1,7 @@
 """One tick of control: who commands, through the takeover state machine and the safety layer, to the actuators.
 
-No threads and no clock of its own: `hardware.session` calls `tick` at the hand's rate, tests with any times. It is the
-only writer to the actuators. Everything that it reads is there already: a tick never waits.
+No threads and no clock of its own: `hardware.runtime.session` calls `tick` at the hand's rate, tests with any times.
+It is the only writer to the actuators. Everything that it reads is there already: a tick never waits.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from dexhil import arm_ik
-from dexhil.robot import RobotSpec
+from dexhil.control.takeover import Decision, HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
+from dexhil.robots import arm_ik
+from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF
-from dexhil.takeover import Decision, HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
-from hardware.devices import Actuator, Arm, Camera, Device, DeviceError, Hand, OperatorState
-from hardware.homing import WayHome
-from hardware.plans import Handover, Plan
-from hardware.policy_process import Report
-from hardware.safety import SafetyLayer, check_device
-from hardware.teleop import Teleop
+from hardware.devices.base import Actuator, Arm, Camera, Device, DeviceError, Hand, OperatorState
+from hardware.runtime.homing import WayHome
+from hardware.runtime.plans import Handover, Plan
+from hardware.runtime.policy_process import Report
+from hardware.runtime.safety import SafetyLayer, check_device
+from hardware.teleop.teleop import Teleop
 
 HOMING_SPEED = 0.15  # share of the velocity limits
 ARRIVED_RAD = 0.01

@@ -1,13 +1,13 @@
-"""The way to the home pose, past what `hardware.guard` forbids: of two straight ways, where one ends the other."""
+"""The way home, past what `dexhil.control.guard` forbids: of two straight ways, where one ends the other."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil import arm_ik
-from dexhil.poses import make_pose, rotation
-from dexhil.robot import RobotSpec
+from dexhil.robots import arm_ik
+from dexhil.robots.poses import make_pose, rotation
+from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF
 
 SPEED_M, SPEED_RAD = 0.05, 0.3  # per s, of a hand that goes straight

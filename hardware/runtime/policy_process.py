@@ -16,10 +16,10 @@ import numpy as np
 
 from dexhil.evaluation.rollout import Policy
 from dexhil.schema import Observation
-from hardware.pace import Pace
-from hardware.plans import Plan
-from hardware.processes import leave_signals_to_parent
-from hardware.slots import SharedSlot
+from hardware.runtime.pace import Pace
+from hardware.runtime.plans import Plan
+from hardware.runtime.processes import leave_signals_to_parent
+from hardware.runtime.slots import SharedSlot
 
 OFFSET_S = 0.004  # after the observer's tick on the common grid
 HEAD_BYTES = 1 << 16

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dexhil.recorder import REPAIR_COMMAND, EpisodeWriter
+from dexhil.episodes.recorder import REPAIR_COMMAND, EpisodeWriter
 from dexhil.schema import EpisodeMetadata, Step
-from hardware.processes import leave_signals_to_parent
+from hardware.runtime.processes import leave_signals_to_parent
 
 SAFETY_FILE = "safety.jsonl"
 START_S = 60.0

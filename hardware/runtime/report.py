@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dexhil.evaluation.intervals import score
-from dexhil.evaluation.page import Block, Clip, Clips, Fact, Page, Section, Table, Text, key_values, write_page
-from dexhil.evaluation.report import score_facts, score_sections, trial_sections
 from dexhil.evaluation.rollout import Trial
 from dexhil.progress import format_seconds
-from hardware.trials import Done, Trials
+from dexhil.reports.evaluation import score_facts, score_sections, trial_sections
+from dexhil.reports.page import Block, Clip, Clips, Fact, Page, Section, Table, Text, key_values, write_page
+from hardware.runtime.trials import Done, Trials
 
 LOOPS = ("policy", "arm", "hand")
 
@@ -20,7 +20,7 @@ def results_of(trials: Trials) -> dict[str, Any]:
     """The results of report.json. score: what the policy did alone; score_assisted: with a person's help too.
 
     safety_events: interventions of the safety layer, `safety` says of which cause. takeovers: how often a person took
-    over; `jumps`: rad, over all joints, see `hardware.control.Change`.
+    over; `jumps`: rad, over all joints, see `hardware.runtime.control.Change`.
     """
     counted = [found for found in trials.done if found.episode.success >= 0]
     changes = [change for found in trials.done for change in found.episode.changes]

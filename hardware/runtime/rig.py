@@ -11,18 +11,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dexhil.config import Config, ConfigError
-from dexhil.poses import IDENTITY
+from dexhil.control.guard import Box
 from dexhil.retargeting.runtime import Retargeter, load
-from dexhil.robot import RobotSpec, get_robot
-from hardware.control import Control, Phase, Settings
-from hardware.guard import Box
-from hardware.policy_process import PolicyProcess
-from hardware.registry import make_device
-from hardware.safety import SafetyLayer, SafetySettings
-from hardware.session import Session
-from hardware.sim_devices import sim_devices
-from hardware.sim_world import World, WorldSettings
-from hardware.teleop import Teleop
+from dexhil.robots.poses import IDENTITY
+from dexhil.robots.spec import RobotSpec, get_robot
+from hardware.devices.registry import make_device
+from hardware.runtime.control import Control, Phase, Settings
+from hardware.runtime.policy_process import PolicyProcess
+from hardware.runtime.safety import SafetyLayer, SafetySettings
+from hardware.runtime.session import Session
+from hardware.simulated.devices import sim_devices
+from hardware.simulated.world import World, WorldSettings
+from hardware.teleop.teleop import Teleop
 
 ROLES = ("arm", "hand", "tracker", "glove", "operator")
 RIGS = ("real", "sim")

@@ -1,7 +1,7 @@
 """What every command passes before an actuator hears of it, in the control process. NOT safety-rated: see README.md.
 
 `SafetyLayer` turns what is wanted into what may be sent: finite, within position, velocity, acceleration and jerk
-limits, at rest only where `hardware.guard` allows. `too_old` judges the age of readings. `SafetyLog` keeps every
+limits, at rest only where `dexhil.control.guard` allows. `too_old` judges the age of readings. `SafetyLog` keeps every
 intervention with its cause.
 """
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.robot import RobotSpec
-from dexhil.safety import UnsafeCommandError, check_command
+from dexhil.control.guard import CAUSES, Box, depths
+from dexhil.control.limiter import Limiter, Motion, MotionLimits
+from dexhil.control.limits import UnsafeCommandError, check_command
+from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF
-from hardware.devices import Device, Stamped
-from hardware.guard import CAUSES, Box, depths
-from hardware.limiter import Limiter, Motion, MotionLimits
+from hardware.devices.base import Device, Stamped
 
 NOTICED_RAD = 0.02  # a command this far from what was asked for counts as an intervention of the limits
 AHEAD_S = 1.0  # a reading may be newer than the tick that looks at it, by as long as the tick was held up

@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.control.takeover import Mode
+from dexhil.episodes.recorder import repair
 from dexhil.evaluation.rollout import plan_seed
-from dexhil.recorder import repair
 from dexhil.schema import EpisodeMetadata, Observation, Step
-from dexhil.takeover import Mode
-from hardware.control import ARRIVED_RAD, Change, Control, Phase, Snapshot
-from hardware.devices import DeviceError
-from hardware.pace import LoopStats, Pace
-from hardware.policy_process import PolicyProcess, Request
-from hardware.recording import Recorder
-from hardware.safety import check_device
+from hardware.devices.base import DeviceError
+from hardware.runtime.control import ARRIVED_RAD, Change, Control, Phase, Snapshot
+from hardware.runtime.pace import LoopStats, Pace
+from hardware.runtime.policy_process import PolicyProcess, Request
+from hardware.runtime.recording import Recorder
+from hardware.runtime.safety import check_device
 
 SUPERVISE_S = 0.02
 RECONNECT_S = 2.0

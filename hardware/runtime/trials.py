@@ -13,15 +13,15 @@ import numpy as np
 
 from dexhil.commands import ConfigError
 from dexhil.config import Config
+from dexhil.episodes.recorder import list_episodes, read_facts
 from dexhil.evaluation.rollout import Policy
-from dexhil.evaluation.video import control_overlay, write_picture, write_video
 from dexhil.progress import stop_requested
-from dexhil.recorder import list_episodes, read_facts
+from dexhil.reports.video import control_overlay, write_picture, write_video
 from dexhil.schema import EpisodeMetadata, Source
-from hardware.policy_process import PolicyProcess
-from hardware.recording import Recorder
-from hardware.rig import Rig, make_rig
-from hardware.session import Episode, Session
+from hardware.runtime.policy_process import PolicyProcess
+from hardware.runtime.recording import Recorder
+from hardware.runtime.rig import Rig, make_rig
+from hardware.runtime.session import Episode, Session
 
 FILM_HZ, FILM_SIZE = 5.0, (320, 240)
 MEMORY_EVERY_S = 10.0

@@ -1,4 +1,4 @@
-"""The simulator behind the interfaces of `hardware.devices`: what `--rig sim` puts in the place of every driver."""
+"""The simulator behind the interfaces of `hardware.devices.base`: what `--rig sim` puts in place of drivers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hardware.devices import DeviceError, Health, OperatorState, Stamped
-from hardware.sim_world import STEP_HZ, TRACKER_EVERY, Target, World
-from hardware.slots import SharedSlot
+from hardware.devices.base import DeviceError, Health, OperatorState, Stamped
+from hardware.runtime.slots import SharedSlot
+from hardware.simulated.world import STEP_HZ, TRACKER_EVERY, Target, World
 
 READY_S = (
     1.0 / 30.0

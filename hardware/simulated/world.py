@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.poses import IDENTITY
-from dexhil.robot import FR3_DEXHAND021
+from dexhil.robots.poses import IDENTITY
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
-from hardware.devices import ArmState, DeviceError, Stamped
-from hardware.pace import Pace
-from hardware.processes import leave_signals_to_parent
-from hardware.slots import SharedSlot
+from hardware.devices.base import ArmState, DeviceError, Stamped
+from hardware.runtime.pace import Pace
+from hardware.runtime.processes import leave_signals_to_parent
+from hardware.runtime.slots import SharedSlot
 
 STEP_HZ = 100.0
 TRACKER_EVERY = 3  # steps: 33 Hz
@@ -64,7 +64,7 @@ class PersonState:
 
 
 class World:
-    """Starts the process and holds its slots. The devices of `hardware.sim_devices` read and write them."""
+    """Starts the process and holds its slots. The devices of `hardware.simulated.devices` read and write them."""
 
     def __init__(self, settings: WorldSettings) -> None:
         self.settings = settings

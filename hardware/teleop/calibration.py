@@ -16,12 +16,12 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from dexhil import arm_ik
-from dexhil.poses import compose, inverse, make_pose, rotation
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.robots import arm_ik
+from dexhil.robots.poses import compose, inverse, make_pose, rotation
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
-from hardware.cube import Intrinsics
-from hardware.devices import Arm, ArmState, DeviceError, Tracker
+from hardware.devices.base import Arm, ArmState, DeviceError, Tracker
+from hardware.teleop.cube import Intrinsics
 
 FEWEST = 5
 SETTLE_S = 1.0  # an arm swings a little when it stops
@@ -40,7 +40,7 @@ class HandEye:
 
     @property
     def cube_to_ee(self) -> np.ndarray:
-        """[7], the constant `C` of DexHiL eq. 3 for `dexhil.takeover`."""
+        """[7], the constant `C` of DexHiL eq. 3 for `dexhil.control.takeover`."""
         return inverse(self.pose_ee_cube)
 
     def report(self) -> str:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil.poses import make_pose, rotation
+from dexhil.robots.poses import make_pose, rotation
 
 CUBE_M, MARKER_M = 0.060, 0.046
 DICTIONARY = cv2.aruco.DICT_4X4_50

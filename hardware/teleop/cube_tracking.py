@@ -11,8 +11,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-from dexhil.poses import rotation
-from hardware import cube
+from dexhil.robots.poses import rotation
+from hardware.teleop import cube
 
 FASTEST, FASTEST_TURN = 2.0, 12.0  # m/s and rad/s that a person moves the cube at
 SLACK_M, SLACK_RAD = 0.01, 0.15

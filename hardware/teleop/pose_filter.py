@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil.poses import make_pose, rotation
+from dexhil.robots.poses import make_pose, rotation
 
 SPEED_CUTOFF_HZ = 1.0  # of the filter on the speed itself, as in the paper
 LARGEST_GAP_S = 0.5  # a pose that comes later begins anew

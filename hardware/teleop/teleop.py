@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from dexhil.poses import IDENTITY
+from dexhil.control.takeover import HumanCommand
 from dexhil.retargeting.runtime import Retargeter
-from dexhil.takeover import HumanCommand
-from hardware.devices import Glove, Operator, OperatorState, Stamped, Tracker
-from hardware.safety import SafetySettings, check_device
+from dexhil.robots.poses import IDENTITY
+from hardware.devices.base import Glove, Operator, OperatorState, Stamped, Tracker
+from hardware.runtime.safety import SafetySettings, check_device
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dexhil.chunks import ChunkQueue, Due, Request
+from dexhil.control.executor import ChunkQueue, Due, Request
 
 HZ, CHUNK, STEPS = 20.0, 16, 8
 

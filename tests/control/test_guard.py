@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.control.guard import CAUSES, depths, segment_distance
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
-from hardware.guard import CAUSES, depths, segment_distance
 from tests.hardware.fakes import BOX
 
 HOME, HAND = SPEC.home[:ARM_DOF].astype(float), SPEC.home[ARM_DOF:]

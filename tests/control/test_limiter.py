@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.control.limiter import Limiter
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
-from hardware.limiter import Limiter
-from hardware.safety import motion_limits
+from hardware.runtime.safety import motion_limits
 from tests.hardware.fakes import SETTINGS
 
 PARTS = {"arm": (slice(0, ARM_DOF), 30.0), "hand": (slice(ARM_DOF, None), 90.0)}

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dexhil.robot import FR3_DEXHAND021 as SPEC
-from dexhil.safety import UnsafeCommandError, limit_command
+from dexhil.control.limits import UnsafeCommandError, limit_command
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 
 PERIOD_S = 0.05
 

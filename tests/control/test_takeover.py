@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation, Slerp
 
-from dexhil import arm_ik
-from dexhil.poses import IDENTITY, compose, inverse, make_pose
-from dexhil.robot import FR3_DEXHAND021 as SPEC
-from dexhil.schema import ARM_DOF
-from dexhil.takeover import (
+from dexhil.control.takeover import (
     HumanCommand,
     Inputs,
     Mode,
@@ -20,6 +16,10 @@ from dexhil.takeover import (
     jump,
     start,
 )
+from dexhil.robots import arm_ik
+from dexhil.robots.poses import IDENTITY, compose, inverse, make_pose
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
+from dexhil.schema import ARM_DOF
 
 HAND = SPEC.action_dim - ARM_DOF
 

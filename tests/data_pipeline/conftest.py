@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.build import build_dataset
 from data_pipeline.rlds import serialize, shard_file, write_info
 from data_pipeline.tensorflow_cpu import tensorflow
-from dexhil.recorder import EpisodeWriter
+from dexhil.episodes.recorder import EpisodeWriter
 from dexhil.schema import EpisodeMetadata, Observation, Step
 
 LENGTHS = (9, 5, 12, 7, 6, 8)

@@ -10,8 +10,8 @@ from data_pipeline import build
 from data_pipeline.build import build_dataset, main
 from data_pipeline.mapping import DatasetError
 from data_pipeline.tensorflow_cpu import tensorflow_datasets
-from dexhil.episode_format import STEPS_FILE, EpisodeError
-from dexhil.recorder import EpisodeWriter, list_episodes, read_facts, read_steps
+from dexhil.episodes.format import STEPS_FILE, EpisodeError
+from dexhil.episodes.recorder import EpisodeWriter, list_episodes, read_facts, read_steps
 
 
 def read_back(dataset):

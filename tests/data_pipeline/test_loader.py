@@ -16,8 +16,8 @@ from data_pipeline.loader import Loader
 from data_pipeline.mapping import DEXHIL, DatasetError
 from data_pipeline.sampler import sample_indices
 from data_pipeline.tensorflow_cpu import tensorflow_datasets
-from dexhil.recorder import list_episodes, read_episode
-from dexhil.transforms import fit_normalization, resize_image
+from dexhil.episodes.recorder import list_episodes, read_episode
+from dexhil.transforms.normalization import fit_normalization, resize_image
 
 CHUNK = 4
 

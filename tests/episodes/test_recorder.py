@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dexhil.episode_format import METADATA_FILE, STEPS_FILE, EpisodeError
-from dexhil.recorder import (
+from dexhil.episodes.format import METADATA_FILE, STEPS_FILE, EpisodeError
+from dexhil.episodes.recorder import (
     EpisodeWriter,
     RecordingError,
     list_episodes,

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from dexhil.robot import RobotSpec
+from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ActionChunk, Observation
 
 SPEC = RobotSpec(

@@ -11,7 +11,7 @@ import pytest
 
 from dexhil.commands import ConfigError, read_metrics
 from dexhil.config import load_config, read_config_file
-from dexhil.recorder import list_episodes, read_facts
+from dexhil.episodes.recorder import list_episodes, read_facts
 from experiments import hil
 from experiments.arms import get_arm
 from experiments.online import supervised_tasks

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dexhil.commands import ConfigError, read_metrics
+from dexhil.episodes.recorder import list_episodes, read_facts
 from dexhil.models.config import PI05_TINY
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
-from dexhil.recorder import list_episodes, read_facts
 from dexhil.training.checkpoints import CHECKPOINTS, CheckpointError, load_ema_params, load_meta
 from experiments import collect, eval, train
 from experiments.configs import sim

@@ -14,7 +14,7 @@ from dexhil.commands import ConfigError
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.training.checkpoints import CheckpointError, CheckpointMeta, Checkpoints
 from dexhil.training.step import TrainState
-from dexhil.transforms import Normalization, NormStats
+from dexhil.transforms.normalization import Normalization, NormStats
 from experiments.configs import sim
 from experiments.eval import needed_rtc
 from experiments.train import load_checked_meta, model_config

@@ -14,7 +14,7 @@ import pytest
 from dexhil.commands import ConfigError
 from dexhil.models.config import TINY
 from dexhil.policy import Policy
-from dexhil.robot import FR3_DEXHAND021
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.serving.client import PolicyClient
 from dexhil.serving.keys import VARIABLE
 from dexhil.training.checkpoints import CheckpointError

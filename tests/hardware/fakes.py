@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from dexhil import arm_ik
-from dexhil.poses import IDENTITY
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.control.guard import Box
+from dexhil.robots import arm_ik
+from dexhil.robots.poses import IDENTITY
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF, ActionChunk, Observation
-from hardware.control import Control, Phase, Settings
-from hardware.devices import ArmState, DeviceError, Health, OperatorState, Stamped
-from hardware.guard import Box
-from hardware.plans import Plan
-from hardware.policy_process import Report
-from hardware.safety import SafetyLayer, SafetySettings
-from hardware.teleop import Teleop
+from hardware.devices.base import ArmState, DeviceError, Health, OperatorState, Stamped
+from hardware.runtime.control import Control, Phase, Settings
+from hardware.runtime.plans import Plan
+from hardware.runtime.policy_process import Report
+from hardware.runtime.safety import SafetyLayer, SafetySettings
+from hardware.teleop.teleop import Teleop
 
 BOX = Box(np.array([0.2, -0.5, 0.0]), np.array([0.85, 0.5, 0.9]))
 SETTINGS = SafetySettings(BOX, soft_start_s=0.0)

@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from dexhil import arm_ik
-from dexhil.poses import compose, inverse, make_pose
-from dexhil.robot import FR3_DEXHAND021
-from hardware import calibrate, calibration
-from hardware.calibration import load_intrinsics, turned_around
-from hardware.cube import detector
-from hardware.devices import ArmState, Health, Stamped
+from dexhil.robots import arm_ik
+from dexhil.robots.poses import compose, inverse, make_pose
+from dexhil.robots.spec import FR3_DEXHAND021
+from hardware import calibrate
+from hardware.devices.base import ArmState, Health, Stamped
+from hardware.teleop import calibration
+from hardware.teleop.calibration import load_intrinsics, turned_around
+from hardware.teleop.cube import detector
 
 HOME = FR3_DEXHAND021.home[:7].astype(float)
 BASE_CAMERA = make_pose(np.array([1.2, 0.1, 0.6]), Rotation.from_euler("xyz", [-2.0, 0.1, 1.4]))
@@ -112,7 +113,7 @@ def test_a_file_that_holds_no_pairs_is_named(tmp_path: Path) -> None:
 
 def test_intrinsics_of_a_recording(tmp_path: Path) -> None:
     pytest.importorskip("pyrealsense2", exc_type=ImportError, reason="pyrealsense2 cannot be loaded: make setup")
-    from hardware.peers.realsense import record
+    from hardware.emulators.realsense import record
 
     rng = np.random.default_rng(0)
     record(tmp_path / "camera.db3", [rng.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(20)])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dexhil.poses import compose, inverse, make_pose, rotation
-from hardware.calibration import HandEye, load_intrinsics, save_intrinsics, solve_hand_eye
-from hardware.cube import Intrinsics
+from dexhil.robots.poses import compose, inverse, make_pose, rotation
+from hardware.teleop.calibration import HandEye, load_intrinsics, save_intrinsics, solve_hand_eye
+from hardware.teleop.cube import Intrinsics
 
 BASE_CAMERA = make_pose(np.array([1.1, -0.4, 0.7]), Rotation.from_euler("xyz", [-2.0, 0.3, 0.4]))
 EE_CUBE = make_pose(np.array([0.01, -0.03, 0.09]), Rotation.from_euler("xyz", [0.1, -0.2, 1.7]))

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dexhil.poses import make_pose, rotation
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.control.guard import depths
+from dexhil.control.takeover import Mode
+from dexhil.robots.poses import make_pose, rotation
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
-from dexhil.takeover import Mode
-from hardware.control import Phase
-from hardware.guard import depths
-from hardware.plans import Plan
-from hardware.policy_process import Report
+from hardware.runtime.control import Phase
+from hardware.runtime.plans import Plan
+from hardware.runtime.policy_process import Report
 from tests.hardware.fakes import BOX, SETTINGS, TICK_S, Bench, somewhere
 
 WATCHDOG_S = 0.1 + 2 * TICK_S

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dexhil.poses import IDENTITY, compose, make_pose
-from hardware import cube
-from hardware.calibration import save_intrinsics
-from hardware.cube_tracking import JUMPS, CubeTracker, Tracked, turned
+from dexhil.robots.poses import IDENTITY, compose, make_pose
 from hardware.drivers.aruco_cube import ArucoCube
-from hardware.peers import cube as peer
-from hardware.pose_filter import PoseFilter
+from hardware.emulators import cube as peer
+from hardware.teleop import cube
+from hardware.teleop.calibration import save_intrinsics
+from hardware.teleop.cube_tracking import JUMPS, CubeTracker, Tracked, turned
+from hardware.teleop.pose_filter import PoseFilter
 from tests.hardware.support import wait_for
 
 SCENE = peer.camera()

@@ -12,11 +12,11 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from dexhil.robot import FR3_DEXHAND021
-from hardware.devices import DeviceError
+from dexhil.robots.spec import FR3_DEXHAND021
+from hardware.devices.base import DeviceError
 from hardware.drivers import dexhand021 as driver
 from hardware.drivers.dexhand021 import DexHand021
-from hardware.peers.dexhand021 import FakeHand, serve
+from hardware.emulators.dexhand021 import FakeHand, serve
 from tests.hardware.support import in_background, peer, wait_for
 
 can = pytest.importorskip("can", reason="python-can is missing: make extras")
@@ -169,7 +169,7 @@ def test_a_hand_that_freezes_or_dies_is_said_and_works_again_afterwards() -> Non
     hand = DexHand021(bus=bus, silent_s=0.3)
     with ExitStack() as stack:
         stack.callback(hand.stop)
-        fake = stack.enter_context(peer("hardware.peers.dexhand021", *arguments))
+        fake = stack.enter_context(peer("hardware.emulators.dexhand021", *arguments))
         hand.connect()
         go(hand, TARGET)
         fake.freeze()
@@ -181,7 +181,7 @@ def test_a_hand_that_freezes_or_dies_is_said_and_works_again_afterwards() -> Non
         go(hand, TARGET)
         fake.kill()
         wait_for(lambda: not hand.health().ok)
-        stack.enter_context(peer("hardware.peers.dexhand021", *arguments))
+        stack.enter_context(peer("hardware.emulators.dexhand021", *arguments))
         wait_for(lambda: hand.health().ok)
         told = hand.command(TARGET, time.monotonic(), 0)
         assert (told <= 4.0 * 0.1 + 1e-3).all(), (

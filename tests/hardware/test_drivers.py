@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from hardware.streams import ActuatorStream
+from hardware.devices.streams import ActuatorStream
 from tests.hardware.support import ROOT
 
 DRIVERS = sorted(path.stem for path in (ROOT / "hardware" / "drivers").glob("*.py") if path.stem != "__init__")

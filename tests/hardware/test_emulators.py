@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from dexhil.commands import read_metrics
+from dexhil.episodes.recorder import list_episodes, read_episode, read_facts
 from dexhil.models.config import TINY
-from dexhil.recorder import list_episodes, read_episode, read_facts
 from dexhil.retargeting import network
 from dexhil.retargeting.hand import simulated_dexhand021
 from dexhil.retargeting.runtime import Model, save
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from experiments.benchmarks.server import save_random_checkpoint
 from experiments.online import read_online
 from tests.hardware.support import ROOT, peer
@@ -50,7 +50,7 @@ def run(script: str, *arguments: str) -> None:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An online round with a policy of random numbers and a scripted person at the gamepad."""
-    from hardware.peers.realsense import record
+    from hardware.emulators.realsense import record
 
     folder = tmp_path_factory.mktemp("round")
     rng = np.random.default_rng(0)
@@ -59,13 +59,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hand = simulated_dexhand021()
     save(Model(hand, network.init(rng, hand, 16), {}), folder / "retargeter.npz")
     with (
-        peer("hardware.peers.fr3") as robot,
-        peer("hardware.peers.dexhand021", "--port", str(CAN_PORT)),
-        peer("hardware.peers.glove", "--address", GLOVE),
+        peer("hardware.emulators.fr3") as robot,
+        peer("hardware.emulators.dexhand021", "--port", str(CAN_PORT)),
+        peer("hardware.emulators.glove", "--address", GLOVE),
     ):
         run(
             "hardware/collect.py",
-            "--config=hardware/configs/peers.py",
+            "--config=hardware/configs/emulators.py",
             f"--checkpoint={folder / 'run'}",
             "--episodes=2",
             f"--out={folder / 'online'}",

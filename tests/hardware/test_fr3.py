@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from dexhil import arm_ik
-from dexhil.robot import FR3_DEXHAND021
-from hardware.devices import ArmState, DeviceError
+from dexhil.robots import arm_ik
+from dexhil.robots.spec import FR3_DEXHAND021
+from hardware.devices.base import ArmState, DeviceError
 from hardware.drivers.fr3 import FR3, setpoint
 from tests.hardware.support import Peer, peer, wait_for
 
@@ -25,7 +25,7 @@ HOME = FR3_DEXHAND021.home[:7].astype(float)
 @pytest.fixture(scope="module")
 def robot() -> Iterator[Peer]:
     # An address of its own: the first free one is taken by another test's robot as soon as this one is killed.
-    with peer("hardware.peers.fr3", f"--host=127.3.0.{1 + os.getpid() % 250}") as robot:
+    with peer("hardware.emulators.fr3", f"--host=127.3.0.{1 + os.getpid() % 250}") as robot:
         yield robot
 
 

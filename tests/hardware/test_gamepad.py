@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dexhil.poses import IDENTITY, rotation
-from dexhil.robot import FR3_DEXHAND021
-from dexhil.robot_geometry import finger_tips
-from hardware.devices import DeviceError
+from dexhil.robots.geometry import finger_tips
+from dexhil.robots.poses import IDENTITY, rotation
+from dexhil.robots.spec import FR3_DEXHAND021
+from hardware.devices.base import DeviceError
 from hardware.drivers.gamepad import (
     DEAD_MAN,
     TILT,
@@ -23,7 +23,7 @@ from hardware.drivers.gamepad import (
     moved,
     outside_deadzone,
 )
-from hardware.peers.gamepad import VirtualGamepad
+from hardware.emulators.gamepad import VirtualGamepad
 from tests.hardware.support import wait_for
 
 pytest.importorskip("pygame")

@@ -14,11 +14,11 @@ import pytest
 
 from dexhil.retargeting import synthetic
 from dexhil.retargeting.keypoints import TIPS, bending, check_keypoints, fault_of, to_canonical
-from hardware.devices import DeviceError
+from hardware.devices.base import DeviceError
 from hardware.drivers.geort_glove import GeortGlove
+from hardware.drivers.gloves import ZmqGlove
 from hardware.drivers.manus import ManusGlove, keypoints_of_ergonomics, keypoints_of_nodes
-from hardware.gloves import ZmqGlove
-from hardware.peers.glove import SERIAL, ergonomics_text, nodes_text
+from hardware.emulators.glove import SERIAL, ergonomics_text, nodes_text
 from tests.hardware.support import in_background, peer, wait_for
 
 zmq = pytest.importorskip("zmq")
@@ -209,7 +209,7 @@ def test_a_real_recording_of_25_nodes_is_a_right_hand(shared_data: Path) -> None
 
 def test_a_glove_process_that_freezes_and_thaws() -> None:
     address = "tcp://127.0.0.1:48765"
-    with peer("hardware.peers.glove", "--form", "ergonomics", "--address", address) as fake:
+    with peer("hardware.emulators.glove", "--form", "ergonomics", "--address", address) as fake:
         glove = ManusGlove(address, connect_s=10.0)
         glove.connect()
         fake.freeze()

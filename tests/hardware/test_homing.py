@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dexhil import arm_ik
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.control.guard import depths
+from dexhil.robots import arm_ik
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
-from hardware.control import Phase
-from hardware.guard import depths
+from hardware.runtime.control import Phase
 from tests.hardware.fakes import BOX, SETTINGS, TICK_S, Bench, arm_state
 
 

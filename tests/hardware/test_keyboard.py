@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hardware.devices import DeviceError, OperatorState
+from hardware.devices.base import DeviceError, OperatorState
 from hardware.drivers.keyboard import Keyboard
 from tests.hardware.support import wait_for
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from hardware.devices import DeviceError
+from hardware.devices.base import DeviceError
 from hardware.drivers import leap
 from hardware.drivers.leap import Leap
-from hardware.peers.leap import FakeServos, crc, packet
+from hardware.emulators.leap import FakeServos, crc, packet
 from tests.hardware.support import in_background, peer, wait_for
 
 pytest.importorskip("dynamixel_sdk", reason="dynamixel-sdk is missing: make extras")
@@ -116,7 +116,7 @@ def test_a_missing_servo_is_named_when_connecting(servos: FakeServos) -> None:
 
 
 def test_a_hand_that_freezes_and_thaws() -> None:
-    with peer("hardware.peers.leap") as fake:
+    with peer("hardware.emulators.leap") as fake:
         hand = Leap(port=fake.said.strip())
         hand.connect()
         fake.freeze()

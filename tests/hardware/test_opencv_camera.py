@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hardware.devices import DeviceError
+from hardware.devices.base import DeviceError
 from hardware.drivers.opencv_camera import OpenCvCamera
 from tests.hardware.support import wait_for
 

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from hardware.pace import Lateness, Pace
-from hardware.slots import SharedSlot
+from hardware.runtime.pace import Lateness, Pace
+from hardware.runtime.slots import SharedSlot
 
 
 class Clock:

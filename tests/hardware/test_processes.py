@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dexhil.recorder import list_episodes, read_episode, repair
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.episodes.recorder import list_episodes, read_episode, repair
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import EpisodeMetadata, Step
-from hardware.policy_process import PolicyProcess, Report, Request
-from hardware.recording import SAFETY_FILE, Recorder
+from hardware.runtime.policy_process import PolicyProcess, Report, Request
+from hardware.runtime.recording import SAFETY_FILE, Recorder
 from tests.hardware.fakes import StillPolicy, observation
 
 PATIENCE_S = 60.0

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardware.clocks import DeviceClock
-from hardware.devices import DeviceError
+from hardware.devices.base import DeviceError
+from hardware.devices.clocks import DeviceClock
 from hardware.drivers.realsense import RealSense
-from hardware.peers.realsense import record
+from hardware.emulators.realsense import record
 from tests.hardware.support import wait_for
 
 pytest.importorskip("pyrealsense2", exc_type=ImportError, reason="pyrealsense2 cannot be loaded: make setup")

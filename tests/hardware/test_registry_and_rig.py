@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dexhil.config import ConfigError, read_config_file
-from dexhil.poses import IDENTITY
+from dexhil.robots.poses import IDENTITY
 from hardware.check import check_disk, listen, tried
-from hardware.devices import DeviceError
-from hardware.registry import DRIVERS, make_device
-from hardware.rig import cube_to_ee, make_rig, safety_settings
+from hardware.devices.base import DeviceError
+from hardware.devices.registry import DRIVERS, make_device
+from hardware.runtime.rig import cube_to_ee, make_rig, safety_settings
 from tests.hardware.fakes import SETTINGS, FakeDevice
 
 CONFIGS = sorted(Path("hardware/configs").glob("*.py"))

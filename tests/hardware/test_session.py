@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dexhil.recorder import list_episodes, read_episode
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.control.takeover import Mode
+from dexhil.episodes.recorder import list_episodes, read_episode
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF, EpisodeMetadata
-from dexhil.takeover import Mode
-from hardware.control import Phase
-from hardware.devices import DeviceError
-from hardware.policy_process import PolicyProcess
-from hardware.recording import SAFETY_FILE, Recorder
-from hardware.session import Episode, Session
+from hardware.devices.base import DeviceError
+from hardware.runtime.control import Phase
+from hardware.runtime.policy_process import PolicyProcess
+from hardware.runtime.recording import SAFETY_FILE, Recorder
+from hardware.runtime.session import Episode, Session
 from tests.hardware.fakes import FakeOperator, StillPolicy, arm_state, live_control
 
 

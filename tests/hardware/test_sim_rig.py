@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from dexhil.config import ConfigError, read_config_file
-from dexhil.recorder import read_episode
-from dexhil.robot import FR3_DEXHAND021 as SPEC
+from dexhil.episodes.recorder import read_episode
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
-from hardware.report import results_of, write_hardware_report
-from hardware.trials import Limits, Purpose, Trials, run_trials
+from hardware.runtime.report import results_of, write_hardware_report
+from hardware.runtime.trials import Limits, Purpose, Trials, run_trials
 from tests.hardware.fakes import StillPolicy
 
 CONFIG = Path("hardware/configs/fr3_dexhand021.py")
@@ -113,7 +113,7 @@ def test_a_demonstration_begins_when_the_person_takes_over(tmp_path: Path):
 
 
 def test_a_policy_of_another_robot_is_refused(tmp_path: Path):
-    from hardware.trials import check_policy
+    from hardware.runtime.trials import check_policy
 
     class Session:
         policy = object()

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dexhil.inputs import STATE_CLIP, fake_batch, model_inputs
 from dexhil.models.config import TINY
+from dexhil.models.inputs import STATE_CLIP, fake_batch, model_inputs
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
-from dexhil.transforms import Normalization, fit_normalization
+from dexhil.transforms.normalization import Normalization, fit_normalization
 
 
 @pytest.fixture(scope="module")

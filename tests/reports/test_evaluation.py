@@ -14,12 +14,12 @@ import pytest
 
 from dexhil.commands import Run
 from dexhil.evaluation.intervals import score
-from dexhil.evaluation.page import Fact, Page, Section, Table, Text, key_values, render
-from dexhil.evaluation.plots import curves_plot, rates_plot, series, small_curves_plot
-from dexhil.evaluation.report import failure_table, write_report
 from dexhil.evaluation.rollout import Filming, Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
-from dexhil.evaluation.video import FAILURE_COLOUR, SUCCESS_COLOUR, contact_sheet, write_video
+from dexhil.reports.evaluation import failure_table, write_report
+from dexhil.reports.page import Fact, Page, Section, Table, Text, key_values, render
+from dexhil.reports.plots import curves_plot, rates_plot, series, small_curves_plot
+from dexhil.reports.video import FAILURE_COLOUR, SUCCESS_COLOUR, contact_sheet, write_video
 from tests.evaluation.fakes import FakeRig, UpPolicy
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -11,10 +11,10 @@ import pytest
 
 from dexhil.commands import Run
 from dexhil.evaluation.study import Study, study_results
-from dexhil.evaluation.study_plots import losses_plot
-from dexhil.evaluation.study_report import drift_sections, write_study_report
-from dexhil.evaluation.takeover_report import in_turns, takeover_sections
-from dexhil.evaluation.video import CONTROL_COLOURS, control_overlay, write_picture, write_video
+from dexhil.reports.study import drift_sections, write_study_report
+from dexhil.reports.study_plots import losses_plot
+from dexhil.reports.takeovers import in_turns, takeover_sections
+from dexhil.reports.video import CONTROL_COLOURS, control_overlay, write_picture, write_video
 from tests.evaluation.test_study import cell, episode, full_study
 
 SECTIONS = (

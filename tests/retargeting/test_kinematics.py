@@ -17,7 +17,7 @@ from dexhil.retargeting import kinematics
 from dexhil.retargeting.hand import Hand, bending_joints, hand_length, simulated_dexhand021
 from dexhil.retargeting.optimised import with_coupling
 from dexhil.retargeting.urdf import ALLEGRO, CARDS, DEXHAND021, HandCard, load_urdf
-from dexhil.robot_geometry import FINGERS, dexhand_joint_frames, finger_tips
+from dexhil.robots.geometry import FINGERS, dexhand_joint_frames, finger_tips
 
 FILES = {name: "dexhand021_right.urdf" if name == "dexhand021" else f"{name}_hand_right.urdf" for name in CARDS}
 

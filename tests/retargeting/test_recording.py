@@ -13,7 +13,7 @@ import pytest
 
 from dexhil.retargeting import synthetic
 from dexhil.retargeting.recording import GESTURES, Recording, gestures_of
-from dexhil.robot_geometry import FINGERS
+from dexhil.robots.geometry import FINGERS
 from experiments import retarget
 from experiments.retarget_record import record
 from hardware.drivers.geort_glove import stream

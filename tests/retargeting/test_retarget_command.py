@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from dexhil.config import ConfigError
+from dexhil.reports.retargeting import GOALS
 from dexhil.retargeting import runtime, synthetic, training
 from dexhil.retargeting.kinematics import CanonicalHand
 from dexhil.retargeting.view import show
 from experiments import retarget
 from experiments.configs import retarget_hand
-from experiments.retarget_report import GOALS
 
 CONFIG = "--config=experiments/configs/retarget.py"
 

@@ -7,7 +7,7 @@ import pytest
 
 from dexhil.retargeting import synthetic
 from dexhil.retargeting.keypoints import OF_FINGER, TIPS, bending, check_keypoints, hand_size, to_canonical
-from dexhil.robot_geometry import FINGERS
+from dexhil.robots.geometry import FINGERS
 
 
 def test_a_hand_has_its_length_and_its_segments_whatever_the_angles() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dexhil import arm_ik
+from dexhil.robots import arm_ik
 from dexhil.sim.operator import hand_quaternion
 from dexhil.sim.robot_model import SPEC
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dexhil.robot import FR3_DEXHAND021 as SPEC
-from dexhil.robot_geometry import DEXHAND_JOINTS, FINGERS, dexhand_joint_frames, ee_pose, finger_tips, fr3_joint_frames
+from dexhil.robots.geometry import DEXHAND_JOINTS, FINGERS, dexhand_joint_frames, ee_pose, finger_tips, fr3_joint_frames
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 
 
 def test_hand_joints_are_in_the_order_of_the_robot_spec():

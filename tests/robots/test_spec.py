@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dexhil.robot import FR3_DEXHAND021, ROBOTS, get_robot
+from dexhil.robots.spec import FR3_DEXHAND021, ROBOTS, get_robot
 from dexhil.schema import ARM_DOF
 
 

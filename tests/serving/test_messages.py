@@ -8,7 +8,7 @@ import pytest
 from dexhil.schema import Observation, SchemaError
 from dexhil.serving.codec import pack, unpack
 from dexhil.serving.messages import MessageError, PolicyInfo, read_actions, read_request, write_request
-from dexhil.transforms import resize_image
+from dexhil.transforms.normalization import resize_image
 from tests.serving.fakes import INFO, make_observation, make_request
 
 

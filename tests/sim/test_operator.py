@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dexhil import arm_ik
+from dexhil.robots import arm_ik
 from dexhil.sim.operator import (
     FAR_M,
     Intent,

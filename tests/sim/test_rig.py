@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from dexhil.safety import UnsafeCommandError
+from dexhil.control.limits import UnsafeCommandError
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
 

@@ -2,7 +2,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from dexhil.robot_geometry import FINGERS, ee_pose, finger_tips
+from dexhil.robots.geometry import FINGERS, ee_pose, finger_tips
 from dexhil.sim.robot_model import SPEC, build_scene, drive_joint
 
 

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dexhil import arm_ik
-from dexhil.poses import make_pose
+from dexhil.control.limits import limit_command
+from dexhil.control.takeover import Inputs, advance, arm_target, executed, start
 from dexhil.retargeting import network
 from dexhil.retargeting.hand import simulated_dexhand021
 from dexhil.retargeting.runtime import Model, Retargeter
 from dexhil.retargeting.synthetic import LOWER, UPPER
-from dexhil.robot import FR3_DEXHAND021 as SPEC
-from dexhil.safety import limit_command
+from dexhil.robots import arm_ik
+from dexhil.robots.poses import make_pose
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.sim.operator import Intent, grasp_to_hand
 from dexhil.sim.strategies.base import Grasp
 from dexhil.sim.teleoperation import FINGER_SPEED, PRACTISED, CubeInHand, Devices, HandInGlove
-from dexhil.takeover import Inputs, advance, arm_target, executed, start
 
 HZ = 20.0
 

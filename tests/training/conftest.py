@@ -5,7 +5,7 @@ import pytest
 
 from dexhil.models.config import TINY
 from dexhil.training.checkpoints import CheckpointMeta
-from dexhil.transforms import Normalization, NormStats
+from dexhil.transforms.normalization import Normalization, NormStats
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dexhil.augment import AugmentConfig, augment
+from dexhil.training.augment import AugmentConfig, augment
 
 NOTHING = AugmentConfig(shift=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
 

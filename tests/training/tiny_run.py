@@ -30,7 +30,7 @@ from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from dexhil.training.partition import frozen_paths
 from dexhil.training.sharding import make_mesh, parameter_shardings, place, place_batch
 from dexhil.training.step import StepConfig, TrainState, make_state, make_train_step
-from dexhil.transforms import Normalization, NormStats
+from dexhil.transforms.normalization import Normalization, NormStats
 
 SAMPLES, BATCH = 40, 8
 SMALL = 64  # elements: nearly every weight is split

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from dexhil.ee_actions import EE_DIM, EE_SPACES, HOME_ROTATION, ee_state, from_ee_actions, to_ee_actions
-from dexhil.robot import FR3_DEXHAND021 as SPEC
-from dexhil.robot_geometry import ee_pose
-from dexhil.transforms import Normalization, NormStats, fit_normalization
+from dexhil.robots.geometry import ee_pose
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
+from dexhil.transforms.ee_actions import EE_DIM, EE_SPACES, HOME_ROTATION, ee_state, from_ee_actions, to_ee_actions
+from dexhil.transforms.normalization import Normalization, NormStats, fit_normalization
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dexhil.transforms import (
+from dexhil.transforms.normalization import (
     MIN_RANGE,
     Normalization,
     NormStats,
@@ -114,7 +114,7 @@ def test_large_data_is_thinned_evenly(monkeypatch):
     states = np.linspace(0, 1, 10_000)[:, None]
     chunks, mask = states[:, None].repeat(2, axis=1), np.ones((10_000, 2), bool)
     whole = fit_normalization(states, chunks, mask)
-    monkeypatch.setattr("dexhil.transforms.MAX_ENTRIES", 500)
+    monkeypatch.setattr("dexhil.transforms.normalization.MAX_ENTRIES", 500)
     np.testing.assert_allclose(fit_normalization(states, chunks, mask).actions.high, whole.actions.high, atol=0.01)
 
 

@@ -1,0 +1,1 @@
+"""Episodes on disk: the recorder and its format."""

@@ -1,0 +1,1 @@
+"""Every page, plot and film that a command leaves."""

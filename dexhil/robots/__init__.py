@@ -1,0 +1,1 @@
+"""Robots as data: joints, limits, geometry, poses, inverse kinematics. NumPy level only."""

@@ -1,0 +1,1 @@
+"""A person's devices in terms of the takeover: cube, calibration, filters."""
