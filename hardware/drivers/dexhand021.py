@@ -115,7 +115,7 @@ class DexHand021(ActuatorStream[np.ndarray]):
     def _bus(self, can: Any) -> Any:
         if self._settings.get("interface") != "zlg":
             return can.Bus(**self._settings)
-        from hardware.drivers.zlg_can import ZlgBus
+        from hardware.devices.zlg_can import ZlgBus
 
         try:
             return ZlgBus(**{key: value for key, value in self._settings.items() if key != "interface"})

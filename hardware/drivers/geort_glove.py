@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dexhil.retargeting.keypoints import NUM_POINTS
-from hardware.drivers.gloves import ZmqGlove
+from hardware.devices.gloves import ZmqGlove
 
 NUM_BYTES = 4 * NUM_POINTS * 3
 SILENT_S = 5.0  # without a frame for so long, the glove is not there

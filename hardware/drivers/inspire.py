@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hardware.devices.base import DeviceError
-from hardware.drivers.serial_hand import SerialHand
+from hardware.devices.serial_hand import SerialHand
 
 NAMES = ("little", "ring", "middle", "index", "thumb_bend", "thumb_rotation")  # in the order of the registers
 RANGES_RAD = (1.47, 1.47, 1.47, 1.47, 0.6, 1.308)  # from open to closed

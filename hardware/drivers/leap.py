@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hardware.devices.base import DeviceError
-from hardware.drivers.serial_hand import SerialHand
+from hardware.devices.serial_hand import SerialHand
 
 IDS = tuple(range(16))
 NAMES = tuple(

@@ -13,7 +13,7 @@ from dexhil.names import check_known
 from dexhil.retargeting.keypoints import NUM_POINTS, OF_FINGER
 from dexhil.retargeting.synthetic import OPEN, keypoints_of
 from dexhil.robots.geometry import FINGERS
-from hardware.drivers.gloves import ZmqGlove
+from hardware.devices.gloves import ZmqGlove
 
 NUM_NODES, PER_NODE = 25, 7
 PER_GLOVE = 1 + NUM_NODES * PER_NODE

@@ -15,8 +15,8 @@ import pytest
 from dexhil.retargeting import synthetic
 from dexhil.retargeting.keypoints import TIPS, bending, check_keypoints, fault_of, to_canonical
 from hardware.devices.base import DeviceError
+from hardware.devices.gloves import ZmqGlove
 from hardware.drivers.geort_glove import GeortGlove
-from hardware.drivers.gloves import ZmqGlove
 from hardware.drivers.manus import ManusGlove, keypoints_of_ergonomics, keypoints_of_nodes
 from hardware.emulators.glove import SERIAL, ergonomics_text, nodes_text
 from tests.hardware.support import in_background, peer, wait_for
