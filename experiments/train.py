@@ -135,6 +135,7 @@ def make_loader(config: Config, split: str) -> Loader:
         cache_dir=data.cache_dir,
         robot=data.robot,
         action_dim=data.action_dim,
+        control_hz=data.control_hz,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
     )
