@@ -248,9 +248,8 @@ def _common_robot(caches: Sequence[StepCache], expected: str | None) -> str:
 
 def _common_rate(caches: Sequence[StepCache], names: Sequence[str | Path], expected: float | None) -> float | None:
     """The rate of all data sets, 1/s; `expected` where none of them says it."""
-    rates = {"the config": expected} | {
-        f"data set {name}": cache.control_hz for name, cache in zip(names, caches, strict=True)
-    }
+    rates = {f"data set {name}": cache.control_hz for name, cache in zip(names, caches, strict=True)}
+    rates["the config"] = expected
     said = {who: rate for who, rate in rates.items() if rate is not None}
     for who, rate in said.items():
         first = next(iter(said))
@@ -259,7 +258,7 @@ def _common_rate(caches: Sequence[StepCache], names: Sequence[str | Path], expec
                 f"{who} has {rate:g} Hz, {first} has {said[first]:g} Hz; a chunk is so many steps of one rate: train "
                 f"on data of one, with data.control_hz set to it"
             )
-    return next(iter(said.values()), None)
+    return expected or next(iter(said.values()), None)
 
 
 def _common_width(caches: Sequence[StepCache], expected: int | None) -> int:

@@ -186,8 +186,10 @@ def _parse_int(text: str) -> int:
 
 
 def _elements(text: str) -> list[str]:
-    inner = text.strip().removeprefix("(").removeprefix("[").removesuffix(")").removesuffix("]")
-    return [part.strip().strip("'\"") for part in inner.split(",") if part.strip()]
+    """What stands between commas, outside of quotes; brackets around the whole are optional."""
+    text = text.strip()
+    inner = text[1:-1] if re.fullmatch(r"\([^()]*\)|\[[^\[\]]*\]", text) or _literal(text) != text else text
+    return [part.strip().strip("'\"") for part in _ELEMENT.findall(inner) if part.strip()]
 
 
 def _parse_element(text: str, current: Sequence[Any]) -> Any:
