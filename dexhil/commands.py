@@ -22,9 +22,10 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -68,7 +69,7 @@ class Run:
         self._began = time.monotonic()
         self._seconds_before = 0.0
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.workdir)
+        weakref.finalize(self, os.close, _lock(self.workdir))
         self._write_config()
 
     @property
@@ -108,16 +109,16 @@ class Run:
         write_json(self.workdir / "config.json", self.config)
 
 
-def _lock(workdir: Path) -> IO[str]:
+def _lock(workdir: Path) -> int:
     """Keeps others out of `workdir` while the returned file is open. Raises ConfigError naming the process in it."""
-    lock = (workdir / "run.lock").open("a+")
+    lock = os.open(workdir / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lock.truncate(0)
-        print(os.getpid(), file=lock, flush=True)
+        os.truncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
     except BlockingIOError:
-        lock.seek(0)
-        if (owner := lock.read().strip()) != str(os.getpid()):
+        if (owner := os.read(lock, 32).decode().strip()) != str(os.getpid()):
+            os.close(lock)
             raise ConfigError(
                 f"{workdir}: process {owner} is at work in it; wait until it ends or stop it, or choose another folder"
             ) from None
