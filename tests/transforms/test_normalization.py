@@ -260,19 +260,22 @@ def test_drift_wants_the_names_of_the_recorded_joints_and_something_to_compare(r
 def rare(count: int = 10, value: float = 1.0) -> np.ndarray:
     """[3000, 2]: a wave, and a flag that is set `count` times."""
     values = np.stack([np.sin(np.arange(3000) / 50), np.zeros(3000)], axis=1)
-    values[np.arange(count) * 290, 1] = value
+    values[np.arange(count) * 100, 1] = value
     return values
 
 
-@pytest.mark.parametrize(("count", "value"), [(20, 1.0), (1, 1.0), (10, -300.0), (29, 5.0)])
-def test_a_rare_value_is_named_and_does_not_drown_the_loss(count: int, value: float):
-    values = rare(count % 11, value) if count < 11 else np.concatenate([rare(10, value)[:2000], rare(10, value)])
-    with pytest.warns(UserWarning, match=r"dimension gripper is nearly always near 0 and rarely reaches .*9\d% of"):
-        stats = NormStats.from_arrays(values, names=("dimension wave", "dimension gripper"))
+@pytest.mark.parametrize(
+    ("count", "value", "fraction"), [(10, 1.0, 99), (1, 1.0, 87), (10, -300.0, 100), (29, 5.0, 100), (29, 0.15, 81)]
+)
+def test_a_rare_value_is_named_and_does_not_drown_the_loss(count: int, value: float, fraction: int):
+    values = rare(count, value)
+    said = rf"gripper is nearly always near 0 and rarely reaches {value:g}: .* would be {fraction}% of the mean square"
+    with pytest.warns(UserWarning, match=said):
+        stats = NormStats.from_arrays(values, names=("wave", "gripper"))
     squares = (stats.normalize(values) ** 2).mean(axis=0)
     assert squares[1] == pytest.approx(1, rel=1e-4)
     assert stats.high[0] == pytest.approx(1, abs=0.01)  # the others keep their range
-    np.testing.assert_allclose(stats.unnormalize(stats.normalize(values)), values, atol=1e-3 * abs(value))
+    np.testing.assert_allclose(stats.unnormalize(stats.normalize(values)), values, atol=1e-4 * max(1, abs(value)))
 
 
 @pytest.mark.parametrize(
