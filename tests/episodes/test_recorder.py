@@ -1,6 +1,7 @@
 """The recorder keeps what it was told, whole or not at all, through real faults: kill -9, damage, a full disk."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import resource
@@ -28,6 +29,7 @@ from dexhil.episodes.recorder import (
     RecordingError,
     list_episodes,
     read_episode,
+    read_facts,
     read_header,
     read_steps,
     repair,
@@ -88,6 +90,42 @@ def test_episodes_recorded_before_steps_said_who_commanded_are_commanded():
     np.testing.assert_array_equal(unpack_step(older).arrays["action"], make_step(3).action)
 
 
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256((path / STEPS_FILE).read_bytes()).hexdigest()
+
+
+def test_the_facts_hold_the_hash_of_the_steps(tmp_path):
+    path = record(tmp_path)
+    assert read_facts(path)[1]["steps_sha256"] == sha256_of(path)
+    file = leave_open(tmp_path)
+    os.truncate(file, file.stat().st_size - 5)
+    repair(tmp_path)
+    assert read_facts(tmp_path / "draft")[1]["steps_sha256"] == sha256_of(tmp_path / "draft")
+
+
+def test_an_episode_is_on_the_disk_before_it_is_visible(tmp_path, monkeypatch):
+    """Its steps, its metadata and its folder's entries are synced, then it is renamed, then the folder around it is."""
+    done = []
+    sync, rename = os.fsync, os.rename
+
+    def synced(file: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{file}"))
+        sync(file)
+
+    def renamed(source: Path, target: Path) -> None:
+        done.append(f"rename to {target}")
+        rename(source, target)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.rename", renamed)
+    writer = EpisodeWriter(tmp_path, control_hz=HZ)
+    writer.append(make_step(0))
+    writer.finish(make_metadata())
+    inside = str(writer.directory)
+    files = [f"{inside}/{STEPS_FILE}", f"{inside}/{METADATA_FILE}.tmp"]
+    assert done == [*files, inside, f"rename to {tmp_path / 'ep'}", str(tmp_path)]
+
+
 def test_an_episode_is_invisible_until_it_is_finished(tmp_path):
     writer = EpisodeWriter(tmp_path, control_hz=HZ)
     writer.append(make_step(0))
@@ -123,6 +161,7 @@ def test_a_taken_id_loses_nothing(tmp_path):
         ({"observation": dataclasses.replace(make_step(1).observation, timestamp=0.0)}, "expected after 0.0 s"),
         ({"observation": dataclasses.replace(make_step(1).observation, language_instruction=3)}, "expected a str"),
         ({"observation": make_step(1, size=16).observation}, "the episode began with"),
+        (vars(make_step(1, hand=11)), r"'q_hand': \(11,\)}, the episode began with"),
     ],
 )
 def test_a_bad_step_is_refused_and_not_stored(tmp_path, change, message):
@@ -278,6 +317,14 @@ def test_a_process_that_died_before_the_rename_keeps_its_metadata(tmp_path):
     path.rename(tmp_path / ".open-1-x")
     assert repair(tmp_path).salvaged == {"ep": 8}
     assert read_episode(path).metadata == make_metadata()
+
+
+def test_metadata_of_more_steps_than_are_left_are_not_believed(tmp_path):
+    path = record(tmp_path)
+    os.truncate(path / STEPS_FILE, (path / STEPS_FILE).stat().st_size - 5)
+    path.rename(tmp_path / ".open-1-x")
+    assert repair(tmp_path).salvaged == {"salvaged-1-x": 7}
+    assert read_episode(tmp_path / "salvaged-1-x").metadata.success == -1
 
 
 def test_open_episodes_without_steps_or_header_do_not_stop_a_repair(tmp_path):
