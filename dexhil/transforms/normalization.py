@@ -58,7 +58,7 @@ class NormStats:
         low, high = np.quantile(values.astype(np.float64), QUANTILES, axis=0)
         centre, half = (low + high) / 2, np.maximum(high - low, min_range) / 2
         squares = (((values - centre) / half) ** 2).mean(axis=0)
-        for dim in np.flatnonzero(squares > 1 + 1e-6):
+        for dim in np.flatnonzero(squares > 1 + 1e-6).tolist():
             _warn_of_rare_values(
                 names[dim] if names else f"dimension {dim}", values[:, dim], squares[dim] / squares.sum()
             )

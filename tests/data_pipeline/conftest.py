@@ -41,7 +41,8 @@ def make_step(recipe: Recipe, t: int) -> Step:
     shades = np.linspace(0, 255, recipe.size)[:, None, None] * np.linspace(0.2, 1, recipe.size)[:, None]
     image = np.broadcast_to(shades * (t + 1) / recipe.length, (recipe.size, recipe.size, 3)).astype(np.uint8)
     text = "Grab that yellow plushie" if recipe.number % 2 else "Pull out a napkin"
-    seen = Observation(dict.fromkeys(recipe.cameras, image), q[:7], q[7:], q[:7], t / recipe.control_hz, text)
+    images = {camera: image // (1 + number) for number, camera in enumerate(recipe.cameras)}
+    seen = Observation(images, q[:7], q[7:], q[:7], t / recipe.control_hz, text)
     action = q.copy()
     action[0] = 1000 * recipe.number + t
     taken_over = any(start <= t < end for start, end in recipe.takeovers)

@@ -1,5 +1,6 @@
 """Recorded episodes become an RLDS data set that TFDS reads, unchanged, or a clear error and nothing on disk."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 
 from data_pipeline import build
 from data_pipeline.build import build_dataset, main
+from data_pipeline.card import EpisodeSummary, make_card
 from data_pipeline.mapping import DatasetError
 from data_pipeline.tensorflow_cpu import tensorflow_datasets
 from dexhil.episodes.format import STEPS_FILE, EpisodeError
@@ -93,6 +95,7 @@ def test_workers_share_the_shards_and_change_nothing(episodes, tmp_path, monkeyp
     for name in names:
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     assert len(read_back(two)) == 6
+    assert json.loads((two / "card.json").read_text())["episodes"] == 6
 
 
 def test_a_data_set_is_never_edited(episodes, dataset, round_dataset, tmp_path):
@@ -104,6 +107,25 @@ def test_a_data_set_is_never_edited(episodes, dataset, round_dataset, tmp_path):
     with pytest.raises(DatasetError, match="mine exists"):
         build_dataset(episodes, tmp_path / "mine")
     assert {path: path.stat().st_mtime_ns for path in dataset.iterdir()} == before
+
+
+def test_other_episodes_of_the_same_names_are_other_episodes(tmp_path, recipe, recorder):
+    for folder, length in (("first", 2), ("second", 3)):
+        recorder(tmp_path / folder, recipe(0, length))
+    out = build_dataset(tmp_path / "first", tmp_path / "out", workers=1)
+    with pytest.raises(DatasetError, match="was not built from these episodes"):
+        build_dataset(tmp_path / "second", out)
+
+
+def test_a_summary_of_steps_that_begin_late(recipe, recorder, tmp_path):
+    steps = [
+        dataclasses.replace(step, timestamp=step.timestamp + 7)
+        for step in read_steps(recorder(tmp_path, recipe(0, 101)))
+    ]
+    summary = EpisodeSummary.of(steps, read_facts(tmp_path / "ep0-000")[0])
+    assert summary.duration == pytest.approx(5.0)
+    ranges = make_card([summary], {}, "")["action_range"]
+    assert [ranges[name][0] for name in ("min", "q01", "q99", "max")] == [0, 1, 99, 100]
 
 
 @pytest.mark.parametrize(

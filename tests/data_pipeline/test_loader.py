@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import simplejpeg
 
 from data_pipeline.build import build_dataset
 from data_pipeline.cache import open_cache
-from data_pipeline.drift import newest_data_drift
+from data_pipeline.drift import WORST, newest_data_drift
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import DEXHIL, DatasetError
 from data_pipeline.sampler import sample_indices
@@ -149,7 +150,9 @@ def test_a_round_without_corrections_adds_no_sample_and_says_nothing_about_drift
     before = load(dataset, round_dataset, filter="corrections")
     after = load(dataset, round_dataset, quiet, filter="corrections")
     stats = fit_normalization(before.all_states(), *before.chunks(np.arange(before.num_samples)))
-    assert len(newest_data_drift(before, stats)) > 0
+    rows = newest_data_drift(before, stats)
+    assert len(rows) == WORST
+    assert (rows[0]["kind"], rows[0]["name"], rows[0]["outside"]) == ("actions", "joint1", 1.0)
     assert newest_data_drift(after, stats) == []
     assert after.num_samples == before.num_samples
 
@@ -166,6 +169,11 @@ def test_the_held_out_split_is_a_partition_that_new_data_does_not_move(load, dat
     assert not train & heldout
     more = episode_ids(load(dataset, round_dataset, split="train", **arguments))
     assert not more & heldout
+
+
+def test_the_split_follows_its_own_seed(load):
+    chosen = [episode_ids(load(split="heldout", heldout_fraction=0.4, split_seed=seed)) for seed in range(6)]
+    assert len(set(map(frozenset, chosen))) > 1
 
 
 def test_the_split_does_not_follow_the_sampling_seed(load):
@@ -322,6 +330,10 @@ def test_the_cache_is_made_once_and_follows_the_data(dataset, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in second.directory.iterdir()} == made
     copied = open_cache(shutil.copytree(dataset, tmp_path / "copy"), DEXHIL, tmp_path / "cache")
     assert copied.content_sha256 == first.content_sha256
+    file = next((tmp_path / "copy").glob("*.tfrecord-*"))
+    os.utime(file, (1, 1))
+    assert open_cache(tmp_path / "copy", DEXHIL, tmp_path / "cache").directory != copied.directory  # perhaps edited
+    copied = open_cache(tmp_path / "copy", DEXHIL, tmp_path / "cache")
     (copied.directory / "frames.bin").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"step cache .* is damaged; delete that directory"):
         open_cache(tmp_path / "copy", DEXHIL, tmp_path / "cache")

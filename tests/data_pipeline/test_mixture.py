@@ -125,6 +125,13 @@ def test_the_steps_before_a_takeover_are_marked_in_their_episode_only():
     assert names == ours + ["pre_intervention"] * 2 + ["intervention"] * 2
 
 
+def test_the_steps_before_a_takeover_are_marked_in_their_data_set_only():
+    index = make_index(autonomous=4, intervention=1)
+    index["episode"], index["t"], index["dataset"] = 0, [0, 1, 2, 3, 4], [0, 0, 0, 1, 1]
+    marked = mark_pre_intervention(index) == CATEGORIES.index("pre_intervention")
+    assert marked.tolist() == [False, False, False, True, False]
+
+
 def stream(mixture: Mixture, draws: int, batch_size: int, seed: int = 0) -> np.ndarray:
     batches = [mixture.draw(seed, step, batch_size=batch_size) for step in range(math.ceil(draws / batch_size))]
     return np.concatenate(batches)[:draws]

@@ -182,11 +182,11 @@ def codes(text: str, dtype: type, width: int = 24) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint16, np.uint8])
 def test_instructions_as_code_points_are_read(load, dtype):
     feature = tensorflow_datasets().features.Tensor(shape=(24,), dtype=dtype)
-    episodes = [make_steps(0, text=codes("Öffne die Tür", dtype)), make_steps(1, text=codes("go", dtype))]
+    episodes = [make_steps(0, text=codes("Öffne die Tür", dtype)), make_steps(1, text=codes(" go", dtype))]
     loader = load(episodes, {"text": feature})
-    assert loader.instructions() == {"Öffne die Tür", "go"}
+    assert loader.instructions() == {"Öffne die Tür", " go"}
     batch = loader.batch(0)
-    assert [text == "go" for text in batch["instruction"]] == (batch["state"][:, 0] == 1).tolist()
+    assert [text == " go" for text in batch["instruction"]] == (batch["state"][:, 0] == 1).tolist()
 
 
 @pytest.mark.parametrize("numbers", [[101, 2, 7, 0], [-5, 3, 0, 0], [2**31 - 1, 0, 0, 0]])
@@ -234,6 +234,9 @@ def test_data_of_two_rates_do_not_mix(rates, tmp_path):
         ours([rates[10]], tmp_path, control_hz=20.0)
     assert ours([rates[10]], tmp_path, control_hz=10.0).control_hz == 10.0
     assert ours([rates[20]], tmp_path).card()["control_hz"] == 20.0
+    assert ours([rates[20]], tmp_path, control_hz=19.9).control_hz == 19.9
+    with pytest.raises(DatasetError, match=r"the config has 18\.5 Hz, data set .*rlds20 has 20 Hz"):
+        ours([rates[20]], tmp_path, control_hz=18.5)
 
 
 def copied(dataset: Path, to: Path, card: str | None) -> Path:
@@ -245,6 +248,7 @@ def copied(dataset: Path, to: Path, card: str | None) -> Path:
 def test_without_a_card_the_timestamps_or_the_mapping_tell_the_rate(rates, tmp_path, load):
     alone = copied(rates[10], tmp_path / "alone", None)
     assert ours([alone], tmp_path / "c").control_hz == pytest.approx(10)
+    assert ours([alone], tmp_path / "c", control_hz=10.0).control_hz == 10.0
     with pytest.raises(DatasetError, match="the config has 20 Hz"):
         ours([alone], tmp_path / "c", control_hz=20.0)
     with pytest.raises(DatasetError, match=r"the config has 20 Hz, data set .*plain has 5 Hz"):

@@ -19,6 +19,7 @@ from dexhil.episodes.format import (
     METADATA_FILE,
     STEPS_FILE,
     EpisodeError,
+    decode_step,
     encode_step,
     frame,
     pack_step,
@@ -134,6 +135,23 @@ def test_an_episode_is_invisible_until_it_is_finished(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     with pytest.raises(EpisodeError, match="has ended"):
         writer.append(make_step(1))
+
+
+def test_episodes_are_listed_by_name(tmp_path):
+    names = [f"ep{number * 7 % 20:02d}" for number in range(20)]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / METADATA_FILE).write_text("{}")
+    assert [path.name for path in list_episodes(tmp_path)] == sorted(names)
+
+
+def test_thin_coloured_things_keep_their_colour():
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[:, ::2, 0], image[:, 1::2, 2] = 200, 200  # red and blue columns of one pixel
+    read = decode_step(encode_step(dataclasses.replace(
+        make_step(0), observation=dataclasses.replace(make_step(0).observation, images={"scene": image})
+    ), 95)).observation.images["scene"]  # fmt: skip
+    assert np.abs(read.astype(int) - image).max() < 20
 
 
 def test_an_abandoned_episode_leaves_nothing(tmp_path):

@@ -90,6 +90,15 @@ def test_pairs_with_different_numbers_of_trials_are_refused():
         study_results(study)
 
 
+def test_human_time_counts_corrections_that_failed():
+    failed = episode("dexhil", 1, seed=1, success=False)
+    study = dataclasses.replace(full_study(), online=(*full_study().online, failed))
+    results = study_results(study)
+    assert results["human_seconds"]["dexhil"] == [6.0, 3.0]
+    assert results["labour"]["watched_seconds"]["dexhil"] == [20.0, 10.0]
+    assert results["labour"]["corrections"] == 6
+
+
 def test_human_time_counts_demonstrations_and_the_persons_control():
     results = study_results(full_study())
     assert results["human_seconds"] == {"dexhil": [3.0, 3.0], "dagger": [3.0], "offline": [120.0, 0.0]}

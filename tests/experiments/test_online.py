@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from dexhil.retargeting.hand import simulated_dexhand021
 from dexhil.schema import ARM_DOF
 from dexhil.sim.rig import SimRig
 from experiments.configs import sim
-from experiments.online import make_person
+from experiments.online import make_person, read_online
 
 ALWAYS = {"false_alarms_per_s": 1e3, "reaction_s": (0.0, 0.0)}
 
@@ -29,6 +30,22 @@ def test_the_persons_hand_goes_through_the_retargeter_of_the_config(tmp_path: Pa
         shown[path] = command.q_hand
     assert shown[""] == pytest.approx(rig.command[ARM_DOF:], abs=0.05)
     assert np.abs(shown[str(tmp_path / "r.npz")] - shown[""]).max() > 0.1
+
+
+def test_rollouts_that_failed_are_read_with_the_persons_time(tmp_path: Path) -> None:
+    """But not those whose recording was never finished."""
+    (tmp_path / "facts").mkdir()
+    told = {"task": "plush", "seconds": 9.0, "control": [[0, 4, "policy"], [4, 9, "person"]], "reasons": ["missed"]}
+    for name, success in (("saved", True), ("lost", False), ("unfinished", True)):
+        facts = {**told, "seed": 1, "success": success, "engaged": [[0, 0]], "released": []}
+        (tmp_path / "facts" / f"{name}.json").write_text(json.dumps(facts))
+        if name != "unfinished":
+            (tmp_path / "episodes" / name).mkdir(parents=True)
+    found = read_online(tmp_path, "dexhil", 2)
+    assert [(episode.success, episode.arm, episode.round) for episode in found] == [
+        (False, "dexhil", 2),
+        (True, "dexhil", 2),
+    ]
 
 
 def test_a_retargeter_that_is_not_there_is_named() -> None:
