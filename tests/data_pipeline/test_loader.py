@@ -149,10 +149,11 @@ def test_a_round_without_corrections_adds_no_sample_and_says_nothing_about_drift
     quiet = build_dataset(tmp_path / "episodes", tmp_path / "round2", workers=1)
     before = load(dataset, round_dataset, filter="corrections")
     after = load(dataset, round_dataset, quiet, filter="corrections")
-    stats = fit_normalization(before.all_states(), *before.chunks(np.arange(before.num_samples)))
+    warmup = load(dataset)
+    stats = fit_normalization(warmup.all_states(), *warmup.chunks(np.arange(warmup.num_samples)))
     rows = newest_data_drift(before, stats)
     assert len(rows) == WORST
-    assert (rows[0]["kind"], rows[0]["name"], rows[0]["outside"]) == ("actions", "joint1", 1.0)
+    assert (rows[0]["kind"], rows[0]["name"], rows[0]["outside"]) == ("actions", "fr3_joint1", 1.0)
     assert newest_data_drift(after, stats) == []
     assert after.num_samples == before.num_samples
 
