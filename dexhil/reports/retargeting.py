@@ -87,7 +87,11 @@ READING = (
 
 def metrics_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """One row per metric, one column per method."""
-    rows = [[metric, *(f"{values[metric]:.3g}" for values in scores.values()), goal] for metric, goal in GOALS.items()]
+
+    def cell(value: float | None) -> str:
+        return "not seen" if value is None else f"{value:.3g}"  # such as a fist that no held-out frame shows
+
+    rows = [[metric, *(cell(values[metric]) for values in scores.values()), goal] for metric, goal in GOALS.items()]
     return Table(("metric", *scores, "goal"), rows)
 
 
