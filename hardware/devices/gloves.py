@@ -25,6 +25,8 @@ class ZmqGlove(Stream[np.ndarray]):
     address: such as tcp://localhost:8765, where the publisher binds. kind: of our socket, SUB or PULL.
     """
 
+    gives_keypoints = True  # not hand joints: a rig needs a retargeter for them
+
     def __init__(
         self, address: str, kind: str, *, name: str, period_s: float, silent_s: float, connect_s: float
     ) -> None:
