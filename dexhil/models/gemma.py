@@ -152,8 +152,9 @@ class Gemma(nnx.Module):
             blocks = stack(make, config.attention.depth, rngs)
             attn |= {f"{name}{suffix}": getattr(blocks.attn, name) for name in _EINSUMS}
             layers |= {f"{name}{suffix}": getattr(blocks, name) for name in _PARTS}
-            setattr(self, f"final_norm{suffix}", RMSNorm(stream.width, config.dtype, adaptive, rngs))
-        self.layers = nnx.Dict(attn=nnx.Dict(**attn), **layers)
+        self.layers: Any = nnx.Dict(attn=nnx.Dict(**attn), **layers)
+        self.final_norm = RMSNorm(config.lm.width, config.dtype, False, rngs)
+        self.final_norm_1 = RMSNorm(config.expert.width, config.dtype, config.variant == "pi05", rngs)
 
     def blocks(self, suffix: str = "") -> GemmaBlock:
         """The stacked layers of the language model ("") or of the expert ("_1")."""

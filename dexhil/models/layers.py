@@ -104,7 +104,7 @@ def attend(q: Float[Array, "B *M T N h"], sources: Sequence[Source]) -> Float[Ar
         return attend(q[:, None], sources)[:, 0]
     batch, samples, tokens, heads, size = q.shape
     groups = sources[0][0].shape[-2]
-    rows = (q * size**-0.5).reshape(batch, samples, tokens, groups, -1, size).transpose(0, 3, 1, 2, 4, 5)
+    rows = q.reshape(batch, samples, tokens, groups, -1, size).transpose(0, 3, 1, 2, 4, 5)
     rows = rows.reshape(batch, groups, samples, -1, size)
     logits = [_logits(rows, keys, mask, heads // groups) for keys, _, mask in sources]
     top = functools.reduce(jnp.maximum, [part.max(axis=-1, keepdims=True) for part in logits])
@@ -122,7 +122,8 @@ def _add(parts: Iterable[Array]) -> Array:
 
 
 def _logits(rows: Array, keys: Array, mask: Array, repeats: int) -> Float[Array, "B K M R S"]:
-    logits = _matmul_shared(rows, _heads_first(keys).swapaxes(-1, -2))
+    # Scaled here, in float32: queries scaled by what is no power of two would be rounded once more.
+    logits = _matmul_shared(rows, _heads_first(keys).swapaxes(-1, -2)) * rows.shape[-1] ** -0.5
     mask = mask if mask.shape[2] == 1 else jnp.repeat(mask, repeats, axis=2)
     return jnp.where(mask[:, None], logits, _MASKED)
 

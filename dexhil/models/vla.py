@@ -33,7 +33,8 @@ from dexhil.models.vision import VisionTower
 KV = tuple[Float[Array, "L B S K h"], Float[Array, "L B S K h"]]
 Inputs = Mapping[str, Any]
 Params = dict[str, Any]
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class PaliGemma(nnx.Module):

@@ -3,7 +3,7 @@
 
 - A single process sets nothing up, also where a launcher started it: the programs that it starts inherit its variables.
 - JAX_NUM_PROCESSES and JAX_PROCESS_ID beside JAX_COORDINATOR_ADDRESS (host:port of process 0), or what a JAXJob of
-  Kubeflow sets in their place. In Kubernetes nothing is looked for without them: the pods of a sweep are runs of their own.
+  Kubeflow sets in their place. In Kubernetes nothing is looked for without them: a sweep's pods are runs of their own.
 - All GPUs for the only process of a node, and equal parts for several. JAX gives every process the one of its local
   rank, which a process that Slurm has bound to a GPU does not even see. JAX_LOCAL_DEVICE_IDS says otherwise.
 """
