@@ -10,20 +10,21 @@ BIN := .venv/bin
 export MUJOCO_GL ?= egl
 
 # The stamp is named after all that the environment depends on: a second run finds it and does nothing.
-KEY := $(shell { cat requirements.lock pyproject.toml Makefile; $(PYTHON) --version; pwd; } 2>&1 | sha256sum | cut -c1-16)
+KEY := $(shell { cat requirements.txt pyproject.toml Makefile; $(PYTHON) --version; pwd; } 2>&1 | sha256sum | cut -c1-16)
 STAMP := .venv/ready-$(KEY)
 # Optional packages, requirements-NAME.txt each: outside the lock, installed for the tests, which skip what is missing.
 EXTRAS := $(patsubst requirements-%.txt,.venv/%.extra,$(wildcard requirements-*.txt))
 RENDERING_CHECK := $(BIN)/python -c 'import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()'
 
-.PHONY: help setup extras demo test check format lock
+.PHONY: help setup extras demo test check docs format lock
 
 help:
 	@echo 'make demo    set up, then collect, build, train and score on the embedded simulator'
 	echo 'make test    set up, then run the tests'
 	echo 'make setup   environment only          make check   format, lint, types'
+	echo 'make docs    the manual, into site/'
 	echo 'make extras  optional packages of devices and for tests, requirements-*.txt'
-	echo 'make format  rewrite formatting        make lock    requirements.lock from requirements.txt'
+	echo 'make format  rewrite formatting        make lock    requirements.txt from pyproject.toml'
 
 setup: $(STAMP)
 
@@ -47,13 +48,13 @@ $(STAMP):
 	if [ "$$($(BIN)/python --version 2>/dev/null || true)" != "$$($$python --version)" ]; then
 		echo 'setup: creating .venv'; $$python -m venv --clear .venv
 	fi
-	echo 'setup: installing requirements.lock into .venv (a minute or two on a new machine)'
+	echo 'setup: installing requirements.txt into .venv (a minute or two on a new machine)'
 	# pip checks uv's hash, uv the others'. uv reads no pip.conf, so pip steps in where only pip knows the index.
 	pip="$(BIN)/python -m pip --disable-pip-version-check"
-	sed -n '/^uv==/,/# via/p' requirements.lock > .venv/uv.lock
+	sed -n '/^uv==/,/# via/p' requirements.txt > .venv/uv.lock
 	$$pip install --quiet --require-hashes --no-deps -r .venv/uv.lock
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes -r requirements.lock \
-		|| $$pip install --no-deps --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes -r requirements.txt \
+		|| $$pip install --no-deps --require-hashes -r requirements.txt
 	$$pip install --quiet --no-deps --no-build-isolation --editable .
 	if ! $(RENDERING_CHECK) 2>/dev/null; then
 		install_debian libegl1 libgl1
@@ -96,10 +97,15 @@ check: setup $(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	echo 'docs: site/index.html'
+
 format: setup
 	@$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 lock: setup
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements.txt -o requirements.lock
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml \
+		--extra data --extra sim --extra devices --extra docs --extra dev -o requirements.txt

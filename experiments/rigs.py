@@ -21,5 +21,4 @@ def make_rig(rig: Mapping[str, Any]) -> SimRig:
         image_size=rig["image_size"],
         cameras=rig["cameras"],
         control_hz=rig["control_hz"],
-        fidelity=rig["fidelity"],
     )

@@ -15,7 +15,7 @@ from dexhil.schema import ARM_DOF, Observation
 from dexhil.sim.rendering import CameraRenderer
 from dexhil.sim.robot_model import EE_SITE, SPEC, TIMESTEP_S, build_scene, drive_joint
 from dexhil.sim.surroundings import Surroundings, add_clutter
-from dexhil.sim.tasks import PlushState, Task, TissueState, check_difficulty, check_fidelity, make_task, task_names
+from dexhil.sim.tasks import PlushState, Task, TissueState, check_difficulty, make_task, task_names
 
 HOME_NOISE_RAD = 0.12  # how far an arm joint starts from home at difficulty 1
 _TASK_STREAM, _ROBOT_STREAM, _SURROUNDINGS_STREAM = 0, 1, 2
@@ -52,15 +52,13 @@ class SimRig:
         image_size: int = 64,
         cameras: Sequence[str] = ("scene", "wrist"),
         control_hz: float = 20.0,
-        fidelity: str = "fast",
     ) -> None:
         """difficulty: 0 to 1, how much a task varies; surroundings: the same of what it is not about, None: as much.
 
-        Raises ValueError for an unknown task or fidelity and for a difficulty, rate or size out of range.
+        Raises ValueError for an unknown task and for a difficulty, rate or size out of range.
         """
         check_difficulty(difficulty)
         check_difficulty(difficulty if surroundings is None else surroundings, "surroundings")
-        check_fidelity(fidelity)
         unknown = [task for task in tasks if task not in task_names()]
         if unknown:
             make_task(unknown[0])
@@ -70,8 +68,7 @@ class SimRig:
             raise ValueError(f"image_size {image_size!r}: expected at least 1 pixel")
         self.tasks, self.cameras = tuple(tasks), tuple(cameras)
         self.difficulty, self.surroundings = difficulty, surroundings
-        self.image_size, self.fidelity = image_size, fidelity
-        self.control_hz = control_hz
+        self.image_size, self.control_hz = image_size, control_hz
         self._scenes: dict[str, _Scene] = {}
         self._scene: _Scene | None = None
         self._command = SPEC.home.copy()
@@ -198,7 +195,7 @@ class SimRig:
     def _prepare(self, name: str) -> _Scene:
         check_known("this rig's task", name, self.tasks)
         if name not in self._scenes:
-            self._scenes[name] = _compile(name, self.fidelity)
+            self._scenes[name] = _compile(name)
         return self._scenes[name]
 
     def _place_robot(self, scene: _Scene, rng: np.random.Generator) -> None:
@@ -220,9 +217,9 @@ class SimRig:
             mujoco.mj_step(scene.model, scene.data)
 
 
-def _compile(name: str, fidelity: str) -> _Scene:
+def _compile(name: str) -> _Scene:
     task, scene_spec = make_task(name), build_scene()
-    task.build(scene_spec, fidelity)
+    task.build(scene_spec)
     add_clutter(scene_spec)
     model = scene_spec.compile()
     joints = (

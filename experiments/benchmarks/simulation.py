@@ -1,6 +1,6 @@
 """Speed of the simulated rig on one core: scripted episodes with two cameras rendered per control step.
 
-    python experiments/benchmarks/simulation.py --out FILE.json [--episodes 5] [--image-size 64] [--fidelity fast]
+    python experiments/benchmarks/simulation.py --out FILE.json [--episodes 5] [--image-size 64]
 
 Writes "inverse_kinematics_ms" and per task {"x_real_time", "episode_cpu_s" (a 6 s episode), "ms" per control step:
 {"physics", "cameras", "operator"}}. All are CPU times of this process: a busy machine distorts them less.
@@ -65,15 +65,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--episodes", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--fidelity", default="fast")
     options = parser.parse_args()
-    rig = SimRig(image_size=options.image_size, fidelity=options.fidelity)
+    rig = SimRig(image_size=options.image_size)
     result = {
         "benchmark": "simulation",
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "image_size": options.image_size,
         "cameras": list(rig.cameras),
-        "fidelity": options.fidelity,
         "inverse_kinematics_ms": time_inverse_kinematics(),
         "tasks": {task: time_task(rig, task, options.episodes) for task in rig.tasks},
     }

@@ -18,7 +18,6 @@ def get_config(preset: str = "default") -> Config:
     config.rig.tasks = ("plush", "tissue")
     config.rig.difficulty = 0.5  # 0..1, scales every randomisation of the tasks
     config.rig.surroundings = 0.5  # 0..1, the same of colours, light, cameras and clutter
-    config.rig.fidelity = "fast"
     config.rig.image_size = 64
     config.rig.cameras = ("scene", "wrist")
     config.rig.control_hz = 20.0

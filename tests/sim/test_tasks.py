@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dexhil.sim.robot_model import build_scene
-from dexhil.sim.tasks import FIDELITIES, PlushTask, Task, TissueTask, make_task, task_names
+from dexhil.sim.tasks import PlushTask, Task, TissueTask, make_task, task_names
 from dexhil.sim.tasks import plush as plush_module
 from dexhil.sim.tasks import tissue as tissue_module
 from dexhil.sim.tasks.tissue_sheets import LENGTH
@@ -18,12 +18,12 @@ SEEDS = range(40)
 ABOVE = np.array([0.0, 0.0, 1.0])
 
 
-def make_world(task: Task, fidelity: str = "fast") -> tuple[mujoco.MjModel, mujoco.MjData]:
+def make_world(task: Task) -> tuple[mujoco.MjModel, mujoco.MjData]:
     """The task's scene with one more thing in it: a ball, `pad`, that counts as a hand and can be put anywhere."""
     spec = build_scene()
     pad = spec.worldbody.add_body(name="pad", mocap=True, pos=(0, 0, 2))
     pad.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=(0.02, 0, 0), contype=3, conaffinity=0)
-    task.build(spec, fidelity)
+    task.build(spec)
     model = spec.compile()
     return model, mujoco.MjData(model)
 
@@ -63,11 +63,10 @@ def pull_sheet(model: mujoco.MjModel, data: mujoco.MjData, distance: float) -> N
     mujoco.mj_forward(model, data)
 
 
-@pytest.mark.parametrize("fidelity", FIDELITIES)
 @pytest.mark.parametrize("name", task_names())
-def test_a_reset_depends_on_seed_and_difficulty_only(name: str, fidelity: str) -> None:
+def test_a_reset_depends_on_seed_and_difficulty_only(name: str) -> None:
     task = make_task(name)
-    model, data = make_world(task, fidelity)
+    model, data = make_world(task)
     reset(task, model, data, seed=3, difficulty=0.7)
     first, state = model_arrays(model), data.qpos.copy()
     reset(task, model, data, seed=4, difficulty=1.0)
@@ -233,10 +232,9 @@ def test_a_shove_moves_the_plush_about_as_far_as_drawn_unless_it_was_touched() -
             assert 0.3 < moved @ shove / (shove @ shove) < 1.1
 
 
-@pytest.mark.parametrize("fidelity", FIDELITIES)
-def test_tissue_succeeds_past_half_of_its_length_measured_by_slide(fidelity: str) -> None:
+def test_tissue_succeeds_past_half_of_its_length_measured_by_slide() -> None:
     task = TissueTask()
-    model, data = make_world(task, fidelity)
+    model, data = make_world(task)
     reset(task, model, data, seed=2, difficulty=1.0)
     pull_sheet(model, data, LENGTH / 2 - 0.002)
     task.update(model, data, 1.0)
@@ -264,10 +262,9 @@ def test_tissue_failure_names_the_furthest_stage() -> None:
     assert task.failure() == "not_far_enough"
 
 
-@pytest.mark.parametrize("fidelity", FIDELITIES)
-def test_locks_open_as_the_sheet_comes_out_and_it_falls_once_it_has_left(fidelity: str) -> None:
+def test_locks_open_as_the_sheet_comes_out_and_it_falls_once_it_has_left() -> None:
     task = TissueTask()
-    model, data = make_world(task, fidelity)
+    model, data = make_world(task)
     reset(task, model, data, seed=0, difficulty=0.0)
     locked = [data.eq_active.sum()]
     for distance in (0.05, 0.05):
@@ -281,10 +278,9 @@ def test_locks_open_as_the_sheet_comes_out_and_it_falls_once_it_has_left(fidelit
     assert task.privileged(model, data).tip[2] < high - 0.05
 
 
-@pytest.mark.parametrize("fidelity", FIDELITIES)
-def test_an_untouched_sheet_stays_where_it_is(fidelity: str) -> None:
+def test_an_untouched_sheet_stays_where_it_is() -> None:
     task = TissueTask()
-    model, data = make_world(task, fidelity)
+    model, data = make_world(task)
     reset(task, model, data, seed=7, difficulty=1.0)
     run(task, model, data, 1.0)
     state = task.privileged(model, data)
@@ -292,10 +288,9 @@ def test_an_untouched_sheet_stays_where_it_is(fidelity: str) -> None:
     assert state.tip[2] > state.lip[2] + 0.4 * state.visible
 
 
-@pytest.mark.parametrize("fidelity", FIDELITIES)
-def test_an_untouched_plush_settles_and_tells_its_pose(fidelity: str) -> None:
+def test_an_untouched_plush_settles_and_tells_its_pose() -> None:
     task = PlushTask()
-    model, data = make_world(task, fidelity)
+    model, data = make_world(task)
     reset(task, model, data, seed=7, difficulty=0.3)
     before = task.privileged(model, data)
     drawn = plush_module.draw(np.random.default_rng(7), 0.3)
@@ -314,8 +309,6 @@ def test_wrong_names_and_numbers_are_explained() -> None:
         make_task("plsh")
     for name in task_names():
         task = make_task(name)
-        with pytest.raises(ValueError, match="fidelity 'flx' is not known; did you mean 'flex'"):
-            task.build(build_scene(), "flx")
         model, data = make_world(task)
         with pytest.raises(ValueError, match=r"difficulty 1\.5: expected a number from 0"):
             task.randomise(model, data, np.random.default_rng(0), 1.5)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dexhil.names import check_known
-from dexhil.sim.tasks.base import FIDELITIES, PlushState, Task, TissueState, check_difficulty, check_fidelity
+from dexhil.sim.tasks.base import PlushState, Task, TissueState, check_difficulty
 from dexhil.sim.tasks.plush import PlushTask
 from dexhil.sim.tasks.tissue import TissueTask
 
 __all__ = [
-    "FIDELITIES",
     "PlushState",
     "PlushTask",
     "Task",
     "TissueState",
     "TissueTask",
     "check_difficulty",
-    "check_fidelity",
     "make_task",
     "task_names",
 ]

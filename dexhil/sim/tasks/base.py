@@ -15,9 +15,6 @@ from typing import Protocol
 import mujoco
 import numpy as np
 
-from dexhil.names import check_known
-
-FIDELITIES = ("fast", "flex")
 WORLD_BIT = 1
 HAND_BIT = 2
 
@@ -73,7 +70,7 @@ class Task(Protocol):
     horizon_s: float
     colours: tuple[tuple[float, float, float], ...]
 
-    def build(self, spec: mujoco.MjSpec, fidelity: str) -> None:
+    def build(self, spec: mujoco.MjSpec) -> None:
         """Adds bodies, assets and solver options to a scene that already holds table and robot."""
         ...
 
@@ -107,21 +104,16 @@ class Task(Protocol):
         ...
 
 
-def check_fidelity(fidelity: str) -> None:
-    """Raises ValueError unless `fidelity` names a set of object models."""
-    check_known("fidelity", fidelity, FIDELITIES)
-
-
 def check_difficulty(difficulty: float, name: str = "difficulty") -> None:
     """Raises ValueError unless `difficulty` lies in [0, 1]."""
     if not 0.0 <= difficulty <= 1.0:
         raise ValueError(f"{name} {difficulty!r}: expected a number from 0 (none) to 1 (all randomisation)")
 
 
-def touched_by(model: mujoco.MjModel, data: mujoco.MjData, geoms: np.ndarray, flexes: np.ndarray) -> np.ndarray:
-    """Ids of the geoms in contact with the object made of `geoms` and `flexes`, repeated once per contact."""
+def touched_by(model: mujoco.MjModel, data: mujoco.MjData, geoms: np.ndarray) -> np.ndarray:
+    """Ids of the geoms in contact with the object made of `geoms`, repeated once per contact."""
     pairs = data.contact.geom
-    mine = np.isin(pairs, geoms) | np.isin(data.contact.flex, flexes)
+    mine = np.isin(pairs, geoms)
     others = pairs[:, ::-1][mine]
     return others[(others >= 0) & ~np.isin(others, geoms)]
 

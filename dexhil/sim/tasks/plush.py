@@ -7,9 +7,9 @@ import dataclasses
 import mujoco
 import numpy as np
 
-from dexhil.sim.tasks.base import PlushState, any_fixed, any_hand, check_difficulty, check_fidelity, touched_by
+from dexhil.sim.tasks.base import PlushState, any_fixed, any_hand, check_difficulty, touched_by
 from dexhil.sim.tasks.nominals import Nominals
-from dexhil.sim.tasks.plush_toys import BELLY_RADII, COLOURS, FRICTION, REST_Z, FlexToy, Ragdoll, Toy
+from dexhil.sim.tasks.plush_toys import BELLY_RADII, COLOURS, FRICTION, REST_Z, Ragdoll
 
 LIFT_M = 0.10
 HOLD_S = 1.0
@@ -64,7 +64,7 @@ class PlushTask:
 
     def __init__(self) -> None:
         self._nominals: Nominals | None = None
-        self._toy: Toy = Ragdoll()
+        self._toy = Ragdoll()
         self._draw = draw(np.random.default_rng(0), 0.0)
         self._size, self._rest = 1.0, REST_Z
         self._forget()
@@ -74,10 +74,8 @@ class PlushTask:
         self._touched = self._succeeded = self._shoved = False
         self._highest = self._lifted = 0.0
 
-    def build(self, spec: mujoco.MjSpec, fidelity: str) -> None:
-        """See `Task`. Raises ValueError for an unknown fidelity."""
-        check_fidelity(fidelity)
-        self._toy = FlexToy() if fidelity == "flex" else Ragdoll()
+    def build(self, spec: mujoco.MjSpec) -> None:
+        """See `Task`."""
         self._toy.build(spec)
 
     def randomise(
@@ -90,9 +88,8 @@ class PlushTask:
         if self._nominals is None or self._nominals.model is not model:
             self._nominals = Nominals(model, self._toy.bind(model))
         self._nominals.restore()
-        self._size = self._toy.reset(
-            self._nominals, size=values.size, mass=values.mass, friction=values.friction, tint=values.tint
-        )
+        self._size = values.size
+        self._toy.reset(self._nominals, size=values.size, mass=values.mass, friction=values.friction, tint=values.tint)
         self._rest = REST_Z * self._size
         self._toy.place(data, np.array([*values.position, self._rest]), values.yaw)
 
@@ -151,4 +148,4 @@ class PlushTask:
         )
 
     def _others(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
-        return touched_by(model, data, self._toy.geoms, self._toy.flexes)
+        return touched_by(model, data, self._toy.geoms)

@@ -7,7 +7,7 @@ import dataclasses
 import mujoco
 import numpy as np
 
-from dexhil.sim.tasks.base import TissueState, any_hand, check_difficulty, check_fidelity, touched_by, yaw_quat
+from dexhil.sim.tasks.base import TissueState, any_hand, check_difficulty, touched_by, yaw_quat
 from dexhil.sim.tasks.nominals import Nominals, rows_with_prefix
 from dexhil.sim.tasks.tissue_sheets import (
     COLOUR,
@@ -18,9 +18,7 @@ from dexhil.sim.tasks.tissue_sheets import (
     VISIBLE,
     WIDTH,
     Carrier,
-    Cloth,
     Ribbon,
-    Sheet,
 )
 
 LIP_Z = 0.07
@@ -73,7 +71,7 @@ class TissueTask:
 
     def __init__(self) -> None:
         self._nominals: Nominals | None = None
-        self._sheet: Sheet = Ribbon()
+        self._sheet = Ribbon()
         self._carrier = Carrier()
         self._draw = draw(np.random.default_rng(0), 0.0)
         self._forget()
@@ -82,10 +80,8 @@ class TissueTask:
         self._touched = self._succeeded = self._left = False
         self._pulled = 0.0
 
-    def build(self, spec: mujoco.MjSpec, fidelity: str) -> None:
-        """See `Task`. Raises ValueError for an unknown fidelity."""
-        check_fidelity(fidelity)
-        self._sheet = Cloth() if fidelity == "flex" else Ribbon()
+    def build(self, spec: mujoco.MjSpec) -> None:
+        """See `Task`."""
         spec.add_material(name=PAPER, rgba=COLOUR, emission=0.35, specular=0.0)
         self._sheet.build(spec, _add_pack(spec), (0.0, 0.0, LIP_Z + VISIBLE - LENGTH))
 
@@ -128,7 +124,7 @@ class TissueTask:
         self._succeeded |= self._pulled > LENGTH / 2
 
     def _in_hand(self, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
-        return any_hand(model, touched_by(model, data, self._sheet.geoms, self._sheet.flexes))
+        return any_hand(model, touched_by(model, data, self._sheet.geoms))
 
     def success(self) -> bool:
         """See `Task`."""

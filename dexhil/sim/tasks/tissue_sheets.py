@@ -1,13 +1,11 @@
-"""The two models of the tissue's sheet: a ribbon of hinged boxes (fast) and a flex cloth.
+"""The tissue's sheet: a ribbon of hinged boxes.
 
-Both hang on a carrier: a body inside the pack that slides up against friction, `SLIDE`. What is below the pack's lip is
+It hangs on a carrier: a body inside the pack that slides up against friction, `SLIDE`. What is below the pack's lip is
 held straight by locks, which stand in for the walls of the slot and open as the sheet comes out. Sheet frame: x normal,
 y width, z up, origin at the sheet's lower edge. `out` is the length above the lip, m.
 """
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import mujoco
 import numpy as np
@@ -27,43 +25,13 @@ COLOUR = (0.97, 0.97, 0.97, 1.0)
 PAPER = PREFIX + "paper"
 FRICTION = (1.6, 0.01, 0.0005)
 GUIDES = ("x", "y", "yaw", "pitch")
-COLUMNS = 4
-CLOTH_TIMESTEP_S = 0.0025
-CLOTH_RADIUS, CLOTH_FRICTION, CLOTH_SOLREF, CLOTH_YOUNG = 0.002, 2.0, 0.01, 4e4
-
-
-class Sheet(Protocol):
-    """What the task needs of a sheet. `bind` comes once per compiled model, `reset` once per episode."""
-
-    geoms: np.ndarray
-    flexes: np.ndarray
-
-    def build(self, spec: mujoco.MjSpec, pack: mujoco.MjsBody, at: tuple[float, float, float]) -> None:
-        """Adds the sheet to the pack, its lower edge `at` [3] m in the pack's frame."""
-        ...
-
-    def bind(self, model: mujoco.MjModel) -> Rows:
-        """Looks up ids; returns the model rows that `reset` and `release` change."""
-        ...
-
-    def reset(self, nominals: Nominals, data: mujoco.MjData, *, width: float, curl: float, out: float) -> None:
-        """Shapes the sheet: width m, and curl rad of the visible part in all, where the model has them."""
-        ...
-
-    def release(self, model: mujoco.MjModel, data: mujoco.MjData, out: float) -> None:
-        """Opens the locks of what is above the lip."""
-        ...
-
-    def along(self, data: mujoco.MjData, distance: float) -> np.ndarray:
-        """Point [3] m on the sheet's middle line, `distance` m from its lower edge."""
-        ...
 
 
 class Carrier:
     """The sheet's lower end: slides up against friction; its other joints are locked until it has left the pack."""
 
     def bind(self, model: mujoco.MjModel) -> Rows:
-        """See `Sheet`."""
+        """Looks up ids; returns the model rows that `reset` and `let_go` change."""
         joint = model.joint(SLIDE)
         self._joint, self._qpos, self._dof = joint.id, joint.qposadr[0], joint.dofadr[0]
         self._guides = np.array([model.equality(f"{PREFIX}guide_{name}").id for name in GUIDES])
@@ -86,13 +54,13 @@ class Carrier:
 
 
 class Ribbon:
-    """Boxes on hinges about the width."""
+    """Boxes on hinges about the width. `bind` comes once per compiled model, `reset` once per episode."""
 
     def __init__(self) -> None:
-        self.geoms, self.flexes = np.zeros(0, int), np.zeros(0, int)
+        self.geoms = np.zeros(0, int)
 
     def build(self, spec: mujoco.MjSpec, pack: mujoco.MjsBody, at: tuple[float, float, float]) -> None:
-        """See `Sheet`."""
+        """Adds the sheet to the pack, its lower edge `at` [3] m in the pack's frame."""
         body = pack.add_body(name=f"{PREFIX}0", pos=at)
         add_carrier(spec, body)
         self._add_box(body, 0)
@@ -115,7 +83,7 @@ class Ribbon:
         geom.priority, geom.condim, geom.friction = 1, 4, FRICTION
 
     def bind(self, model: mujoco.MjModel) -> Rows:
-        """See `Sheet`."""
+        """Looks up ids; returns the model rows that `reset` and `release` change."""
         self.geoms = np.array([model.geom(f"{PREFIX}{i}").id for i in range(ROWS)])
         self._hinges = np.array([model.joint(f"{PREFIX}hinge{i}").qposadr[0] for i in range(1, ROWS)])
         self._locks = np.array([model.equality(f"{PREFIX}lock{i}").id for i in range(1, ROWS)])
@@ -124,7 +92,7 @@ class Ribbon:
         return {**shape, "qpos_spring": self._hinges}
 
     def reset(self, nominals: Nominals, data: mujoco.MjData, *, width: float, curl: float, out: float) -> None:
-        """See `Sheet`; the curl is also the shape at rest."""
+        """Shapes the sheet: width m, and curl rad of the visible part in all, which is also its shape at rest."""
         wider = width / WIDTH
         nominals.scale("geom_size", np.array([1.0, wider, 1.0]))
         nominals.scale("geom_aabb", np.array([1.0, 1.0, 1.0, 1.0, wider, 1.0]))
@@ -133,63 +101,16 @@ class Ribbon:
         nominals.model.qpos_spring[self._hinges] = data.qpos[self._hinges] = curl * free / free.sum()
 
     def release(self, model: mujoco.MjModel, data: mujoco.MjData, out: float) -> None:
-        """See `Sheet`; boxes clear of the lip also meet the table and the pack."""
+        """Opens the locks of what is above the lip; boxes clear of it also meet the table and the pack."""
         data.eq_active[self._locks] = self._starts[1:] > out
         clear = self._starts < out - 0.01
         model.geom_conaffinity[self.geoms] = np.where(clear, HAND_BIT | WORLD_BIT, HAND_BIT)
 
     def along(self, data: mujoco.MjData, distance: float) -> np.ndarray:
-        """See `Sheet`."""
+        """Point [3] m on the sheet's middle line, `distance` m from its lower edge."""
         index = min(int(distance / STEP), ROWS - 1)
         body = data.body(f"{PREFIX}{index}")
         return body.xpos + body.xmat.reshape(3, 3)[:, 2] * (distance - index * STEP)
-
-
-class Cloth:
-    """A flex membrane, its lower edge pinned to the carrier. Width and curl stay as compiled."""
-
-    def __init__(self) -> None:
-        self.geoms, self.flexes = np.zeros(0, int), np.zeros(0, int)
-
-    def build(self, spec: mujoco.MjSpec, pack: mujoco.MjsBody, at: tuple[float, float, float]) -> None:
-        """See `Sheet`; also sets the integrator that flex elasticity needs."""
-        spec.option.integrator, spec.option.timestep = mujoco.mjtIntegrator.mjINT_DISCRETE, CLOTH_TIMESTEP_S
-        part = mujoco.MjSpec.from_string(_cloth_xml())
-        spec.attach(part, frame=pack.add_frame(pos=at), prefix=PREFIX)
-        spec.flex(PREFIX + "sheet").material = PAPER
-        add_carrier(spec, spec.body(PREFIX + "carrier"))
-        for body in spec.bodies:
-            if body.name.startswith(PREFIX + "sheet_"):
-                body.joints[0].name = body.name
-                add_lock(spec, f"lock_{body.name}", body.name)
-
-    def bind(self, model: mujoco.MjModel) -> Rows:
-        """See `Sheet`."""
-        self.flexes = np.array([mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_FLEX, PREFIX + "sheet")])
-        bodies = [i for i in range(model.nbody) if model.body(i).name.startswith(PREFIX + "sheet_")]
-        self._locks = np.array([model.equality(f"{PREFIX}lock_{model.body(i).name}").id for i in bodies])
-        self._heights = model.body_pos[bodies, 2].copy()
-        first, count = model.flex_vertadr[self.flexes[0]], model.flex_vertnum[self.flexes[0]]
-        vertices = np.arange(first, first + count)
-        heights = model.body_pos[model.flex_vertbodyid[vertices], 2]
-        pinned = model.flex_vertbodyid[vertices] == model.body(PREFIX + "carrier").id
-        rows = np.where(pinned, 0, np.round(heights / STEP)).astype(int)
-        self._rows = [vertices[rows == row] for row in range(ROWS + 1)]
-        return {"flex_conaffinity": self.flexes}
-
-    def reset(self, nominals: Nominals, data: mujoco.MjData, *, width: float, curl: float, out: float) -> None:
-        """See `Sheet`: nothing to shape."""
-
-    def release(self, model: mujoco.MjModel, data: mujoco.MjData, out: float) -> None:
-        """See `Sheet`."""
-        data.eq_active[self._locks] = LENGTH - self._heights > out
-        model.flex_conaffinity[self.flexes] = HAND_BIT | WORLD_BIT if out > LENGTH else HAND_BIT
-
-    def along(self, data: mujoco.MjData, distance: float) -> np.ndarray:
-        """See `Sheet`."""
-        row = float(np.clip(distance / STEP, 0, ROWS - 1e-6))
-        low, high = (data.flexvert_xpos[self._rows[int(row) + i]].mean(axis=0) for i in (0, 1))
-        return low + (row - int(row)) * (high - low)
 
 
 def add_carrier(spec: mujoco.MjSpec, body: mujoco.MjsBody) -> None:
@@ -211,17 +132,3 @@ def add_lock(spec: mujoco.MjSpec, name: str, joint: str) -> None:
     lock.objtype = mujoco.mjtObj.mjOBJ_JOINT
     lock.data[:5] = 0.0
     lock.solref[:2] = (0.01, 1.0)
-
-
-def _cloth_xml() -> str:
-    """Carrier and sheet; the grid lies in the carrier's y-z plane and its lowest row is pinned."""
-    return f"""
-    <mujoco><worldbody><body name="carrier">
-      <inertial pos="0 0 0" mass="1e-4" diaginertia="1e-7 1e-7 1e-7"/>
-      <flexcomp name="sheet" type="grid" dim="2" count="{COLUMNS} {ROWS + 1} 1" mass="{MASS_KG}" radius="{CLOTH_RADIUS}"
-          spacing="{WIDTH / (COLUMNS - 1)} {STEP} {STEP}" pos="0 0 {LENGTH / 2}" quat=".5 .5 .5 .5">
-        <contact selfcollide="none" contype="0" conaffinity="{HAND_BIT}" condim="4" priority="1"
-            friction="{CLOTH_FRICTION} 0.01 0.0005" solref="{CLOTH_SOLREF} 1"/>
-        <elasticity young="{CLOTH_YOUNG}" thickness="4e-3" damping="4e-3" elastic2d="both"/>
-        <pin gridrange="0 0 {COLUMNS - 1} 0"/>
-      </flexcomp></body></worldbody></mujoco>"""
