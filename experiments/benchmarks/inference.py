@@ -30,7 +30,7 @@ from dexhil.evaluation.rollout import run_trial
 from dexhil.models.config import CONFIGS, VLAConfig, get_model_config
 from dexhil.models.inputs import model_inputs
 from dexhil.models.tokenizer import Tokenizer
-from dexhil.models.vla import init_params
+from dexhil.models.vla import abstract_params
 from dexhil.policy import Policy, RtcChoice
 from dexhil.schema import ARM_DOF, ActionChunk, Observation
 from dexhil.training.checkpoints import CheckpointMeta, load_meta
@@ -90,7 +90,7 @@ def model_config(name: str, dtype: Any, views: int) -> VLAConfig:
 @functools.partial(jax.jit, static_argnums=0)
 def random_params(config: VLAConfig, key: jax.Array) -> Any:
     """Small random weights in the config's dtype, leaf by leaf: float32 ones of the real size would need twice that."""
-    shapes = jax.eval_shape(lambda: init_params(config, key))
+    shapes = abstract_params(config)
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(key, len(leaves))
     drawn = [

@@ -25,11 +25,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from dexhil.models.params import Params, count_params, hold_as_bits
 from safetensors.numpy import save_file
 
 from dexhil.models.config import VLAConfig, get_model_config
 from dexhil.models.lora import fresh_adapters, merge_trees
-from dexhil.models.params import Params, count_params, hold_as_bits
 from dexhil.models.sampling import sample_actions
 from dexhil.models.vla import init_params
 from dexhil.models.weights.load import load_params

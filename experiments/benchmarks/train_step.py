@@ -27,9 +27,8 @@ import numpy as np
 
 from dexhil.models.config import CONFIGS, VLAConfig, get_model_config
 from dexhil.models.inputs import fake_batch, model_inputs
-from dexhil.models.params import init_params
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
-from dexhil.models.vla import flow_loss
+from dexhil.models.vla import abstract_params, flow_loss
 from dexhil.policy import Policy
 from dexhil.schema import ARM_DOF, Observation
 from dexhil.training.augment import AugmentConfig
@@ -76,7 +75,7 @@ def make_meta(model: VLAConfig) -> CheckpointMeta:
 def random_params(model: VLAConfig, dtype: str) -> Any:
     """Parameters of the model's shapes in `dtype`, leaf by leaf: in memory there is never more than one copy."""
     values = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(jax.numpy.dtype(dtype))
-    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    shapes = abstract_params(model)
     return jax.tree.map(lambda leaf: jax.device_put(np.resize(values, leaf.shape)), shapes)
 
 
@@ -166,7 +165,7 @@ def peak_gib() -> float:
 
 def make_policy(meta: CheckpointMeta) -> tuple[Policy, Observation]:
     """An untrained policy and a random observation for it."""
-    policy = Policy(random_params(meta.model, meta.model.dtype), meta)
+    policy = Policy(random_params(meta.model.base(), meta.model.dtype), meta)
     rng = np.random.default_rng(0)
     observation = Observation(
         images={camera: rng.integers(0, 256, CAMERA_SHAPE, np.uint8) for camera in meta.model.cameras},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dexhil.models.config import TINY
-from dexhil.models.params import init_params
+from dexhil.models.vla import init_params
 from dexhil.training.checkpoints import CheckpointError, Checkpoints, load_ema_params, load_train_state
 from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from dexhil.training.partition import cast_frozen, frozen_paths, merge_trees, path_name, split_tree
