@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -68,7 +68,7 @@ class Run:
         self._began = time.monotonic()
         self._seconds_before = 0.0
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.workdir)
+        _lock(self.workdir)
         self._write_config()
 
     @property
@@ -108,20 +108,20 @@ class Run:
         write_json(self.workdir / "config.json", self.config)
 
 
-def _lock(workdir: Path) -> IO[str]:
-    """Keeps others out of `workdir` while the returned file is open. Raises ConfigError naming the process in it."""
-    lock = (workdir / "run.lock").open("a+")
+def _lock(workdir: Path) -> None:
+    """Keeps other processes out of `workdir` until this one ends. Raises ConfigError naming the process in it."""
+    lock = os.open(workdir / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lock.truncate(0)
-        print(os.getpid(), file=lock, flush=True)
+        os.truncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
     except BlockingIOError:
-        lock.seek(0)
-        if (owner := lock.read().strip()) != str(os.getpid()):
+        owner = os.pread(lock, 32, 0).decode().strip()
+        os.close(lock)
+        if owner != str(os.getpid()):
             raise ConfigError(
                 f"{workdir}: process {owner} is at work in it; wait until it ends or stop it, or choose another folder"
             ) from None
-    return lock
 
 
 def refuse_other_config(workdir: Path, config: Config, *, matters: Callable[[str], bool] = lambda key: True) -> None:
