@@ -1,21 +1,23 @@
 """How far two ways of computing the same may lie apart: a count of roundings, each half a unit in the last place.
 
-The order of a sum, fused multiply-adds and the width of vectors are the processor's and the compiler's. What they change
-is how often a number is rounded on its way, and each time by at most half a unit in the last place of the largest number
-that it is made of. So a tolerance follows from that largest number, and from how many roundings lie between the inputs
-and the result, were they all in one direction: about one per term of the longest sum, and a few per layer.
+The order of a sum, fused multiply-adds and the width of vectors are the processor's and the compiler's. What they
+change is how often a number is rounded on its way, and each time by at most half a unit in the last place of the largest
+number that it is made of. So a tolerance follows from that largest number, and from how many roundings lie between the
+inputs and the result, were they all in one direction: about one per term of the longest sum, and a few per layer.
 """
+
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 
-def roundings(count: float, largest=1.0, dtype=jnp.float32) -> float:
+def roundings(count: float, largest: Any = 1.0, dtype: Any = jnp.float32) -> float:
     """Absolute tolerance for `count` roundings of numbers up to `largest`, or up to the largest of an array."""
     top = float(np.abs(np.asarray(largest, np.float64)).max())
     return count * 0.5 * float(jnp.finfo(dtype).eps) * top
 
 
-def relative(count: float, dtype=jnp.float32) -> float:
+def relative(count: float, dtype: Any = jnp.float32) -> float:
     """The same as a relative tolerance, where the result is as large as what it is made of."""
     return roundings(count, 1.0, dtype)
