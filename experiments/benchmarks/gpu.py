@@ -75,16 +75,16 @@ def model_of(tiny: bool, cameras: int = 2) -> VLAConfig:
 def step_part(mode: str, tiny: bool) -> dict[str, Any]:
     """A training step at the largest batch that fits."""
     model = adapted(model_of(tiny)) if mode == "lora" else model_of(tiny)
-    for batch in (2,) if tiny else BATCHES:
+    peak, batches = peaks(jax.devices()[0].device_kind)[0], (2,) if tiny else BATCHES
+    for batch in batches:
         case = TrainingCase(mode, batch, optimizer="adamw", ema="off")
+        make_batch = functools.partial(random_inputs, model, batch)
         try:
-            make_batch = functools.partial(random_inputs, model, batch)
-            measured = measure_training(model, case, make_batch, STEPS, peaks(jax.devices()[0].device_kind)[0])
+            return {"batch_size": batch} | measure_training(model, case, make_batch, STEPS, peak)
         except MemoryError as error:
-            too_large = error
-        else:
-            return {"batch_size": batch} | measured
-    raise too_large
+            if batch == batches[-1]:
+                raise MemoryError(f"batch {batch} {error}") from error
+    return {}
 
 
 def inference_part(cameras: int, rtc: str, tiny: bool) -> dict[str, Any]:
