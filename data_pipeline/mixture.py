@@ -173,7 +173,7 @@ def mark_pre_intervention(index: np.ndarray) -> np.ndarray:
     category = index["category"].copy()
     for row in takeover_starts(category == _INTERVENTION):
         before = slice(max(0, row - PRE_INTERVENTION_STEPS), row)
-        marked = category[before] == _AUTONOMOUS
+        marked = (category[before] == _AUTONOMOUS) & (index["t"][before] >= index["t"][row] - PRE_INTERVENTION_STEPS)
         for name in ("dataset", "episode"):
             marked &= index[name][before] == index[name][row]
         category[before][marked] = _PRE

@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class Run:
         self._began = time.monotonic()
         self._seconds_before = 0.0
         self.workdir.mkdir(parents=True, exist_ok=True)
-        _lock(self.workdir)
+        weakref.finalize(self, os.close, _lock(self.workdir))
         self._write_config()
 
     @property
@@ -108,20 +109,20 @@ class Run:
         write_json(self.workdir / "config.json", self.config)
 
 
-def _lock(workdir: Path) -> None:
-    """Keeps other processes out of `workdir` until this one ends. Raises ConfigError naming the process in it."""
+def _lock(workdir: Path) -> int:
+    """Keeps others out of `workdir` while the returned file is open. Raises ConfigError naming the process in it."""
     lock = os.open(workdir / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.truncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
     except BlockingIOError:
-        owner = os.pread(lock, 32, 0).decode().strip()
-        os.close(lock)
-        if owner != str(os.getpid()):
+        if (owner := os.read(lock, 32).decode().strip()) != str(os.getpid()):
+            os.close(lock)
             raise ConfigError(
                 f"{workdir}: process {owner} is at work in it; wait until it ends or stop it, or choose another folder"
             ) from None
+    return lock
 
 
 def refuse_other_config(workdir: Path, config: Config, *, matters: Callable[[str], bool] = lambda key: True) -> None:

@@ -76,6 +76,14 @@ def test_the_preset_comes_first_whatever_the_order(config_file: Path):
         ("()", "tasks", ()),
         ("[1, 0.5]", "optimizer.betas", (1.0, 0.5)),
         ("1,x", "free", (1, "x")),
+        ("a(1)/b", "tasks", ("a(1)/b",)),
+        ("(a)/b(c)", "tasks", ("(a)/b(c)",)),
+        ("data/run(1)", "tasks", ("data/run(1)",)),
+        ("[x]/y,z]", "tasks", ("[x]/y", "z]")),
+        ("'a,b/c', d", "tasks", ("a,b/c", "d")),
+        (str(["a,b/c", "d(1)"]), "tasks", ("a,b/c", "d(1)")),
+        (str(["it's, (here)"]), "tasks", ("it's, (here)",)),
+        ("it's,that's", "tasks", ("it's", "that's")),
         ("hello", "note", "hello"),
         ("4", "note", 4),
     ],
@@ -135,6 +143,35 @@ def test_changed_keys_are_dotted(config_file: Path):
     before, after = read_config_file(config_file), read_config_file(config_file)
     override(after, "model.width", "32")
     assert changed_keys(before.to_dict(), after.to_dict()) == ["model.width"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from dexhil.commands import Run
+from ml_collections import ConfigDict
+run = Run(Path(sys.argv[1]), "train", ConfigDict({"seed": 0}))
+print("in", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_process_at_a_time(tmp_path: Path, config_file: Path):
+    """The second writes nothing; what was killed holds nothing; the same process may go on in its own."""
+    config, _ = load_config(["--config", str(config_file)])
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        before = (tmp_path / "config.json").read_bytes()
+        with pytest.raises(ConfigError, match=rf"process {other.pid} is at work in it; wait until it ends or stop it"):
+            Run(tmp_path, "train", config)
+        assert (tmp_path / "config.json").read_bytes() == before
+        other.kill()
+    first = Run(tmp_path, "train", config)
+    second = Run(tmp_path, "train", config)
+    assert (tmp_path / "run.lock").read_text() == f"{os.getpid()}\n"
+    assert first.workdir == second.workdir
 
 
 def test_a_run_leaves_config_metrics_and_report(tmp_path: Path, config_file: Path):

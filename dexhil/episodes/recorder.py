@@ -48,7 +48,7 @@ _UNKNOWN = EpisodeMetadata(
     takeovers=0, max_takeover_jump=float("nan"),
 )  # fmt: skip
 MAX_ID = 200  # bytes of an episode's id: file systems take 255, and repair and films add to it
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?<!\.)")
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?<!\.)")
 _RESERVED = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # no folder can be called so on Windows
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -184,8 +184,8 @@ def check_episode_id(episode_id: str) -> None:
     """Raises EpisodeError unless `episode_id` can be the name of a folder on every system."""
     if not _ID.fullmatch(episode_id) or len(episode_id) > MAX_ID or _RESERVED.fullmatch(episode_id):
         raise EpisodeError(
-            f"episode_id {episode_id!r}: expected a plain folder name of at most {MAX_ID} letters, digits, '-', '_' "
-            f"and '.', that neither begins nor ends with '.' and that no system reserves, such as "
+            f"episode_id {episode_id!r}: expected a plain folder name of at most {MAX_ID} letters, digits, '_', '-' "
+            f"and '.', that begins with none of the last two, does not end with '.', and is not reserved, such as "
             f"{_plain_id(episode_id) or 'demo-0001'!r}"
         )
 
