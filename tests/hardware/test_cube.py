@@ -125,16 +125,15 @@ def test_markers_of_another_cube_do_not_fit() -> None:
 
 
 def test_intrinsics_of_another_image_size_are_refused_at_the_first_frame(tmp_path: Path) -> None:
-    file, message = (
-        tmp_path / "camera.json",
-        r"intrinsics for images of 640 x 480, the camera gives 1280 x 720; record them",
+    file, camera = tmp_path / "camera.json", peer.CubeCamera(lambda _: at(0.4))
+    message = (
+        f"intrinsics for images of 800 x 600, the camera gives {camera.scene.width} x {camera.scene.height}; record"
     )
-    save_intrinsics(INTRINSICS, file, width=640, height=480)
-    with pytest.raises(ValueError, match=message):
-        CubeTracker(load_intrinsics(file))(picture(at(0.4)), 0.0)
-    device = ArucoCube(camera=peer.CubeCamera(lambda _: at(0.4)), intrinsics=file)
+    save_intrinsics(INTRINSICS, file, width=800, height=600)
     with pytest.raises(DeviceError, match=rf"tracker: .*camera\.json: {message}"):
-        device.connect()
+        ArucoCube(camera=camera, intrinsics=file).connect()
+    with pytest.raises(ValueError, match="images of 800 x 600, the camera gives 1280 x 720"):
+        CubeTracker(load_intrinsics(file))(picture(at(0.4)), 0.0)
 
 
 def test_the_filter_calms_a_hand_at_rest_and_hardly_lags_behind_one_that_moves() -> None:

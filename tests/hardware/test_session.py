@@ -2,6 +2,7 @@
 
 import functools
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -230,6 +231,17 @@ def test_what_was_opened_is_closed_in_reverse_order_where_a_device_does_not_open
         pass
     begun = ["recorder", *map(str, range(broken))]
     assert log == [*(f"start {part}" for part in begun), f"stop {broken}", *(f"stop {part}" for part in begun[::-1])]
+
+
+def test_a_policy_that_does_not_load_leaves_nothing_running(tmp_path: Path) -> None:
+    """Helpers ignore polite signals: one that is left keeps the command from ending."""
+    live, recorder = live_control(None), Recorder(tmp_path, control_hz=20.0)
+    policy = PolicyProcess(functools.partial(StillPolicy, "too", "many", "values"), hz=20.0, image_bytes=1 << 10)  # pyright: ignore
+    with pytest.raises(OSError, match="policy: its process ended"), Session(live.control, policy, recorder):
+        pass
+    assert not any(child.name in ("policy", "recorder") for child in multiprocessing.active_children())
+    assert not live.arm.alive
+    assert not live.hand.alive
 
 
 def test_a_discarded_episode_is_not_kept(stage: Stage):
