@@ -13,9 +13,11 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
+from dexhil.retargeting.synthetic import FIST, OPEN, keypoints_of
 from hardware.devices.serial_hand import SerialHand
 from hardware.devices.streams import ActuatorStream
 from hardware.drivers.fr3 import FORCE_N, FR3, TORQUE_NM
+from hardware.drivers.geort_glove import GeortGlove
 from hardware.drivers.inspire import FULL, RANGES_RAD, Inspire
 from hardware.drivers.leap import TICK, Leap
 from tests.hardware.support import ROOT
@@ -89,3 +91,12 @@ def test_the_arm_is_opened_with_its_collision_thresholds(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "franky", franky)
     FR3(host="none", realtime=False)._open()
     robot.set_collision_behavior.assert_called_once_with(list(TORQUE_NM), list(FORCE_N))
+
+
+def test_of_messages_that_waited_the_newest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    glove, waited = GeortGlove(), [keypoints_of(shape).astype(np.float32) for shape in (FIST, OPEN)]
+    monkeypatch.setattr(glove, "_socket", SimpleNamespace(poll=lambda _: True))
+    monkeypatch.setattr(glove, "_waiting", lambda: [points.tobytes() for points in waited])
+    sample = glove._poll()
+    assert sample is not None
+    np.testing.assert_array_equal(sample.value, waited[-1])
