@@ -1,8 +1,11 @@
 """The guard's geometry against independent formulas, and places that must be told from safe ones."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from dexhil.control import guard
 from dexhil.control.guard import CAUSES, depths, segment_distance
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
@@ -47,3 +50,34 @@ def test_many_poses_at_once_are_each_as_alone():
     rng = np.random.default_rng(1)
     q = rng.uniform(SPEC.lower[:ARM_DOF], SPEC.upper[:ARM_DOF], (5, ARM_DOF))
     np.testing.assert_allclose(depths(q, HAND, BOX), [depths(one, HAND, BOX) for one in q], atol=1e-12)
+
+
+def test_the_palm_and_the_tips_are_kept_above_the_table():
+    ready = np.array([0, -np.pi / 4, 0, -3 * np.pi / 4, 0, np.pi / 2, np.pi / 4])  # the flange looks down
+    flange = guard.fr3_joint_frames(ready)[-1, :3, 3]
+    wide = guard.Box(np.full(3, -9.0), np.full(3, 9.0), tips_m=-1.0)  # tips may be anywhere
+    into_table = guard.depths(ready, np.zeros(12), wide)[1]
+    assert into_table == pytest.approx(0.12 + 0.055 - flange[2], abs=1e-3)
+    strict, loose = (dataclasses.replace(wide, tips_m=room) for room in (0.0, -0.02))
+    both = [guard.depths(ready, np.zeros(12), box)[1] for box in (strict, loose)]
+    assert both[0] - both[1] == pytest.approx(0.02)
+
+
+def test_links_collide_where_points_along_them_do():
+    """Every pair of links against a count over points of both: the pairs are those that can meet."""
+    ends = {"base": (0, 1), "upper arm": (1, 4), "forearm": (4, 5), "wrist": (6, 7), "flange": (7, 8), "palm": (8, 9)}
+    radii = {"base": 0.09, "upper arm": 0.09, "forearm": 0.065, "wrist": 0.065, "flange": 0.060, "palm": 0.055}
+    pairs = [("forearm", "base"), ("wrist", "base"), ("flange", "base"), ("palm", "base")]
+    pairs += [("wrist", "upper arm"), ("flange", "upper arm"), ("palm", "upper arm"), ("palm", "forearm")]
+    q = np.random.default_rng(0).uniform(SPEC.lower[:7], SPEC.upper[:7], (2000, 7))
+    points = guard._points(guard.fr3_joint_frames(q))
+    along = np.linspace(0.0, 1.0, 15)[:, None, None]
+    overlaps = []
+    for first, second in pairs:
+        a, b = (points[ends[n][0]] + along * (points[ends[n][1]] - points[ends[n][0]]) for n in (first, second))
+        distance = np.linalg.norm(a[:, None] - b[None], axis=-1).min(axis=(0, 1))
+        overlaps.append(radii[first] + radii[second] - distance)
+    box = guard.Box(np.full(3, -9.0), np.full(3, 9.0), table_z=-9.0)
+    found = guard.depths(q, np.zeros(12), box)[:, 2]
+    assert np.abs(found - np.max(overlaps, axis=0)).max() < 0.02
+    assert {0, 1, 2, 3, 6, 7} <= set(np.argmax(overlaps, axis=0))  # the pairs that come nearest somewhere

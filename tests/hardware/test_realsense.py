@@ -131,3 +131,9 @@ def test_what_arrives_late_is_old_however_late(late_s: float) -> None:
     for frame in range(30, 60):
         arrived = 1000.0 + frame / 30 + late_s
         assert arrived - clock.to_monotonic(500.0 + frame / 30, arrived) == pytest.approx(late_s, abs=1e-3)
+
+
+def test_a_device_whose_clock_runs_slow_does_not_grow_old() -> None:
+    clock = DeviceClock()
+    for t in np.arange(0.0, 20_000.0, 10.0):
+        assert clock.to_monotonic(t * (1.0 - 5e-5), t) == pytest.approx(t, abs=0.01)

@@ -84,6 +84,26 @@ def test_a_hand_that_does_not_make_it_worse_moves_where_the_arm_stands_wrong():
     np.testing.assert_allclose(layer.go(goal, 2.0)[-1], goal, atol=1e-3)
 
 
+def test_where_arm_and_hand_would_come_to_rest_together_is_always_allowed():
+    layer, rng = Layer(), np.random.default_rng(0)
+    q_arm, pose = SPEC.home[:ARM_DOF].astype(float), arm_ik.forward(SPEC.home[:ARM_DOF].astype(float))
+    pose[2] = 0.0
+    low = arm_ik.solve(pose, q_arm).q_arm
+    for _ in range(40):
+        arm = q_arm + rng.uniform(0.2, 1.2) * (low - q_arm)
+        layer.go(np.concatenate([arm, FIST if rng.uniform() < 0.5 else OPEN]), 0.25)
+        rest = layer.resting_point().astype(float)
+        assert depths(rest[:ARM_DOF], rest[ARM_DOF:], BOX).max() < 1e-4
+    assert "table" in layer.causes()
+
+
+def test_the_first_reason_of_an_emergency_stop_stays():
+    layer = Layer()
+    layer.estop("pressed")
+    layer.estop("a device was lost")
+    assert layer.estopped == "pressed"
+
+
 @pytest.mark.parametrize("begin", ["reset", "clear"])
 def test_motion_starts_softly(begin: str):
     """In the first tenth of the soft start the speed stays below a tenth; full speed comes at its end."""
