@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
-from dexhil.models.config import VLAConfig
+from dexhil.models.config import RtcChoice, VLAConfig
 from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.lora import fuse_adapters
 from dexhil.models.sampling import Prefix, Rtc, check_horizon, sample_actions
@@ -19,8 +19,6 @@ from dexhil.schema import ARM_DOF, ActionChunk, Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointMeta, find_step, load_ema_params, load_meta
 from dexhil.training.step import Params
 from dexhil.transforms.normalization import images_to_float
-
-RtcChoice = Literal["none", "auto", "guided", "trained"]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "num_steps", "rtc"))

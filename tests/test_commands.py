@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import os
@@ -145,7 +146,7 @@ def test_a_run_leaves_config_metrics_and_report(tmp_path: Path, config_file: Pat
     (line,) = commands.read_metrics(run.workdir)
     assert (line["step"], line["loss"], line["bad"]) == (1, 0.5, None)
     assert json.loads((run.workdir / "report.json").read_text()) == report
-    assert set(report) == {"command", "config", "code_version", "seconds", "lineage", "results"}
+    assert set(report) == {"command", "config", "code_version", "seconds", "lineage", "results", "invocation"}
     assert report["results"] == {"steps": 1, "rates": [0, 1]}
     assert report["lineage"] == {"datasets": ["a"]}
     assert not list(run.workdir.glob("*.partial"))
@@ -182,7 +183,7 @@ def test_a_changed_config_is_said_when_a_run_continues(tmp_path: Path, capsys: p
 
 def test_code_version_falls_back_to_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(commands, "REPOSITORY", tmp_path)
-    assert commands.code_version() == "0.1.0"
+    assert commands.code_version() == importlib.metadata.version("dexhil")
 
 
 def test_code_version_says_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -32,7 +32,9 @@ from dexhil.models.inputs import model_inputs
 from dexhil.models.tokenizer import Tokenizer
 from dexhil.models.vla import init_params
 from dexhil.policy import Policy, RtcChoice
+from dexhil.rig import RigConfig
 from dexhil.schema import ARM_DOF, ActionChunk, Observation
+from dexhil.settings import from_values
 from dexhil.training.checkpoints import CheckpointMeta, load_meta
 from dexhil.training.step import parameter_group
 from experiments.benchmarks.train_step import CAMERA_SHAPE, machine, make_meta, milliseconds
@@ -212,7 +214,7 @@ def measure_handover(checkpoint: Path, trials: int, latency_steps: int) -> dict[
 
     meta = load_meta(checkpoint)
     result: dict[str, Any] = {"latency_steps": latency_steps, "trials": trials}
-    with contextlib.closing(make_rig(meta.config["rig"])) as rig:
+    with contextlib.closing(make_rig(from_values(RigConfig, meta.config["rig"], "rig"))) as rig:
         for handover, rtc in MODES:
             most = meta.model.rtc_max_delay if rtc == "trained" else meta.model.chunk // 2
             if latency_steps > most or (rtc == "trained" and not most):

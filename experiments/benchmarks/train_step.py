@@ -32,12 +32,12 @@ from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import flow_loss
 from dexhil.policy import Policy
 from dexhil.schema import ARM_DOF, Observation
-from dexhil.training.augment import AugmentConfig
 from dexhil.training.checkpoints import CheckpointMeta
-from dexhil.training.optimizer import OPTIMIZERS, OptimizerConfig, make_optimizer, schedule
+from dexhil.training.config import OptimizerConfig, StepConfig
+from dexhil.training.optimizer import make_optimizer, schedule
 from dexhil.training.partition import frozen_paths
 from dexhil.training.sharding import make_mesh, place_batch
-from dexhil.training.step import StepConfig, make_state, make_train_step
+from dexhil.training.step import make_state, make_train_step
 from dexhil.transforms.normalization import fit_normalization
 from experiments.benchmarks.flops import peak_tflops, training_flops
 
@@ -103,7 +103,7 @@ def measure_training(
         params = random_params(model, "bfloat16" if case.mode == "lora" else "float32")
     frozen = frozen_paths(params, ["PaliGemma"] if case.mode == "lora" else [])
     tflops = training_flops(model, params, frozen, case.flow_samples) / 1e12
-    options = OptimizerConfig(steps=10_000, name=case.optimizer)
+    options = OptimizerConfig(steps=10_000, optimizer=case.optimizer)
     optimizer = make_optimizer(options)
     state = make_state(params, optimizer, mesh, frozen=frozen, frozen_dtype="bfloat16", ema=case.ema)
     del params
@@ -111,7 +111,7 @@ def measure_training(
         lambda params, inputs, key: flow_loss(params, model, inputs, key, flow_samples=case.flow_samples),
         optimizer,
         schedule(options),
-        StepConfig(augment=AugmentConfig(), ema=case.ema),
+        StepConfig(augment=True, ema=case.ema),
         state,
     )
     tokenizer, batch = Tokenizer(meta.tokenizer), fake_batch(model, case.batch_size, normalization=meta.normalization)
@@ -206,7 +206,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mode", default="full", choices=("full", "lora"))
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--flow-samples", type=int, default=1)
-    parser.add_argument("--optimizer", default="muon", choices=OPTIMIZERS)
+    parser.add_argument("--optimizer", default="muon", choices=("muon", "adamw"))
     parser.add_argument("--ema", default="device", choices=("device", "off"))
     parser.add_argument("--fsdp", type=int, default=1, help="devices that share one copy of the parameters")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of activations; default: the model's")

@@ -243,9 +243,10 @@ def test_ctrl_c_lets_the_running_trial_save_and_the_same_command_goes_on(tmp_pat
     assert starts(tmp_path) == {"train.learning_rate=0.2": 2, "train.learning_rate=0.4": 1}
 
 
-def test_no_worker_is_refused(sweep_of) -> None:
-    with pytest.raises(ConfigError, match=r"--workers 0: expected at least 1"):
+def test_no_worker_is_refused(sweep_of, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
         sweep.main(sweep_of(rates(0.1), "--workers=0"))
+    assert "--workers: 0: expected at least 1" in capsys.readouterr().err
 
 
 def test_slurm_without_submitit_names_the_extra(sweep_of, fake, monkeypatch) -> None:

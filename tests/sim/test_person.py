@@ -130,7 +130,10 @@ def test_a_takeover_of_one_tick_has_both_its_jumps(rig, monkeypatch):
 
 @pytest.mark.parametrize(
     ("habit", "message"),
-    [({"skill": 0}, "skill 0: expected more than 0"), ({"foresight": 2}, "foresight 2: expected a chance")],
+    [
+        ({"skill": 0}, "skill 0: expected more than 0"),
+        ({"foresight": 2}, "foresight 2: expected a fraction from 0 to 1"),
+    ],
 )
 def test_an_impossible_person_is_refused(habit, message):
     with pytest.raises(ValueError, match=message):
