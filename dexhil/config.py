@@ -23,8 +23,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
 
-from dexhil.settings import from_values, meanings
-from dexhil.start import CommandParser, ConfigError, command_parser, split_overrides
+from dexhil.settings import ConfigError, from_values, meanings
+from dexhil.start import CommandParser, command_parser, split_overrides
 
 __all__ = ["Config", "ConfigError", "command_parser", "load_config", "split_overrides"]
 

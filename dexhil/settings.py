@@ -18,9 +18,12 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from dexhil.names import did_you_mean
-from dexhil.start import ConfigError
 
 Made = TypeVar("Made")
+
+
+class ConfigError(ValueError):
+    """A config file, key or value that cannot be used; the message names it and the remedy."""
 
 
 class Bound(NamedTuple):

@@ -19,9 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-
-class ConfigError(ValueError):
-    """A config file, key or value that cannot be used; the message names it and the remedy."""
+from dexhil.settings import ConfigError
 
 
 class _ShowKeys(argparse.Action):
