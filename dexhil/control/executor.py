@@ -26,10 +26,11 @@ import collections
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+RtcChoice = Literal["none", "auto", "guided", "trained"]
 HANDOVERS = ("sync", "replace", "rtc")
 LATENCIES = 10  # the longest of so many past inferences is what the next one is expected to take
 _ROUNDING = 1e-6  # control periods
@@ -46,7 +47,7 @@ class ExecutorConfig:
 
     execute_steps: int = 8
     handover: str = "replace"
-    rtc: str = "auto"
+    rtc: RtcChoice = "auto"
     fade_s: float = 0.15
 
     def __post_init__(self) -> None:
@@ -63,9 +64,12 @@ class ExecutorConfig:
         return cls(**{field.name: section[field.name] for field in dataclasses.fields(cls) if field.name in section})
 
     @property
-    def policy_rtc(self) -> str:
+    def policy_rtc(self) -> RtcChoice:
         """What to load the policy with."""
         return self.rtc if self.handover == "rtc" else "none"
+
+
+DEFAULT = ExecutorConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +149,7 @@ class Executor:
     def __init__(
         self,
         control_hz: float,
-        config: ExecutorConfig = ExecutorConfig(),
+        config: ExecutorConfig = DEFAULT,
         *,
         latency_s: float = 0.0,
         max_delay: int | None = None,
@@ -236,9 +240,11 @@ class Executor:
         self._now = max(now, self._now)
         return Due(self._chunk.action(self._now), self._chunk.planned(self._now), self._chunk.ended(self._now))
 
-    def _ask(self, observed: float, **facts: Any) -> Request:
+    def _ask(
+        self, observed: float, *, at_rest: bool = False, prefix: np.ndarray | None = None, delay: int = 0
+    ) -> Request:
         self._number += 1
-        request = Request(observed, self._epoch, self._number, **{"at_rest": False} | facts)
+        request = Request(observed, self._epoch, self._number, at_rest, prefix, delay)
         self._resting = self._resting and request.at_rest
         self.pending = request
         return request

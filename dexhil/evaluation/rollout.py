@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dexhil.control.executor import Due, Executor, ExecutorConfig, Request, plan_seed
+from dexhil.control.executor import DEFAULT, Due, Executor, ExecutorConfig, Request, plan_seed
 from dexhil.rig import Rig
 from dexhil.schema import ActionChunk, Observation
 
@@ -76,7 +76,7 @@ def run_trial(
     task: str,
     seed: int,
     *,
-    executor: ExecutorConfig = ExecutorConfig(),
+    executor: ExecutorConfig = DEFAULT,
     max_seconds: float | None = None,
     filming: Filming | None = None,
     latency_steps: int = 0,

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dexhil.control.executor import ExecutorConfig
+from dexhil.control.executor import DEFAULT, ExecutorConfig
 from dexhil.control.takeover import HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
 from dexhil.evaluation.rollout import Planner, Policy, ScoredRig
 from dexhil.schema import Step
@@ -63,7 +63,7 @@ def run_supervised(
     max_seconds: float,
     record: Callable[[Step], None],
     watch: Callable[[str], None] = lambda who: None,
-    executor: ExecutorConfig = ExecutorConfig(),
+    executor: ExecutorConfig = DEFAULT,
     latency_steps: int = 0,
 ) -> Supervised:
     """Runs `policy` on `rig`, which was just reset, until success or `max_seconds`; `seed` is the policy's.
@@ -99,15 +99,8 @@ def run_supervised(
         state = executed(state, command)
         asked = np.full_like(command, np.nan) if due is None else due.planned.astype(np.float32)
         acts = decision.mode is Mode.AUTONOMOUS and due is not None and not due.starved
-        record(
-            Step(
-                observation,
-                command,
-                policy_action=asked,
-                is_intervention=decision.is_intervention,
-                is_commanded=acts or decision.is_intervention,
-            )  # fmt: skip
-        )
+        flags = {"is_intervention": decision.is_intervention, "is_commanded": acts or decision.is_intervention}
+        record(Step(observation, command, policy_action=asked, **flags))
         if decision.mode is Mode.ENGAGING:
             engaged.append(jump(before, command))
         elif mode_before in (Mode.ENGAGING, Mode.HUMAN) and not decision.is_intervention:

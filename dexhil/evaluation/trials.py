@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from dexhil.control.executor import ExecutorConfig
+from dexhil.control.executor import DEFAULT, ExecutorConfig
 from dexhil.evaluation.rollout import Filming, Policy, ScoredRig, Trial, run_trial
 from dexhil.progress import leave_ctrl_c_to_parent
 from dexhil.reports.video import write_picture, write_video
@@ -41,7 +41,7 @@ class Bench:
     make_policy: Callable[[], Policy]
     folder: Path
     identity: str
-    executor: ExecutorConfig = ExecutorConfig()
+    executor: ExecutorConfig = DEFAULT
     max_seconds: float | None = None
     latency_steps: int = 0
     videos_per_task: int = 4

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from dexhil.control.executor import Due, ExecutorConfig
+from dexhil.control.executor import DEFAULT, Due, ExecutorConfig
 from dexhil.control.safety import SafetyLayer
 from dexhil.control.takeover import Decision, HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
 from dexhil.robots import arm_ik
@@ -53,7 +53,7 @@ class Settings:
     hand_hz: float = 90.0
     policy_hz: float = 20.0
     stale_s: float = 0.4
-    executor: ExecutorConfig = ExecutorConfig()
+    executor: ExecutorConfig = DEFAULT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Control:
     """Devices in, commands out.
 
     watch: what is wrong with devices, and what others found wrong (`outside`). messages: for the person and the record.
-    policy: whom the observer asks for requests. events: what the person pressed, for whoever runs the episodes. changes:
-    of control. newest_report: reads the policy's, which is None while it starts; None where there is no policy.
+    policy: whom the observer asks for requests. events: what the person pressed, for whoever runs the episodes.
+    changes: of control. newest_report: reads the policy's, None while it starts; None where there is no policy.
     """
 
     def __init__(

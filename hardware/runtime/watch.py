@@ -37,8 +37,10 @@ def check_device(device: Device[Any], now: float, settings: SafetySettings) -> t
 
 
 class DeviceWatch:
-    """What is wrong with the devices. faults: what is wrong now, name -> message; outside: what others found wrong,
-    replaced as a whole. lost: actuators that need a new connection and a person's consent. Each of them holds the robot.
+    """What is wrong with the devices. Each of it holds the robot.
+
+    faults: what is wrong now, name -> message; outside: what others found wrong, replaced as a whole. lost: actuators
+    that need a new connection and a person's consent.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class DeviceWatch:
         self.lost: dict[str, str] = {}
 
     def holding(self, now: float, *, at_work: bool) -> str:
-        """Looks at all devices; why nobody may command now, "" where somebody may. at_work: a silent actuator is lost."""
+        """Looks at all devices; why nobody may command, "" where somebody may. at_work: silent actuators are lost."""
         for name, device in self._actuators.items():
             silent_s, fault = self._check(name, name, device, now)
             if fault and silent_s > LOST_S and at_work:

@@ -142,7 +142,7 @@ def test_whatever_comes_time_only_goes_on_and_stale_chunks_never_move_the_robot(
             continue
         number = int(due.action[0])
         assert number >= first_fresh
-        tick, request = loop.requests[number]
+        tick, _ = loop.requests[number]
         assert due.action[1] <= round(now * HZ) - tick  # never ahead of its time
         executed = now if not due.starved else last
         assert executed >= last

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -69,10 +71,10 @@ class Tape(FakeRig):
         return super().apply(action)
 
 
-def _commanded(latency_steps: int = 0, **settings) -> tuple[Tape, Ramp]:
+def _commanded(latency_steps: int = 0, **settings: Any) -> tuple[Tape, Ramp]:
     """A trial whose chunks take over as they are."""
     rig, policy = Tape(), Ramp()
-    executor = ExecutorConfig(**{"fade_s": 0.0} | settings)
+    executor = ExecutorConfig.of({"fade_s": 0.0} | settings)
     run_trial(rig, policy, "plush", 5, executor=executor, latency_steps=latency_steps)
     return rig, policy
 

@@ -73,6 +73,7 @@ def test_an_answer_carries_its_request_and_the_policy_got_prefix_and_delay(polic
     report = answer(policy)
     assert report.request is not None
     assert 0 <= time.monotonic() - report.request.time < PATIENCE_S
+    assert report.actions is not None
     np.testing.assert_allclose(report.actions, np.tile(SPEC.home, (16, 1)))
     assert policy.fault(time.monotonic()) == ""
     assert set(answer(policy).stats) == {"target_hz", "mean_hz", "jitter_p50_ms", "jitter_p99_ms", "missed"}

@@ -110,10 +110,8 @@ def test_an_episode_with_a_takeover_is_recorded_as_it_happened(stage: Stage):
     assert (np.diff(times) > 0).all()
     for step in recorded.steps:
         np.testing.assert_allclose(step.action, SPEC.home, atol=0.01)
-        assert np.isfinite(step.policy_action).all() or not (step.is_commanded and not step.is_intervention)
     corrected = [step for step in recorded.steps if step.is_intervention]
     assert any(np.isfinite(step.policy_action).all() for step in corrected)  # the policy is asked meanwhile
-    assert all(step.is_commanded for step in corrected)
     loops = stage.session.loops()
     assert set(loops) >= {"policy", "arm", "hand"}
     assert {name: loops[name]["target_hz"] for name in ("policy", "arm", "hand")} == {
