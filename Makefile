@@ -98,7 +98,7 @@ check: setup $(EXTRAS)
 	$(BIN)/pyright
 
 docs: setup
-	@$(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	echo 'docs: site/index.html'
 
 format: setup
