@@ -10,7 +10,8 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from dexhil.models.config import RtcChoice, VLAConfig
+from dexhil.control.executor import RtcChoice
+from dexhil.models.config import VLAConfig
 from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.lora import fuse_adapters
 from dexhil.models.sampling import Prefix, Rtc, check_horizon, sample_actions
@@ -81,7 +82,7 @@ class Policy:
         """The next H actions [H, A], absolute joint targets in rad. The same seed and observation give the same chunk.
 
         prefix: [R, A] rad, what is left of the last chunk from this observation on; the chunk goes on from it. delay:
-        so many of them will be executed before the new chunk is there; it begins with these. See `chunks.ChunkQueue`.
+        so many of them will be executed before the new chunk is there; it begins with these. See `Executor`.
         Raises SchemaError or ValueError, naming the field, on an observation that is not of this robot or not finite,
         and on a prefix that does not fit.
         """

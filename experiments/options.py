@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from dexhil.models.config import RtcChoice
+from dexhil.control.executor import RtcChoice
 from dexhil.serving.keys import VARIABLE
 from dexhil.start import CommandParser, command_parser
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dexhil.commands import REPOSITORY, ConfigError, Run, command_parser, load_config, run_command, write_json
 from dexhil.config import Config
+from dexhil.control.executor import ExecutorConfig
 from dexhil.episodes.recorder import list_episodes, read_facts
 from dexhil.schema import EpisodeMetadata
 from hardware.runtime.policy_process import checkpoint_policy
@@ -44,11 +45,12 @@ def main(argv: Sequence[str]) -> None:
         _demonstrate(config)
     run = Run(options.out, "hardware collect", config)
     purpose = Purpose("online", options.round, f"round{options.round}") if online else Purpose("offline", 0, "demo")
+    executor = ExecutorConfig.of(config.policy)
     done = run_trials(
         config,
         options.rig,
         options.out / "episodes",
-        policy=checkpoint_policy(options.checkpoint.resolve(), options.step) if online else None,
+        policy=checkpoint_policy(options.checkpoint.resolve(), options.step, executor.policy_rtc) if online else None,
         limits=Limits(per_task, counts=_corrected if online else _succeeded),
         purpose=purpose,
         log=run.log,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dexhil.commands import Run, command_parser, load_config, run_command
+from dexhil.control.executor import ExecutorConfig
 from hardware.runtime.policy_process import checkpoint_policy
 from hardware.runtime.report import results_of, write_hardware_report
 from hardware.runtime.trials import Limits, Trials, run_trials
@@ -32,7 +33,9 @@ def main(argv: Sequence[str]) -> None:
         config,
         options.rig,
         options.workdir / "episodes",
-        policy=checkpoint_policy(options.checkpoint.resolve(), options.step),
+        policy=checkpoint_policy(
+            options.checkpoint.resolve(), options.step, ExecutorConfig.of(config.policy).policy_rtc
+        ),
         limits=Limits(options.trials or config.episode.trials, options.minutes),
         log=run.log,
     )

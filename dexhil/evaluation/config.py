@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
-from dexhil.settings import Count, Fraction, Natural, NotNegative, Positive, Settings
+from dexhil.control.executor import ExecutorConfig
+from dexhil.settings import Fraction, Natural, NotNegative, Positive, Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig(Settings):
+class EvalConfig(ExecutorConfig):
     """How a policy is scored."""
 
     trials: Natural = 20  # per task; 0: a training is not scored
     first_seed: Natural = 1_000_000  # never a seed of a demonstration
-    execute_steps: Count = 8  # actions of a chunk before the next is planned
     max_seconds: NotNegative = 0.0  # then a trial has failed; 0: the task's own limit
     latency_steps: Natural = 0  # emulated inference latency, control steps
-    # What a chunk does that comes late: "replace", "rtc" or "sync" (the robot waits).
-    handover: Literal["replace", "rtc", "sync"] = "replace"
-    rtc: Literal["auto", "guided", "trained"] = "auto"  # for handover "rtc"; "auto": by the checkpoint
     workers: Natural = 2  # processes; 0: in this one
     videos_per_task: Natural = 4
 

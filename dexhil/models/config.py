@@ -10,7 +10,6 @@ from dexhil.names import check_known, did_you_mean
 from dexhil.settings import Count, Settings
 
 Variant = Literal["pi0", "pi05"]
-RtcChoice = Literal["none", "auto", "guided", "trained"]  # real-time chunking that a policy is loaded with
 StateInput = Literal["token", "text", "none"]
 
 

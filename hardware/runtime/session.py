@@ -20,29 +20,29 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.control.executor import plan_seed
 from dexhil.control.takeover import Mode
 from dexhil.episodes.recorder import repair
-from dexhil.evaluation.rollout import plan_seed
 from dexhil.schema import EpisodeMetadata, Observation, Step
 from hardware.devices.base import DeviceError
 from hardware.runtime.control import ARRIVED_RAD, Change, Control, Phase, Snapshot
 from hardware.runtime.pace import LoopStats, Pace
-from hardware.runtime.policy_process import PolicyProcess, Request
+from hardware.runtime.policy_process import PolicyProcess, Question
 from hardware.runtime.recording import Recorder
-from hardware.runtime.safety import check_device
+from hardware.runtime.watch import check_device
 
 SUPERVISE_S = 0.02
 RECONNECT_S = 2.0
 
 
 class Observer:
-    """Observations for the policy, and the steps of a recorded episode: each with what came of it a period later."""
+    """Observations for the policy, and the steps of a recorded episode: each with what was commanded at its time."""
 
     def __init__(self, control: Control, policy: PolicyProcess | None, recorder: Recorder) -> None:
         self._control, self._policy, self._recorder = control, policy, recorder
         self._pending: tuple[Observation, float] | None = None
         self._began: float | None = None
-        self.instruction, self.seed, self.steps = "", 0, 0
+        self.instruction, self.seed, self.steps, self._ticks = "", 0, 0, -1
 
     def begin(self, now: float, instruction: str, seed: int) -> None:
         """Records from the next tick on."""
@@ -53,15 +53,15 @@ class Observer:
         self._began = None
 
     def tick(self, now: float) -> None:
-        began, latest = self._began, self._control.latest
+        began = self._began
         observation = self._observe(now, now - (began or 0.0))
         if began is not None and self._pending is not None:
-            self._recorder.step(_step(self._pending[0], latest))
+            self._recorder.step(_step(self._pending[0], self._control.since(self._pending[1])))
             self.steps += 1
         self._pending = None if began is None or observation is None or now <= began else (observation, now)
-        if observation is not None and self._policy is not None:
-            seed = plan_seed(self.seed, latest.epoch)  # the same noise between two takeovers: plans agree
-            self._policy.ask(Request(observation, now, latest.epoch, seed))
+        self._ticks = self._ticks + 1 if self._control.latest.phase is Phase.RUNNING else -1
+        if observation is not None and self._policy is not None and (request := self._control.policy.request(now)):
+            self._policy.ask(Question(observation, request, plan_seed(self.seed, max(self._ticks, 0))))
 
     def _observe(self, now: float, timestamp: float) -> Observation | None:
         """What the devices say, None where one of them says nothing that can be trusted."""
@@ -83,7 +83,10 @@ class Observer:
 
 
 def _step(observation: Observation, latest: Snapshot) -> Step:
-    return Step(observation, latest.command, policy_action=latest.policy_action, is_intervention=latest.is_intervention)
+    return Step(
+        observation, latest.command, policy_action=latest.policy_action, is_intervention=latest.is_intervention,
+        is_commanded=latest.is_commanded,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -240,7 +243,7 @@ class Session:
         self._changes.clear()
         self._interventions.clear()
         self._drain_events()
-        self.observer.instruction = instruction
+        self.observer.instruction, self.observer.seed = instruction, draft.seed
         self.recorder.open(draft)
         self.control.request(Phase.RUNNING)
         while from_takeover and not self.control.latest.is_intervention and watch(0.0):
@@ -296,7 +299,7 @@ class Session:
     def _salvage(self) -> None:
         """What a broken recorder left becomes an episode, as far as it was written."""
         self.recorder.start()
-        self.control.outside = {}
+        self.control.watch.outside = {}
         try:
             for line in repair(self.recorder.root).lines():
                 self._say(f"repair: {line}")
@@ -308,20 +311,20 @@ class Session:
         control, now = self.control, time.monotonic()
         if not all(thread.is_alive() for thread in self._threads):
             raise DeviceError(f"a control loop died: {self._broken}")
-        while control.told:
-            self._say(control.told.popleft()[1])
+        while control.messages.told:
+            self._say(control.messages.told.popleft()[1])
         while not control.changes.empty():
             self._changes.append(control.changes.get())
         if all_interventions:
             control.request_log()
             time.sleep(0.05)
-        while not control.interventions.empty():
-            span = control.interventions.get()
+        while not control.messages.interventions.empty():
+            span = control.messages.interventions.get()
             self.causes[span["cause"]] += 1
             self._interventions.append(span)
         fault = self.recorder.poll()
         outside = {"recorder": fault} if fault else {}
-        control.outside = outside
+        control.watch.outside = outside
         self._keep_policy(now)
         self._reconnect()
 
@@ -335,7 +338,7 @@ class Session:
 
     def _reconnect(self) -> None:
         """A lost device is closed and opened again in a thread of its own, until it works."""
-        lost = [getattr(self.control, name) for name in list(self.control.lost)]
+        lost = [getattr(self.control, name) for name in list(self.control.watch.lost)]
         busy = self._reconnecting is not None and self._reconnecting.is_alive()
         broken = [device for device in lost if not device.health().ok]
         if broken and not busy:
