@@ -56,7 +56,9 @@ def as_config(settings: Any) -> Config:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return Section(value)
-    return ConfigDict(value) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return ConfigDict(value)
+    return tuple(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def read_section(config: Config, key: str, kind: type[Made]) -> Made:

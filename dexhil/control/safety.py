@@ -16,30 +16,26 @@ from dexhil.control.limiter import Limiter, Motion, MotionLimits
 from dexhil.control.limits import UnsafeCommandError, check_command
 from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF
+from dexhil.settings import Fraction, NotNegative, Positive, Settings
 
 NOTICED_RAD = 0.02  # a command this far from what was asked for counts as an intervention of the limits
 _GAP_S = 0.3  # a cause that comes back sooner is still the same intervention
 
 
 @dataclasses.dataclass(frozen=True)
-class SafetySettings:
-    """velocity_share: fraction of the robot's own limits. Accelerations rad/s^2, jerks rad/s^3 of arm and hand.
+class SafetySettings(Settings):
+    """Limits of what is commanded and of how old a reading may be."""
 
-    position_margin: rad kept from the joints' ends. watchdog_periods, watchdog_least_s: a reading is too old after so
-    many periods of its device, but never before so many seconds. soft_start_s: in which the speed rises from nothing to
-    full after a start, an emergency stop and a lost device.
-    """
-
-    box: Box
-    velocity_share: float = 0.8
-    arm_acceleration: float = 10.0
-    arm_jerk: float = 300.0
-    hand_acceleration: float = 40.0
-    hand_jerk: float = 2000.0
-    position_margin: float = 0.02
-    watchdog_periods: float = 3.0
-    watchdog_least_s: float = 0.1
-    soft_start_s: float = 1.0
+    box: Box  # of the pinch point
+    velocity_fraction: Fraction = 0.8  # of the robot's own limits
+    arm_acceleration: Positive = 10.0  # rad/s^2, FR3's own
+    arm_jerk: Positive = 300.0  # rad/s^3; FR3 allows 5,000
+    hand_acceleration: Positive = 40.0  # rad/s^2
+    hand_jerk: Positive = 2000.0  # rad/s^3
+    position_margin: NotNegative = 0.02  # rad kept from the arm joints' ends
+    watchdog_periods: Positive = 3.0  # a reading is too old after so many periods of its device,
+    watchdog_min_s: Positive = 0.1  # s, but never before
+    soft_start_s: NotNegative = 1.0  # speed rises to full after a start, an emergency stop and a lost device
 
 
 def motion_limits(spec: RobotSpec, part: slice, settings: SafetySettings) -> MotionLimits:
@@ -50,7 +46,7 @@ def motion_limits(spec: RobotSpec, part: slice, settings: SafetySettings) -> Mot
     return MotionLimits(
         lower=spec.lower[part].astype(np.float64) + margin,
         upper=spec.upper[part].astype(np.float64) - margin,
-        velocity=settings.velocity_share * spec.max_velocity[part].astype(np.float64),
+        velocity=settings.velocity_fraction * spec.max_velocity[part].astype(np.float64),
         acceleration=np.full(joints, settings.arm_acceleration if arm else settings.hand_acceleration),
         jerk=np.full(joints, settings.arm_jerk if arm else settings.hand_jerk),
     )

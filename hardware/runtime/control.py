@@ -27,6 +27,7 @@ from hardware.runtime.messages import Messages
 from hardware.runtime.policy_process import Report
 from hardware.runtime.policy_source import PolicySource
 from hardware.runtime.watch import DeviceWatch
+from hardware.settings import PolicyConfig, RatesConfig
 from hardware.teleop.teleop import Teleop
 
 ARRIVED_RAD = 0.01
@@ -49,10 +50,10 @@ class Settings:
     answer holds the robot: the policy's watchdog. executor: how chunks follow each other.
     """
 
-    arm_hz: float = 30.0
-    hand_hz: float = 90.0
-    policy_hz: float = 20.0
-    stale_s: float = 0.4
+    arm_hz: float = RatesConfig.arm_hz
+    hand_hz: float = RatesConfig.hand_hz
+    policy_hz: float = RatesConfig.policy_hz
+    stale_s: float = PolicyConfig.stale_s
     executor: ExecutorConfig = DEFAULT
 
 

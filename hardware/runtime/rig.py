@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dexhil.config import Config, ConfigError
+from dexhil.config import Config, ConfigError, read_section
 from dexhil.control.executor import ExecutorConfig
 from dexhil.control.guard import Box
 from dexhil.control.safety import SafetyLayer, SafetySettings
@@ -21,6 +21,7 @@ from hardware.devices.registry import make_device
 from hardware.runtime.control import Control, Phase, Settings
 from hardware.runtime.policy_process import PolicyProcess
 from hardware.runtime.session import Session
+from hardware.settings import RatesConfig
 from hardware.simulated.devices import sim_devices
 from hardware.simulated.world import World, WorldSettings
 from hardware.teleop.teleop import Teleop
@@ -43,12 +44,7 @@ class Rig:
     def control(self, config: Config, policy: PolicyProcess | None, kind: type[Made] = Control) -> Made:
         """The control of these devices with the config's limits, rates and calibration."""
         safety = safety_settings(config, simulated=self.world is not None)
-        rates = config.rates
-        per_arm = rates.hand_hz / rates.arm_hz
-        if per_arm != round(per_arm) or per_arm < 1:
-            raise ConfigError(
-                f"rates: hand_hz {rates.hand_hz:g} must be a multiple of arm_hz {rates.arm_hz:g}: one loop tells both"
-            )
+        rates = read_section(config, "rates", RatesConfig)
         executor = ExecutorConfig.of(config.policy)
         settings = Settings(rates.arm_hz, rates.hand_hz, rates.policy_hz, config.policy.stale_s, executor)
         layer = SafetyLayer(self.spec, safety, arm_hz=rates.arm_hz, hand_hz=rates.hand_hz)
@@ -149,7 +145,7 @@ def safety_settings(config: Config, *, simulated: bool = False) -> SafetySetting
     """The config's section `safety`."""
     values = config.safety.to_dict()
     if simulated:
-        values["watchdog_least_s"] = max(values["watchdog_least_s"], config.sim.watchdog_least_s)
+        values["watchdog_min_s"] = max(values["watchdog_min_s"], config.sim.watchdog_min_s)
     box = values.pop("box")
     lower, upper = (np.array(box.pop(end), np.float64) for end in ("lower", "upper"))
     if lower.shape != (3,) or not (lower < upper).all():

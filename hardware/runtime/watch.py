@@ -19,7 +19,7 @@ def too_old(reading: Stamped[Any] | None, period_s: float, now: float, settings:
     """
     if reading is None:
         return "gives no reading"
-    limit = max(settings.watchdog_periods * period_s, settings.watchdog_least_s)
+    limit = max(settings.watchdog_periods * period_s, settings.watchdog_min_s)
     age = now - reading.t_received
     if age > limit:
         return f"is silent for {1e3 * age:.0f} ms (limit {1e3 * limit:.0f} ms)"

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.rig import RigConfig
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
@@ -38,11 +39,11 @@ class WorldSettings:
     retargeter: file through which the person's hand is to pass; "": the glove gives hand joints itself.
     """
 
-    tasks: tuple[str, ...] = ("plush", "tissue")
-    difficulty: float = 0.5
-    image_size: int = 64
-    cameras: tuple[str, ...] = ("scene", "wrist")
-    camera_hz: float = 20.0
+    tasks: tuple[str, ...] = RigConfig.tasks
+    difficulty: float = RigConfig.difficulty
+    image_size: int = RigConfig.image_size
+    cameras: tuple[str, ...] = RigConfig.cameras
+    camera_hz: float = RigConfig.control_hz
     person: dict[str, Any] = dataclasses.field(default_factory=dict)
     retargeter: str = ""
 

@@ -220,7 +220,7 @@ class Live:
 
 def live_control(newest: Any = None) -> Live:
     """Control of fake devices on the real clock."""
-    patient = dataclasses.replace(SETTINGS, watchdog_least_s=2.0)
+    patient = dataclasses.replace(SETTINGS, watchdog_min_s=2.0)
     arm, hand = FakeActuator("fr3", arm_state(SPEC.home[:ARM_DOF])), FakeActuator("dexhand", SPEC.home[ARM_DOF:].copy())
     operator = FakeOperator()
     control = Control(

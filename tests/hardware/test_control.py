@@ -123,7 +123,7 @@ def test_random_and_hostile_input_sends_nothing_outside_the_limits():
         assert np.isfinite(q).all()
         assert len(q) > 100
         assert ((q >= SPEC.lower[joints] - rounding) & (q <= SPEC.upper[joints] + rounding)).all()
-        assert (np.abs(v) <= settings.velocity_share * SPEC.max_velocity[joints] + rounding * hz).all()
+        assert (np.abs(v) <= settings.velocity_fraction * SPEC.max_velocity[joints] + rounding * hz).all()
         assert np.abs(a).max() <= acceleration + 4 * rounding * hz**2
         assert np.abs(j).max() <= jerk + 8 * rounding * hz**3
     places = depths(np.array(bench.arm.commands), SPEC.home[ARM_DOF:], dataclasses.replace(BOX, tips_m=-0.2))

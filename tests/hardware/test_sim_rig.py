@@ -23,7 +23,7 @@ def patient_config():
     config.rig.tasks = ("plush",)
     config.rig.cameras = ("scene",)
     config.sim.image_size = 16
-    config.sim.watchdog_least_s = 5.0
+    config.sim.watchdog_min_s = 5.0
     config.policy.stale_s = 5.0
     config.episode.max_seconds = 6.0
     config.sim.person.late_s = 0.3
