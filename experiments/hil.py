@@ -43,7 +43,7 @@ from dexhil.commands import (
 )
 from dexhil.config import Config, split_overrides
 from dexhil.episodes.recorder import list_episodes, read_facts
-from dexhil.evaluation.study import WARMUP, Cell, Demonstrations, Study, study_results
+from dexhil.evaluation.study import WARMUP, Cell, Demonstrations, Study, study_results, visible
 from dexhil.names import check_known
 from dexhil.progress import format_seconds
 from dexhil.reports.study import write_study_report
@@ -115,6 +115,7 @@ def main(argv: Sequence[str]) -> None:
         print("stopped; the same command goes on from there")
         raise KeyboardInterrupt
     print_table(runner.report())
+    print(f"report: {run.workdir / 'report.html'}")
 
 
 def check_settings(config: Config, arms: dict[str, Arm]) -> None:
@@ -335,6 +336,8 @@ def print_table(report: dict[str, Any]) -> None:
     for name, difference in results["differences"].items():
         low, high = difference["interval"]
         print(f"{name}: {100 * difference['mean']:+.0f} points (95 %: {100 * low:+.0f} to {100 * high:+.0f})")
+    if results["differences"]:
+        print(visible(results["trials_needed"]))
 
 
 if __name__ == "__main__":

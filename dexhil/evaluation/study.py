@@ -6,7 +6,7 @@ Letters: a cell is one policy (an arm in a round); round 0 is the warm-up, which
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,14 @@ def forgetting(study: Study) -> list[dict[str, Any]]:
         for cell in cells[1:]
         for task in study.tasks
     ]
+
+
+def visible(power: Mapping[str, Any]) -> str:
+    """What the pairs of a study can show, in words; power: of `power_summary`."""
+    pairs = f"the {power['trials']} pairs of this study"
+    if power["detectable"] is None:
+        return f"{pairs} are too few to show any difference".capitalize()
+    return f"{pairs} show only differences of {100 * power['detectable']:.0f} points or more".capitalize()
 
 
 def power_summary(differences: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.evaluation.study import PAPER_SECONDS, Cell, Study, scored_cells
+from dexhil.evaluation.study import PAPER_SECONDS, Cell, Study, scored_cells, visible
 from dexhil.reports.page import NOTHING, Block, Fact, Image, Section, Table, Text, key_values, percent, write_run_page
 from dexhil.reports.study_plots import differences_plot, labour_plot, losses_plot, success_plot
 from dexhil.reports.takeovers import takeover_sections
@@ -240,13 +240,8 @@ def _power_blocks(study: Study, power: Mapping[str, Any]) -> list[Block]:
     )
     if observed is None:
         here = "How often paired trials disagree is not known before two arms have finished a round."
-    elif power["detectable"] is None:
-        here = f"The {power['trials']} pairs of this study are too few to show any difference."
     else:
-        here = (
-            f"Here {percent(observed)} of the pairs disagreed, and the {power['trials']} pairs of this study show a "
-            f"difference of {100 * power['detectable']:.0f} points or more."
-        )
+        here = f"Here {percent(observed)} of the pairs disagreed. {visible(power)}."
     rows = [
         (f"{100 * row['difference']:.0f} points", *_pairs(row["observed"], tasks), *_pairs(row["worst"], tasks))
         for row in power["table"]
