@@ -57,6 +57,8 @@ def declarations(root: Path) -> list[tuple[str, str]]:
     found = []
     for package in ("dexhil", "data_pipeline", "hardware", "experiments"):
         for path in (root / package).rglob("*.py"):
+            if path.parent.name == "benchmarks":  # what they compare, they say themselves
+                continue
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ClassDef):
                     fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and item.value]
@@ -102,8 +104,9 @@ def names_of(part: str) -> set[str]:
 def test_settings_declared_twice_are_none() -> None:
     declaring = {place for entry in PARTS.values() for place in entry if isinstance(place, str)}
     found = [pair for pair in declarations(ROOT) if pair[0].partition(":")[0] not in declaring]
-    known = {"data_pipeline/mixture.py:MixtureConfig.mode", "data_pipeline/mixture.py:MixtureConfig.p_star"}
-    assert set(twice(found, {part: names_of(part) for part in PARTS})) <= known
+    assert twice(found, {part: names_of(part) for part in PARTS}) == [
+        "data_pipeline/mapping.py:Mapping.robot",  # of a data set that does not say it itself
+    ]
 
 
 def test_a_planted_second_declaration_is_found(tmp_path: Path) -> None:
