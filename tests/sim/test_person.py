@@ -72,7 +72,7 @@ def test_a_failing_policy_is_corrected_without_a_jump(rig, task):
     assert flags == sorted(flags)
     assert outcome.human_seconds == pytest.approx(sum(flags) / 20)
     for step in steps:
-        assert np.isnan(step.policy_action).all() == step.is_intervention
+        assert np.isfinite(step.policy_action).all()  # the policy is asked while the person acts, too
         step.validate()
 
 
@@ -125,7 +125,9 @@ def test_a_takeover_of_one_tick_has_both_its_jumps(rig, monkeypatch):
     )
     assert [who for *_, who in outcome.control] == ["policy", "person", "policy"]
     assert len(outcome.engaged) == len(outcome.released) == 1
-    assert outcome.released[0].max == pytest.approx(0.03, abs=0.01)
+    assert outcome.released[0].asked.max == pytest.approx(0.03, abs=0.01)
+    assert outcome.released[0].executed.max == pytest.approx(0.03, abs=0.01)
+    assert outcome.human_seconds + outcome.watch_seconds == pytest.approx(outcome.seconds)
 
 
 @pytest.mark.parametrize(
