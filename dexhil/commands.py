@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -89,6 +90,7 @@ class Run:
         """Writes report.json in one step and returns its contents."""
         report = {
             "command": self.command,
+            "invocation": shlex.join(["python", *sys.argv]),
             "config": self.config,
             "code_version": code_version(),
             "seconds": round(self.seconds, 3),

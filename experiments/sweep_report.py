@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dexhil.config import Config
-from dexhil.progress import format_seconds
-from dexhil.reports.page import Fact, Page, Section, Table, key_values, percent, write_page
+from dexhil.reports.page import Cell, Fact, Section, Table, percent, write_run_page
 from experiments.launchers import LOG
 
 LOG_LINES = 15
@@ -69,7 +68,7 @@ def trials_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     cells = [
         (
             *(str(row["overrides"].get(key, UNKNOWN)) for key in keys),
-            row["status"],
+            Cell(row["status"], href=f"{row['name']}/report.html" if row["status"] == "finished" else ""),
             number(row["final_loss"], ".4g"),
             number(row["heldout_loss"], ".4g"),
             *(success_rate(row["score"], task) for task in tasks),
@@ -109,18 +108,7 @@ def write_report(workdir: Path, report: Mapping[str, Any]) -> Path:
         for row in rows
         if row["status"] == "failed"
     ]
-    page = Page(
-        title=f"sweep: {workdir.name}",
-        subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
-        facts=best_facts(rows),
-        sections=[
-            Section("Trials", [trials_table(rows)]),
-            *failures,
-            Section("Lineage", [key_values(report["lineage"])]),
-            Section("Config of all trials, before their overrides", [key_values(report["config"])], folded=True),
-        ],
-    )
-    return write_page(workdir / "report.html", page)
+    return write_run_page(workdir, report, best_facts(rows), [Section("Trials", [trials_table(rows)]), *failures])
 
 
 def best_facts(rows: Sequence[Mapping[str, Any]]) -> list[Fact]:

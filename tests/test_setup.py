@@ -59,9 +59,7 @@ def test_optional_packages_are_pinned_and_leave_the_locked_ones_alone(path: Path
     assert all("#" in line for line in path.read_text().splitlines() if "==" in line), "say why it is there"
 
 
-@pytest.mark.parametrize(
-    "name", ["requirements.txt", "Makefile", "pyproject.toml", *(path.name for path in OPTIONAL)]
-)
+@pytest.mark.parametrize("name", ["requirements.txt", "Makefile", "pyproject.toml", *(path.name for path in OPTIONAL)])
 def test_no_index_and_no_address_is_prescribed(name: str):
     text = (ROOT / name).read_text()
     found = re.findall(r"https?://|file:|--(?:extra-)?index-url\b|--find-links\b", text.replace("--no-emit-", ""))

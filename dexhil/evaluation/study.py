@@ -175,7 +175,7 @@ def labour(study: Study) -> dict[str, Any]:
     "paper": the same of the paper; "cumulative_seconds": arm -> seconds up to and with the warm-up, round 1, …;
     "watched_seconds": arm -> seconds of supervised rollouts in round 1, …, corrections included}.
     """
-    corrections = [seconds for episode in study.online for seconds in _corrections(episode)]
+    corrections = [seconds for episode in distinct(study.online) for seconds in _corrections(episode)]
     demonstrations = sum(part.count for part in study.demonstrations)
     seconds = sum(part.seconds for part in study.demonstrations)
     return {
@@ -187,6 +187,11 @@ def labour(study: Study) -> dict[str, Any]:
         "cumulative_seconds": {arm: np.cumsum(human_seconds(study, arm)).tolist() for arm in study.arms},
         "watched_seconds": {arm: _watched_seconds(study, arm) for arm in study.arms},
     }
+
+
+def distinct(episodes: Iterable[OnlineEpisode]) -> list[OnlineEpisode]:
+    """Each rollout once: in round 1 the arms' policies are the same, and so are their rollouts."""
+    return list({(e.round, e.task, e.seed, tuple(e.control), tuple(e.reasons)): e for e in episodes}.values())
 
 
 def forgetting(study: Study) -> list[dict[str, Any]]:

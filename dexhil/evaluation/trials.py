@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import NamedTuple
 
 from dexhil.evaluation.rollout import Filming, Policy, ScoredRig, Trial, run_trial
 from dexhil.progress import leave_ctrl_c_to_parent
@@ -32,7 +33,8 @@ class Bench:
     """What a trial needs, as data and picklable factories, so that every worker builds its own.
 
     identity: all that the outcomes depend on (checkpoint, rig settings); trials of another identity are not reused.
-    videos_per_task: so many trials are filmed whole, of the others only the last moment. latency_steps, handover: see
+    videos_per_task: of so many trials there is a video, and of those that fail among three times as many after them;
+    of the others there is the last moment. latency_steps, handover: see
     `run_trial`.
     """
 
@@ -66,7 +68,7 @@ def run_trials(
     """
     bench.folder.mkdir(parents=True, exist_ok=True)
     _drop_torn_line(bench.folder / TRIALS_FILE)
-    jobs = [(task, first_seed + i, i < bench.videos_per_task) for i in range(trials) for task in tasks]
+    jobs = [Job(task, first_seed + i, _videos(i, bench.videos_per_task)) for i in range(trials) for task in tasks]
     finished = {(trial.task, trial.seed): trial for trial in read_trials(bench.folder, bench.identity)}
     open_jobs = [job for job in jobs if job[:2] not in finished]
     finished = {job[:2]: finished[job[:2]] for job in jobs if job[:2] in finished}
@@ -102,7 +104,19 @@ def video_path(folder: Path, trial: Trial) -> Path:
     return folder / f"{trial.task}-{trial.seed}.mp4"
 
 
-Job = tuple[str, int, bool]  # task, seed, filmed whole
+class Job(NamedTuple):
+    """A trial to run. video: kept "always", where it "fails", or "" for none."""
+
+    task: str
+    seed: int
+    video: str
+
+
+def _videos(index: int, per_task: int) -> str:
+    """What is kept of a task's trial number `index`: failures are what a person wants to see."""
+    if index < per_task:
+        return "always"
+    return "fails" if index < 4 * per_task else ""
 
 
 def _drop_torn_line(path: Path) -> None:
@@ -120,13 +134,12 @@ def _append(bench: Bench, trial: Trial) -> None:
 
 def _one_trial(bench: Bench, rig: ScoredRig, policy: Policy, job: Job) -> Trial:
     """Runs the trial, writes its picture and video, and returns it without frames."""
-    task, seed, whole = job
-    filming = dataclasses.replace(bench.filming, only_last=not whole)
+    filming = dataclasses.replace(bench.filming, only_last=not job.video)
     trial = run_trial(
         rig,
         policy,
-        task,
-        seed,
+        job.task,
+        job.seed,
         execute_steps=bench.execute_steps,
         max_seconds=bench.max_seconds,
         filming=filming,
@@ -134,7 +147,7 @@ def _one_trial(bench: Bench, rig: ScoredRig, policy: Policy, job: Job) -> Trial:
         handover=bench.handover,
     )
     write_picture(picture_path(bench.folder, trial), trial.frames[-1])
-    if whole:
+    if job.video == "always" or (job.video and not trial.success):
         write_video(video_path(bench.folder, trial), trial.frames, filming.fps)
     return dataclasses.replace(trial, frames=())
 

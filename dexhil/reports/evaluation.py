@@ -10,21 +10,7 @@ from typing import Any
 from dexhil.commands import read_metrics
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import picture_path, video_path
-from dexhil.progress import format_seconds
-from dexhil.reports.page import (
-    Block,
-    Clip,
-    Clips,
-    Fact,
-    Image,
-    Page,
-    Section,
-    Table,
-    Text,
-    key_values,
-    percent,
-    write_page,
-)
+from dexhil.reports.page import Block, Clip, Clips, Fact, Image, Section, Table, percent, write_run_page
 from dexhil.reports.plots import curves_plot, rates_plot, series, small_curves_plot
 from dexhil.reports.video import contact_sheet, read_picture, write_picture
 
@@ -46,16 +32,8 @@ def write_report(
         *(media_sections(workdir, trials, media) if media else []),
         *training_sections(report["results"], metrics),
         *trial_sections(trials),
-        Section("Lineage", [_lineage(report)]),
-        Section("Config", [key_values(report["config"])], folded=True),
     ]
-    page = Page(
-        title=f"{report['command']}: {workdir.name}",
-        subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
-        facts=[*score_facts(score), *training_facts(report["results"])],
-        sections=sections,
-    )
-    return write_page(workdir / "report.html", page)
+    return write_run_page(workdir, report, [*score_facts(score), *training_facts(report["results"])], sections)
 
 
 def score_facts(score: Mapping[str, Any] | None) -> list[Fact]:
@@ -83,7 +61,7 @@ def failure_table(trials: Sequence[Trial]) -> Table:
     counts = Counter((trial.task, trial.failure) for trial in trials if not trial.success)
     order = sorted(counts, key=lambda key: (list(totals).index(key[0]), -counts[key]))
     rows = [(task, failure, f"{counts[task, failure]} of {totals[task]}") for task, failure in order]
-    return Table(("task", "failure", "trials"), rows, shares=[counts[key] / totals[key[0]] for key in order])
+    return Table(("task", "failure", "trials"), rows, fractions=[counts[key] / totals[key[0]] for key in order])
 
 
 def media_sections(workdir: Path, trials: Sequence[Trial], media: Path) -> list[Section]:
@@ -168,10 +146,6 @@ def _task_fact(task: str, entry: Mapping[str, Any]) -> Fact:
         percent(entry["rate"]),
         f"{entry['successes']} of {entry['trials']} (95 %: {100 * low:.0f} to {100 * high:.0f})",
     )
-
-
-def _lineage(report: Mapping[str, Any]) -> Block:
-    return key_values(report["lineage"]) if report["lineage"] else Text("This run has no parents.")
 
 
 def _clip(trial: Trial, media: Path) -> Clip:

@@ -13,6 +13,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from dexhil.progress import format_seconds
+
 NOTHING = "-"  # in a table
 
 
@@ -53,12 +55,24 @@ class Clips:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cell:
+    """A table's cell with more than its text. href: where a click leads. missed: a goal is not reached."""
+
+    text: str
+    href: str = ""
+    missed: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
-    """Text cells; a bool cell is a coloured success or failure. shares: a bar per row, 0..1. tall: it scrolls."""
+    """Cells; a bool cell is a coloured success or failure. fractions: a bar per row, 0..1. tall: it scrolls."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str | bool]]
-    shares: Sequence[float] | None = None
+    rows: Sequence[Sequence[str | bool | Cell]]
+    fractions: Sequence[float] | None = None
     tall: bool = False
 
 
@@ -89,6 +103,34 @@ class Page:
     subtitle: str
     facts: Sequence[Fact]
     sections: Sequence[Section]
+    made_by: str = ""
+
+
+def write_run_page(
+    workdir: Path, report: Mapping[str, Any], facts: Sequence[Fact], sections: Sequence[Section], *, title: str = ""
+) -> Path:
+    """Writes workdir/report.html: `sections`, then lineage, config and the command that made it.
+
+    Args:
+        workdir: of the run.
+        report: as `Run.report` returns it.
+        facts: headline figures.
+        sections: what the run shows.
+        title: by default the command and the folder's name.
+    """
+    lineage = key_values(report["lineage"], workdir) if report["lineage"] else Text("This run has no parents.")
+    page = Page(
+        title=title or f"{report['command']}: {workdir.name}",
+        subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
+        facts=facts,
+        sections=[
+            *sections,
+            Section("Lineage", [lineage], folded=True),
+            Section("Config", [key_values(report["config"])], folded=True),
+        ],
+        made_by=report.get("invocation", ""),
+    )
+    return write_page(workdir / "report.html", page)
 
 
 def write_page(path: Path, page: Page) -> Path:
@@ -115,9 +157,22 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.0f} %"
 
 
-def key_values(values: Mapping[str, Any]) -> Table:
-    """Nested values as a table of dotted keys."""
-    return Table(("key", "value"), [(key, _plain(value)) for key, value in _flatten(values)], tall=True)
+def key_values(values: Mapping[str, Any], workdir: Path | None = None) -> Table:
+    """Nested values as a table of dotted keys. workdir: a value that names another run's folder links to its page."""
+    rows = [(key, _linked(_plain(value), workdir)) for key, value in _flatten(values)]
+    return Table(("key", "value"), rows, tall=True)
+
+
+def _linked(text: str, workdir: Path | None) -> str | Cell:
+    page = None if workdir is None else _page_of(Path(text))
+    return text if page is None else Cell(text, href=os.path.relpath(page, workdir))
+
+
+def _page_of(path: Path) -> Path | None:
+    """report.html of the run that `path`, a folder or a checkpoint in it, belongs to; None for anything else."""
+    if len(str(path)) > 400 or not path.exists():  # longer than a path may be: not one
+        return None
+    return next((page for page in (up / "report.html" for up in (path, *path.parents[:3])) if page.is_file()), None)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,18 +12,34 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dexhil.progress import format_seconds
-from dexhil.reports.page import Block, Fact, Image, Page, Section, Table, Text, key_values, write_page
+from dexhil.reports.page import Block, Cell, Fact, Image, Page, Section, Table, Text, write_page, write_run_page
 from dexhil.retargeting.hand import Hand
 from dexhil.retargeting.keypoints import gesture_frames, skeleton
 from dexhil.retargeting.kinematics import CanonicalHand
 from dexhil.retargeting.view import COLOURS
 
 Method = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """A metric from `low` to `high` is good enough."""
+
+    text: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __call__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
 GOALS = {
-    "tip_error_mm": "<= 15", "pinch_contact": ">= 0.95", "max_step_mm": "<= 10", "sweep_jump_mm": "<= 3",
-    "sweep_hysteresis_mm": "0", "fist_completeness": "0.95 to 1.05", "open_hand_error_deg": "<= 15",
-    "coverage": ">= 0.80", "motion_preservation": ">= 0.95", "jerk_gain": "<= 1", "lag_frames": "0",
+    "tip_error_mm": Goal("<= 15", high=15), "pinch_contact": Goal(">= 0.95", low=0.95),
+    "max_step_mm": Goal("<= 10", high=10), "sweep_jump_mm": Goal("<= 3", high=3),
+    "sweep_hysteresis_mm": Goal("0", high=0.05), "fist_completeness": Goal("0.95 to 1.05", 0.95, 1.05),
+    "open_hand_error_deg": Goal("<= 15", high=15), "coverage": Goal(">= 0.80", low=0.8),
+    "motion_preservation": Goal(">= 0.95", low=0.95), "jerk_gain": Goal("<= 1", high=1),
+    "lag_frames": Goal("0", high=0),
 }  # fmt: skip
 
 
@@ -38,17 +56,8 @@ def write_retargeting_report(
         scores = report["results"]["clips"][name][hand.name]
         blocks: list[Block] = [metrics_table(scores), Image(gestures_picture(hand, clip, methods[name]))]
         sections.append(Section(f"{name}, frames that were not learnt from", blocks))
-    sections += [
-        Section("How to read it", [Text(READING)]),
-        Section("Config", [key_values(report["config"])], folded=True),
-    ]
-    page = Page(
-        title=f"retarget: {hand.name}",
-        subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
-        facts=[],
-        sections=sections,
-    )
-    return write_page(workdir / "report.html", page)
+    sections.append(Section("How to read it", [Text(READING)]))
+    return write_run_page(workdir, report, [], sections, title=f"retarget: {hand.name}")
 
 
 def write_comparison(
@@ -86,8 +95,12 @@ READING = (
 
 
 def metrics_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
-    """One row per metric, one column per method."""
-    rows = [[metric, *(f"{values[metric]:.3g}" for values in scores.values()), goal] for metric, goal in GOALS.items()]
+    """One row per metric, one column per method; a figure that misses its goal is marked."""
+
+    def cells(metric: str, goal: Goal) -> list[Cell]:
+        return [Cell(f"{values[metric]:.3g}", missed=not goal(values[metric])) for values in scores.values()]
+
+    rows = [[metric, *cells(metric, goal), goal.text] for metric, goal in GOALS.items()]
     return Table(("metric", *scores, "goal"), rows)
 
 

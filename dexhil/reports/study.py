@@ -7,20 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dexhil.evaluation.study import PAPER_SECONDS, Cell, Study, scored_cells
-from dexhil.progress import format_seconds
-from dexhil.reports.page import (
-    NOTHING,
-    Block,
-    Fact,
-    Image,
-    Page,
-    Section,
-    Table,
-    Text,
-    key_values,
-    percent,
-    write_page,
-)
+from dexhil.reports.page import NOTHING, Block, Fact, Image, Section, Table, Text, key_values, percent, write_run_page
 from dexhil.reports.study_plots import differences_plot, labour_plot, losses_plot, success_plot
 from dexhil.reports.takeovers import takeover_sections
 
@@ -34,7 +21,7 @@ PAPER_SUCCESSES = {
     ("plush", "offline"): (0, 0, 3, 7),
 }
 PAPER_TRIALS = 20
-DRIFT_ALARM = 0.10  # share of new values outside the frozen range; 2 % lie there by construction
+DRIFT_ALARM = 0.10  # fraction of new values outside the frozen range; 2 % lie there by construction
 
 
 def write_study_report(workdir: Path, report: Mapping[str, Any], study: Study) -> Path:
@@ -46,24 +33,18 @@ def write_study_report(workdir: Path, report: Mapping[str, Any], study: Study) -
     curves = success_plot(study) if any(scored_cells(study, arm) for arm in study.arms) else None
     if curves:
         (workdir / "success.png").write_bytes(curves)
-    page = Page(
-        title=f"{report['command']}: {workdir.name}",
-        subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
-        facts=study_facts(study, results),
-        sections=[
-            *success_sections(study, curves),
-            *difference_sections(study, results),
-            *labour_sections(study, results),
-            *loss_sections(study),
-            *takeover_sections(study),
-            *forgetting_sections(results),
-            *drift_sections(study),
-            *mixture_sections(study),
-            *lineage_sections(study, report),
-            Section("Config", [key_values(report["config"])], folded=True),
-        ],
-    )
-    return write_page(workdir / "report.html", page)
+    sections = [
+        *success_sections(study, curves),
+        *difference_sections(study, results),
+        *labour_sections(study, results),
+        *loss_sections(study),
+        *takeover_sections(study),
+        *forgetting_sections(results),
+        *drift_sections(study),
+        *mixture_sections(study),
+    ]
+    lineage = report["lineage"] | _policies(study)
+    return write_run_page(workdir, {**report, "lineage": lineage}, study_facts(study, results), sections)
 
 
 def study_facts(study: Study, results: Mapping[str, Any]) -> list[Fact]:
@@ -198,7 +179,7 @@ def drift_sections(study: Study) -> list[Section]:
         )
         for row in rows
     ]
-    header = ("arm", "round", "kind", "joint", "outside", "reach (99 %)", "shift of the median, share of the range")
+    header = ("arm", "round", "kind", "joint", "outside", "reach (99 %)", "shift of the median, % of the range")
     table = Table(header, cells, tall=len(rows) > 12)
     return [Section("Drift of the data against the frozen normalisation", [Text(verdict), table])]
 
@@ -213,17 +194,13 @@ def mixture_sections(study: Study) -> list[Section]:
     return [Section("Training data", tables, folded=True)] if tables else []
 
 
-def lineage_sections(study: Study, report: Mapping[str, Any]) -> list[Section]:
-    """Data sets, parent checkpoints and code versions, of the study and of every policy."""
-    policies = {
-        f"{cell.arm} {cell.round}": {
-            key: value for key, value in cell.lineage.items() if key != "drift"
-        }  # has a section
+def _policies(study: Study) -> dict[str, Any]:
+    """Data sets, parent checkpoints and code versions of every policy; drift has a section of its own."""
+    return {
+        f"{cell.arm} {cell.round}": {key: value for key, value in cell.lineage.items() if key != "drift"}
         for cell in study.cells
         if cell.lineage
     }
-    lineage = {**report["lineage"], **policies}
-    return [Section("Lineage", [key_values(lineage)], folded=True)] if lineage else []
 
 
 def _paper_table(study: Study) -> Table:

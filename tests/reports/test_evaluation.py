@@ -17,7 +17,7 @@ from dexhil.evaluation.intervals import score
 from dexhil.evaluation.rollout import Filming, Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
 from dexhil.reports.evaluation import failure_table, write_report
-from dexhil.reports.page import Fact, Page, Section, Table, Text, key_values, render
+from dexhil.reports.page import Cell, Fact, Page, Section, Table, Text, key_values, render
 from dexhil.reports.plots import curves_plot, rates_plot, series, small_curves_plot
 from dexhil.reports.video import FAILURE_COLOUR, SUCCESS_COLOUR, contact_sheet, write_video
 from tests.evaluation.fakes import FakeRig, UpPolicy
@@ -79,14 +79,15 @@ def test_failures_are_counted_per_task_most_frequent_first():
     trials = [Trial("plush", i, failure == "", 1.0, failure) for i, failure in enumerate(failures)]
     table = failure_table(trials)
     assert list(table.rows) == [("plush", "missed", "2 of 4"), ("plush", "slipped", "1 of 4")]
-    assert table.shares == [0.5, 0.25]
+    assert table.fractions == [0.5, 0.25]
 
 
 def test_text_is_escaped():
     html = render(
         Page("<b>", "a & b", [Fact("<i>", "1")], [Section("s", [Text("<script>"), Table(["<u>"], [["<p>"]])])])
     )
-    assert "<script>" not in html
+    assert "<script></p>" not in html
+    assert "&lt;script&gt;</p>" in html
     assert "&lt;b&gt;" in html
     assert "a &amp; b" in html
 
@@ -94,6 +95,24 @@ def test_text_is_escaped():
 def test_key_values_are_flat():
     rows = key_values({"a": {"b": 1, "c": {}}, "d": ["x", "y"], "e": None}).rows
     assert list(rows) == [("a.b", "1"), ("a.c", "none"), ("d", "x, y"), ("e", "none")]
+
+
+def test_a_table_marks_missed_goals_links_to_other_runs_and_can_be_filtered():
+    table = Table(["a", "b"], [[Cell("1", missed=True), Cell("run", href="../run/report.html")]], tall=True)
+    html = render(Page("t", "s", [], [Section("x", [table])], made_by="python eval.py --trials 2"))
+    assert '<td class="missed">1</td>' in html
+    assert '<a href="../run/report.html">run</a>' in html
+    assert "filterRows(this)" in html
+    assert "Made by <code>python eval.py --trials 2</code>" in html
+
+
+def test_lineage_links_to_the_pages_of_other_runs(tmp_path: Path):
+    (tmp_path / "warmup/checkpoints/3").mkdir(parents=True)
+    (tmp_path / "warmup/report.html").write_text("")
+    (tmp_path / "eval").mkdir()
+    rows = dict(key_values({"checkpoint": tmp_path / "warmup/checkpoints/3", "seed": 3}, tmp_path / "eval").rows)
+    assert rows["checkpoint"] == Cell(str(tmp_path / "warmup/checkpoints/3"), href="../warmup/report.html")
+    assert rows["seed"] == "3"
 
 
 def evaluated(folder: Path) -> tuple[dict[str, Any], list[Trial]]:
@@ -106,7 +125,7 @@ def evaluated(folder: Path) -> tuple[dict[str, Any], list[Trial]]:
 def test_an_evaluation_report_holds_everything_in_one_file(tmp_path: Path):
     report, trials = evaluated(tmp_path)
     html = write_report(tmp_path, report, trials, tmp_path / "trials").read_text()
-    assert html.count("data:video/mp4;base64,") == 2
+    assert html.count("data:video/mp4;base64,") == 2 + sum(not trial.success for trial in trials if trial.seed > 0)
     assert html.count('<span class="outcome good">✓ success</span>') == 4
     assert "never reached" in html
     assert "runs/sim/400" in html
