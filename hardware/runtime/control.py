@@ -286,6 +286,7 @@ class Control:
             policy_epoch=0 if action is None else action[1],
             estop=bool(self.safety.estopped),
             clear_estop=not self.safety.estopped,
+            authority=asks.authority,
         )
         self._state, decision = advance(self._state, inputs, self.spec, self.teleop.cube_to_ee)
         return decision, mode, rest
