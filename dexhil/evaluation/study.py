@@ -98,8 +98,8 @@ def study_results(study: Study) -> dict[str, Any]:
     arms: arm -> scores of the warm-up, round 1, … differences: "first-other" -> see `difference_of_arms`, where both
     have a round. human_seconds: arm -> seconds of each round from round 1 on. max_takeover_jump, …_l2: rad, the largest
     of all joints and takeovers and the largest norm, 0 without a takeover; max_release_jump: at hand-backs, as asked
-    for; …_executed: after limits. human_seconds_with_watching: as human_seconds, supervised rollouts counted whole. labour,
-    forgetting: see these functions. trials_needed: `power_summary`.
+    for; …_executed: after limits. human_seconds_with_watching: as human_seconds, supervised rollouts counted whole.
+    labour, forgetting: see these functions. trials_needed: `power_summary`.
     """
     first = study.arms[0]
     pairs = {f"{first}-{arm}": difference_of_arms(study, first, arm) for arm in study.arms[1:]}

@@ -45,9 +45,9 @@ class SupervisedRig(ScoredRig, Protocol):
 class Supervised:
     """Outcome of a supervised rollout.
 
-    control: (start s, end s, "policy" | "person") in order. engaged: of every takeover, how far the robot would go while
-    the person holds still; released: of every hand-back, see `dexhil.control.jumps`. seconds: rig time; human_seconds:
-    of it under a person's control; watch_seconds: the rest, in which a person has to watch.
+    control: (start s, end s, "policy" | "person") in order. engaged, released: of every takeover and hand-back, see
+    `dexhil.control.jumps`. seconds: rig time; human_seconds: of it under a person's control; watch_seconds: the rest,
+    in which a person has to watch.
     """
 
     success: bool

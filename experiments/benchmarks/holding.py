@@ -80,8 +80,8 @@ def take_over(rig: SimRig, rng: np.random.Generator, moves: bool) -> Outcome:
             measured = take_over_jump(state, still, rest, spec, grip).max
     before, kept = rig.command, bool(rig.privileged().in_hand)
     goes_on = (before + rng.uniform(-0.02, 0.02, spec.action_dim)).astype(np.float32)
-    for _ in range(2):  # released, then planned anew
-        state, decision = advance(state, Inputs(False, None, goes_on, policy_epoch=state.epoch + 1), spec, grip)
+    state, _ = advance(state, Inputs(False, None, None), spec, grip)  # released; then the policy plans anew
+    _, decision = advance(state, Inputs(False, None, goes_on, policy_epoch=state.epoch), spec, grip)
     return Outcome(kept, drift, measured, jump(before, decision.command).max, jump(before, rig.apply(goes_on)).max)
 
 
