@@ -57,10 +57,11 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class PersonState:
-    """engage: the person wants control. successes: counts episodes that the rig judged successful."""
+    """engage: the person wants control of what `authority` says. successes: episodes that the rig judged successful."""
 
     engage: bool
     successes: int
+    authority: str = "both"
 
 
 class World:
@@ -232,7 +233,8 @@ class _Served:
         self._say("arm", self.world.arm, state)
         self._say("hand", self.world.hand, q[ARM_DOF:])
         self._say("glove", self.world.glove, self.glove)
-        self._say("operator", self.world.person, PersonState(self.engage, self.successes))
+        authority = "both" if self.person is None else self.person.authority
+        self._say("operator", self.world.person, PersonState(self.engage, self.successes, authority))
         if self._due("tracker", index, TRACKER_EVERY):
             self._say("tracker", self.world.tracker, self.cube)
         per_picture = round(STEP_HZ / self.world.settings.camera_hz)
