@@ -19,9 +19,9 @@ import numpy as np
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
+from dexhil.workers import leave_signals_to_parent
 from hardware.devices.base import ArmState, DeviceError, Stamped
 from hardware.runtime.pace import Pace
-from hardware.runtime.processes import leave_signals_to_parent
 from hardware.runtime.slots import SharedSlot
 
 STEP_HZ = 100.0

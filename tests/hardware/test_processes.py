@@ -137,7 +137,7 @@ def test_an_episode_is_recorded_with_what_the_safety_layer_did(recorder: Recorde
     recorder.open(metadata("one", -1))
     for number in range(5):
         recorder.step(step(number))
-    recorder.event({"cause": "velocity", "begin": 0.1})
+    recorder.events([{"cause": "velocity", "begin": 0.1}])
     path = recorder.finish(metadata("one"), timeout_s=PATIENCE_S)
     assert path is not None
     episode = read_episode(path)

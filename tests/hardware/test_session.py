@@ -111,7 +111,7 @@ def test_an_episode_with_a_takeover_is_recorded_as_it_happened(stage: Stage):
     for step in recorded.steps:
         np.testing.assert_allclose(step.action, SPEC.home, atol=0.01)
         assert np.isnan(step.policy_action).all() or not step.is_intervention
-    loops = stage.session.loops()
+    loops = stage.session.loop_stats()
     assert set(loops) >= {"policy", "arm", "hand"}
     assert {name: loops[name]["target_hz"] for name in ("policy", "arm", "hand")} == {
         "policy": 20,
@@ -138,7 +138,7 @@ def test_a_broken_policy_holds_the_robot_is_told_and_started_again(stage: Stage,
     episode = stage.during(stage.autonomous, break_it, stage.held, lambda: stage.heard(told), mend_it, stage.autonomous)
     assert episode.success == 1
     assert "watchdog:policy" in {span["cause"] for span in episode.interventions}
-    assert stage.session.policy_restarts == (0 if fault == "nan" else 1)
+    assert stage.session.upkeep.restarts == (0 if fault == "nan" else 1)
     assert episode.path is not None
     spans = [json.loads(line) for line in (episode.path / SAFETY_FILE).read_text().splitlines()]
     assert any(span["cause"] == "watchdog:policy" and 0 <= span["begin"] <= episode.seconds for span in spans)
