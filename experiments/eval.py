@@ -27,7 +27,7 @@ from dexhil.commands import (
     to_json,
 )
 from dexhil.config import Config
-from dexhil.control.executor import HANDOVERS
+from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation import rollout
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.rollout import Trial
@@ -109,11 +109,10 @@ def _run_trials(
         make_policy=make_policy,
         folder=folder,
         identity=json.dumps([*identity, to_json(rig), *(settings[name] for name in DECISIVE)]),
-        execute_steps=settings.execute_steps,
+        executor=executor_config(config),
         max_seconds=settings.max_seconds or None,
         videos_per_task=settings.videos_per_task,
         latency_steps=settings.latency_steps,
-        handover=settings.handover,
     )
     per_task: int = config.eval.trials if count is None else count
     total, successes = per_task * len(rig["tasks"]), 0
@@ -156,9 +155,17 @@ def check_acts_on_rig(robot: str, cameras: Sequence[str], config: Config) -> Non
 
 def needed_rtc(config: Config, meta: CheckpointMeta) -> RtcChoice:
     """What to load the policy with. Raises ConfigError or ValueError where it cannot act as `config.eval` says."""
-    rtc = config.eval.rtc if config.eval.handover == "rtc" else "none"
+    rtc = executor_config(config).policy_rtc
     check_latency(config, max_delay(choose_rtc(rtc, meta.model), meta.model))
     return rtc
+
+
+def executor_config(config: Config) -> ExecutorConfig:
+    """How chunks follow each other under `config.eval`. Raises ConfigError."""
+    try:
+        return ExecutorConfig.of(config.eval)
+    except ValueError as error:
+        raise ConfigError(f"eval.{error}") from None
 
 
 def check_latency(config: Config, most: int) -> None:
@@ -166,9 +173,7 @@ def check_latency(config: Config, most: int) -> None:
 
     most: actions that the policy's real-time chunking can bridge.
     """
-    latency, handover = config.eval.latency_steps, config.eval.handover
-    if handover not in HANDOVERS:
-        raise ConfigError(f"eval.handover {handover!r}: expected one of {list(HANDOVERS)}")
+    latency, handover = config.eval.latency_steps, executor_config(config).handover
     if latency < 0:
         raise ConfigError(f"eval.latency_steps {latency}: expected 0 or more control steps")
     if handover == "rtc" and latency > most:

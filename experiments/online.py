@@ -20,6 +20,7 @@ import numpy as np
 
 from dexhil.commands import Run, command_parser, load_config, run_command, write_json
 from dexhil.config import Config
+from dexhil.control.executor import ExecutorConfig
 from dexhil.episodes.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.evaluation.study import OnlineEpisode
 from dexhil.evaluation.supervised import Supervised, run_supervised
@@ -32,7 +33,7 @@ from dexhil.sim.person import PersonConfig, SimulatedPerson
 from dexhil.sim.rig import SimRig
 from dexhil.training.checkpoints import find_step, load_meta
 from experiments.collect import build, share_of_a_task
-from experiments.eval import check_rig, needed_rtc
+from experiments.eval import check_rig, executor_config, needed_rtc
 from experiments.quota import fill_quota
 from experiments.rigs import make_rig
 
@@ -43,7 +44,7 @@ FILM = (320, 240, 2)  # width, height, control steps per frame
 class Round:
     """One online round. checkpoint, step: of the policy. first_seed: of its starts, the same for all tasks.
 
-    execute_steps, latency_steps, handover, rtc: of `config.eval`, so that the policy acts as where it is scored.
+    executor, latency_steps, rtc: of `config.eval`, so that the policy acts as where it is scored.
     """
 
     out: Path
@@ -51,9 +52,8 @@ class Round:
     step: int
     number: int
     first_seed: int
-    execute_steps: int
+    executor: ExecutorConfig
     latency_steps: int
-    handover: str
     rtc: RtcChoice
 
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     check_rig(meta, config)
     online = Round(
         options.out, options.checkpoint, int(find_step(options.checkpoint).name), options.round,
-        config.online.first_seed, settings.execute_steps, settings.latency_steps, settings.handover,
+        config.online.first_seed, executor_config(config), settings.latency_steps,
         needed_rtc(config, meta),
     )  # fmt: skip
     episodes = collect_online(config, online, tasks, per_task)
@@ -179,7 +179,7 @@ def record_online(
     with EpisodeWriter(online.out / "episodes", control_hz=rig.control_hz, draft=draft) as writer:
         outcome = run_supervised(
             rig, policy, person, seed=seed, max_seconds=settings["max_seconds"], record=writer.append, watch=watch,
-            execute_steps=online.execute_steps, latency_steps=online.latency_steps, handover=online.handover,
+            executor=online.executor, latency_steps=online.latency_steps,
         )  # fmt: skip
         result = metadata(int(outcome.success), outcome)
         if frames:

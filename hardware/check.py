@@ -23,7 +23,7 @@ from dexhil.config import Config, ConfigError
 from dexhil.control.guard import CAUSES, depths
 from hardware.devices.base import Actuator, DeviceError, Stamped
 from hardware.runtime.rig import ROLES, Rig, cube_to_ee, make_rig, retargeter, safety_settings
-from hardware.runtime.safety import too_old
+from hardware.runtime.watch import too_old
 
 WATCH_S = 2.0  # that each device is listened to
 SLOW = 0.8  # of the promised rate is too slow

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
     config, options = load_rig_config(argv, parser)
     per_task = _per_task(options, config)
-    policy = policy_factory(options)
+    policy = policy_factory(options, config)
 
     from hardware.runtime.report import finish_run
     from hardware.runtime.trials import Limits, Purpose, facts_of, run_trials

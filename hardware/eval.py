@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--trials", type=above_zero(int), help="per task (default: episode.trials of the config)")
     parser.add_argument("--minutes", type=above_zero(float), help="trials for so long, instead of a number of them")
     config, options = load_rig_config(argv, parser)
-    policy = policy_factory(options)
+    policy = policy_factory(options, config)
 
     from hardware.runtime.report import finish_run
     from hardware.runtime.trials import Limits, facts_of, run_trials

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dexhil.control.executor import DEFAULT, ExecutorConfig
 from dexhil.control.takeover import HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
 from dexhil.evaluation.rollout import Planner, Policy, ScoredRig
 from dexhil.schema import Step
@@ -62,9 +63,8 @@ def run_supervised(
     max_seconds: float,
     record: Callable[[Step], None],
     watch: Callable[[str], None] = lambda who: None,
-    execute_steps: int = 8,
+    executor: ExecutorConfig = DEFAULT,
     latency_steps: int = 0,
-    handover: str = "replace",
 ) -> Supervised:
     """Runs `policy` on `rig`, which was just reset, until success or `max_seconds`; `seed` is the policy's.
 
@@ -72,7 +72,8 @@ def run_supervised(
     The rest is as of `run_trial`: the policy acts as it does where it is scored.
     """
     state = start(rig.command)
-    planner = Planner(policy, rig.control_hz, seed, execute_steps, latency_steps, handover)
+    planner = Planner(policy, rig.control_hz, seed, executor, latency_steps)
+    planner.rest(rig.command)
     who: list[str] = []
     engaged: list[Jump] = []
     released: list[Jump] = []
@@ -81,11 +82,12 @@ def run_supervised(
             break
         observation = rig.observe()
         human = person.tick(rig.command)
-        wanted = None
-        if human is None:
-            wanted = planner.action(step, lambda seen=observation: seen)
-        else:
-            planner.drop()
+        if human is not None:
+            planner.watch()
+        elif state.mode is not Mode.AUTONOMOUS:
+            planner.rest(rig.command)
+        due = planner.due(step, lambda seen=observation: seen)
+        wanted = None if due is None or human is not None else due.action
         inputs = Inputs(human is not None, human, wanted, policy_epoch=state.epoch + 1)
         before, mode_before = rig.command, state.mode
         state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
@@ -95,8 +97,10 @@ def run_supervised(
         watch(who[-1])
         command = rig.apply(decision.command)
         state = executed(state, command)
-        asked = np.full_like(command, np.nan) if wanted is None else wanted.astype(np.float32)
-        record(Step(observation, command, policy_action=asked, is_intervention=decision.is_intervention))
+        asked = np.full_like(command, np.nan) if due is None else due.planned.astype(np.float32)
+        acts = decision.mode is Mode.AUTONOMOUS and due is not None and not due.starved
+        flags = {"is_intervention": decision.is_intervention, "is_commanded": acts or decision.is_intervention}
+        record(Step(observation, command, policy_action=asked, **flags))
         if decision.mode is Mode.ENGAGING:
             engaged.append(jump(before, command))
         elif mode_before in (Mode.ENGAGING, Mode.HUMAN) and not decision.is_intervention:

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
+from dexhil.control.executor import DEFAULT, ExecutorConfig
 from dexhil.evaluation.rollout import Filming, Policy, ScoredRig, Trial, run_trial
 from dexhil.reports.video import write_picture, write_video
 from dexhil.workers import leave_ctrl_c_to_parent, use_one_thread
@@ -25,8 +26,7 @@ class Bench:
     """What a trial needs, as data and picklable factories, so that every worker builds its own.
 
     identity: all that the outcomes depend on (checkpoint, rig settings); trials of another identity are not reused.
-    videos_per_task: of so many trials there is a video, and of those that fail among three times as many after them;
-    of the others there is the last moment. latency_steps, handover: see
+    videos_per_task: so many trials are filmed whole, of the others only the last moment. executor, latency_steps: see
     `run_trial`.
     """
 
@@ -34,10 +34,9 @@ class Bench:
     make_policy: Callable[[], Policy]
     folder: Path
     identity: str
-    execute_steps: int = 8
+    executor: ExecutorConfig = DEFAULT
     max_seconds: float | None = None
     latency_steps: int = 0
-    handover: str = "replace"
     videos_per_task: int = 4
     filming: Filming = dataclasses.field(default_factory=Filming)
 
@@ -132,11 +131,10 @@ def _one_trial(bench: Bench, rig: ScoredRig, policy: Policy, job: Job) -> Trial:
         policy,
         job.task,
         job.seed,
-        execute_steps=bench.execute_steps,
+        executor=bench.executor,
         max_seconds=bench.max_seconds,
         filming=filming,
         latency_steps=bench.latency_steps,
-        handover=bench.handover,
     )
     write_picture(picture_path(bench.folder, trial), trial.frames[-1])
     if job.video == "always" or (job.video and not trial.success):

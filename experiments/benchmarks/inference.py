@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dexhil.commands import write_json
+from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation.rollout import run_trial
 from dexhil.models.config import CONFIGS, VLAConfig, get_model_config
 from dexhil.models.inputs import model_inputs
@@ -239,9 +240,8 @@ def one_trial(
         tape,
         tasks[index % len(tasks)],
         1_000_000 + index,  # never a seed of a demonstration
-        execute_steps=execute_steps,
+        executor=ExecutorConfig(execute_steps, handover),
         latency_steps=latency_steps,
-        handover=handover,
     )
     change = np.abs(np.diff(tape.commands, axis=0)).max(axis=1)
     taken_over = np.isin(np.arange(1, len(tape.commands)), [step + latency_steps for step in tape.asked[1:]])

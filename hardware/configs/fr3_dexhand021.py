@@ -25,10 +25,13 @@ def get_config(preset: str = "default") -> Config:
     config.rates.hand_hz = 90.0
 
     config.policy = ConfigDict()
-    config.policy.stale_s = 0.4  # a plan from before that is not followed: the policy's watchdog
-    config.policy.fade_s = 0.15  # in which a new plan's difference from the last command fades to 1/e
+    config.policy.stale_s = 0.4  # a question that waits longer for its answer holds the robot: the policy's watchdog
+    config.policy.execute_steps = 8  # these four: ExecutorConfig in dexhil/control/executor.py, as config.eval's
+    config.policy.handover = "replace"
+    config.policy.rtc = "auto"
+    config.policy.fade_s = 0.15
 
-    config.safety = ConfigDict()  # see hardware/runtime/safety.py; NOT safety-rated
+    config.safety = ConfigDict()  # see dexhil/control/safety.py; NOT safety-rated
     config.safety.velocity_share = 0.8  # of FR3's and the hand's own limits
     config.safety.arm_acceleration = 10.0  # rad/s^2, FR3's own
     config.safety.arm_jerk = 300.0  # rad/s^3; FR3 allows 5,000

@@ -26,7 +26,7 @@ class Stamped(Generic[Value]):
     """A reading. t_device: s, when it was measured; t_received: s, when it arrived; seq: counts readings from 1.
 
     valid: False where the device said that the value cannot be trusted (a lost tag, a silent servo); `value` is then
-    the last good one. Age is judged by the reader: see `hardware.runtime.safety`.
+    the last good one. Age is judged by the reader: see `hardware.runtime.watch`.
     """
 
     value: Value

@@ -60,11 +60,14 @@ def load_rig_config(
     return config, options
 
 
-def policy_factory(options: argparse.Namespace) -> Callable[[], Any] | None:
+def policy_factory(options: argparse.Namespace, config: Config) -> Callable[[], Any] | None:
     """What makes the policy, in a process of its own; None without one. Raises ValueError or OSError for a bad key."""
+    from dexhil.control.executor import ExecutorConfig
     from dexhil.serving.keys import read_key
     from hardware.runtime.policy_process import checkpoint_policy, server_policy
 
     if options.server:
         return server_policy(options.server, read_key(options.key_file))
-    return checkpoint_policy(options.checkpoint.resolve(), options.step) if options.checkpoint else None
+    if options.checkpoint is None:
+        return None
+    return checkpoint_policy(options.checkpoint.resolve(), options.step, ExecutorConfig.of(config.policy).policy_rtc)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.control.executor import Request
 from dexhil.evaluation.rollout import Policy
 from dexhil.schema import Observation
 from dexhil.workers import leave_signals_to_parent, use_one_thread
 from hardware.runtime.pace import Pace
-from hardware.runtime.plans import Plan
 from hardware.runtime.slots import SharedSlot
 
 OFFSET_S = 0.004  # after the observer's tick on the common grid
@@ -28,33 +28,34 @@ REPORT_BYTES = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """What to plan from. t_observed: monotonic s; epoch: of the takeover state; seed: of the policy's noise."""
+class Question:
+    """What to plan, from what. seed: of the policy's noise."""
 
     observation: Observation
-    t_observed: float
-    epoch: int
+    request: Request
     seed: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the process last said, at t (monotonic s). plan: None until there is one, and after an `error`.
+    """What the process last said, at t (monotonic s). request: the last that was answered, with actions float32 [H, A]
+    rad or with an `error`.
 
-    identity: {"checkpoint_id", "robot", "cameras", "control_hz"} of the loaded policy; empty while it loads. stats: of
-    its loop.
+    identity: {"checkpoint_id", "robot", "cameras", "control_hz", "max_delay"} of the loaded policy; empty while it
+    loads. stats: of its loop.
     """
 
     t: float
-    plan: Plan | None = None
+    request: Request | None = None
+    actions: np.ndarray | None = None
     error: str = ""
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     stats: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def checkpoint_policy(checkpoint: Path, step: int | None = None) -> Callable[[], Policy]:
-    """A factory for `PolicyProcess`: loads JAX and the checkpoint only where it is called."""
-    return functools.partial(_load_checkpoint, checkpoint, step)
+def checkpoint_policy(checkpoint: Path, step: int | None = None, rtc: str = "none") -> Callable[[], Policy]:
+    """A factory for `PolicyProcess`: loads JAX and the checkpoint only where it is called. rtc: as of `Policy.load`."""
+    return functools.partial(_load_checkpoint, checkpoint, step, rtc)
 
 
 def server_policy(uri: str, key: str) -> Callable[[], Policy]:
@@ -68,10 +69,10 @@ def _connect(uri: str, key: str) -> Policy:
     return PolicyClient(uri, key=key, timeout_s=SERVER_S)
 
 
-def _load_checkpoint(checkpoint: Path, step: int | None) -> Policy:
+def _load_checkpoint(checkpoint: Path, step: int | None, rtc: str) -> Policy:
     from dexhil.policy import Policy as Trained
 
-    return Trained.load(checkpoint, step)
+    return Trained.load(checkpoint, step, rtc=rtc)
 
 
 class PolicyProcess:
@@ -92,12 +93,12 @@ class PolicyProcess:
         """Starts the process; it loads while the caller goes on. After an end of the process, starts a new one."""
         self.stop()
         context = multiprocessing.get_context("spawn")
-        self._requests: SharedSlot[Request] = SharedSlot(context, self._image_bytes + HEAD_BYTES)
+        self._questions: SharedSlot[Question] = SharedSlot(context, self._image_bytes + HEAD_BYTES)
         self._reports: SharedSlot[Report] = SharedSlot(context, REPORT_BYTES)
         self._started = time.monotonic()
         self._process = context.Process(
             target=_serve,
-            args=(self._factory, self.hz, self._requests, self._reports, os.getpid()),
+            args=(self._factory, self.hz, self._questions, self._reports, os.getpid()),
             name="policy",
             daemon=True,
         )
@@ -107,9 +108,9 @@ class PolicyProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, request: Request) -> None:
-        """Leaves the newest observation; never waits."""
-        self._requests.write(request)
+    def ask(self, question: Question) -> None:
+        """Leaves the newest question; never waits."""
+        self._questions.write(question)
 
     def newest(self) -> Report | None:
         """The last report, None before the first; never waits."""
@@ -154,9 +155,9 @@ def _reason(code: int | None) -> str:
 
 
 def _serve(
-    factory: Callable[[], Policy], hz: float, requests: SharedSlot[Request], reports: SharedSlot[Report], parent: int
+    factory: Callable[[], Policy], hz: float, questions: SharedSlot[Question], reports: SharedSlot[Report], parent: int
 ) -> None:
-    """The process: plans from the newest observation, at `hz`."""
+    """The process: looks for a new question at `hz`, and answers it."""
     leave_signals_to_parent()
     os.nice(5)  # control goes first
     use_one_thread()
@@ -167,34 +168,40 @@ def _serve(
         raise SystemExit(2) from (error if os.environ.get("DEXHIL_TRACEBACK") else None)
     said = Report(time.monotonic(), identity=_identity(policy))
     reports.write(said)
-    pace, number, last = Pace(hz, offset_s=OFFSET_S), 0, None
+    pace, last = Pace(hz, offset_s=OFFSET_S), None
     while os.getppid() == parent:
         pace.wait()
-        request = requests.read()
-        if request is not None and request is not last:
-            number, last = number + 1, request
-            said = dataclasses.replace(said, **_plan(policy, request, number))
+        question = questions.read()
+        if question is not None and question is not last:
+            last = question
+            said = dataclasses.replace(said, request=question.request, **_answer(policy, question))
         said = dataclasses.replace(said, t=time.monotonic(), stats=pace.stats.summary())
         reports.write(said)
 
 
-def _plan(policy: Policy, request: Request, number: int) -> dict[str, Any]:
-    """{"plan", "error"} of one inference."""
+def _answer(policy: Policy, question: Question) -> dict[str, Any]:
+    """{"actions", "error"} of one inference."""
     try:
-        chunk = policy.infer(request.observation, seed=request.seed)
+        chunk = policy.infer(question.observation, seed=question.seed, **question.request.options)
         actions = np.asarray(chunk.actions, np.float32)
         if not np.isfinite(actions).all():
-            return {"plan": None, "error": "policy: returned an action that is not finite; load another checkpoint"}
-        return {"plan": Plan(actions, request.t_observed, request.epoch, number), "error": ""}
+            return {"actions": None, "error": "policy: returned an action that is not finite; load another checkpoint"}
+        return {"actions": actions, "error": ""}
     except Exception as error:  # whatever a policy raises, control must hear of it
-        return {"plan": None, "error": f"policy: {type(error).__name__}: {error}"}
+        return {"actions": None, "error": f"policy: {type(error).__name__}: {error}"}
 
 
 def _identity(policy: Any) -> dict[str, Any]:
+    """Of a policy in this process (`meta`) or behind a server (`info`)."""
     facts = {"checkpoint_id": getattr(policy, "checkpoint_id", type(policy).__name__)}
-    info, meta = getattr(policy, "info", None), getattr(policy, "meta", None)
-    if info is not None:  # of a server
-        return facts | {"robot": info.robot, "cameras": info.cameras, "control_hz": info.control_hz}
-    if meta is None:
+    meta, info = getattr(policy, "meta", None), getattr(policy, "info", None)
+    said = info or meta
+    if said is None:
         return facts
-    return facts | {"robot": meta.robot, "cameras": tuple(meta.model.cameras), "control_hz": meta.control_hz}
+    cameras, max_delay = (meta.model.cameras, policy.max_delay) if info is None else (info.cameras, info.max_delay)
+    return facts | {
+        "robot": said.robot,
+        "control_hz": said.control_hz,
+        "cameras": tuple(cameras),
+        "max_delay": max_delay,
+    }

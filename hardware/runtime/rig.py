@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dexhil.config import Config, ConfigError
+from dexhil.control.executor import ExecutorConfig
 from dexhil.control.guard import Box
+from dexhil.control.safety import SafetyLayer, SafetySettings
 from dexhil.retargeting.runtime import Retargeter, load
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import RobotSpec, get_robot
@@ -19,7 +21,6 @@ from hardware.devices.registry import make_device
 from hardware.runtime.control import Control, Phase, Settings
 from hardware.runtime.options import RIGS
 from hardware.runtime.policy_process import PolicyProcess
-from hardware.runtime.safety import SafetyLayer, SafetySettings
 from hardware.runtime.session import Session
 from hardware.simulated.devices import sim_devices
 from hardware.simulated.world import World, WorldSettings
@@ -52,7 +53,8 @@ class Rig:
             raise ConfigError(
                 f"rates: hand_hz {rates.hand_hz:g} must be a multiple of arm_hz {rates.arm_hz:g}: one loop tells both"
             )
-        settings = Settings(rates.arm_hz, rates.hand_hz, rates.policy_hz, config.policy.stale_s, config.policy.fade_s)
+        executor = ExecutorConfig.of(config.policy)
+        settings = Settings(rates.arm_hz, rates.hand_hz, rates.policy_hz, config.policy.stale_s, executor)
         layer = SafetyLayer(self.spec, safety, arm_hz=rates.arm_hz, hand_hz=rates.hand_hz)
         named = {role: self.devices[role] for role in ("tracker", "glove", "operator")}
         teleop = Teleop(
@@ -84,7 +86,7 @@ class Rig:
         latest, world = session.control.latest, self.world
         if world is None or not world.alive:
             return
-        if session.control.lost:
+        if session.control.watch.lost:
             self.devices["operator"].press("clear_estop")
         if self._held and not latest.holding:
             session.control.teleop.cube_to_ee = world.regrip()

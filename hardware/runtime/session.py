@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.control.executor import plan_seed
 from dexhil.control.takeover import Mode
 from dexhil.episodes.recorder import repair
-from dexhil.evaluation.rollout import plan_seed
 from dexhil.schema import EpisodeMetadata, Observation, Step
 from hardware.devices.base import DeviceError
 from hardware.runtime.control import ARRIVED_RAD, Change, Control, Phase, Snapshot
 from hardware.runtime.loops import Loops
-from hardware.runtime.policy_process import PolicyProcess, Request
+from hardware.runtime.policy_process import PolicyProcess, Question
 from hardware.runtime.recording import Recorder
-from hardware.runtime.safety import check_device
 from hardware.runtime.upkeep import Upkeep
+from hardware.runtime.watch import check_device
 
 SUPERVISE_S = 0.02
 REST_S = 0.5  # long enough to come to rest
@@ -36,13 +36,13 @@ ENDS = {"success": 1, "failure": 0, "discard": -1, "quit": -1}  # what a person 
 
 
 class Observer:
-    """Observations for the policy, and the steps of a recorded episode: each with what came of it a period later."""
+    """Observations for the policy, and the steps of a recorded episode: each with what was commanded at its time."""
 
     def __init__(self, control: Control, policy: PolicyProcess | None, recorder: Recorder) -> None:
         self._control, self._policy, self._recorder = control, policy, recorder
         self._pending: tuple[Observation, float] | None = None
         self._began: float | None = None
-        self.instruction, self.seed, self.steps = "", 0, 0
+        self.instruction, self.seed, self.steps, self._ticks = "", 0, 0, -1
 
     def begin(self, now: float, instruction: str, seed: int) -> None:
         """Records from the next tick on."""
@@ -53,15 +53,15 @@ class Observer:
         self._began = None
 
     def tick(self, now: float) -> None:
-        began, latest = self._began, self._control.latest
+        began = self._began
         observation = self._observe(now, now - (began or 0.0))
         if began is not None and self._pending is not None:
-            self._recorder.step(_step(self._pending[0], latest))
+            self._recorder.step(_step(self._pending[0], self._control.since(self._pending[1])))
             self.steps += 1
         self._pending = None if began is None or observation is None or now <= began else (observation, now)
-        if observation is not None and self._policy is not None:
-            seed = plan_seed(self.seed, latest.epoch)  # the same noise between two takeovers: plans agree
-            self._policy.ask(Request(observation, now, latest.epoch, seed))
+        self._ticks = self._ticks + 1 if self._control.latest.phase is Phase.RUNNING else -1
+        if observation is not None and self._policy is not None and (request := self._control.policy.request(now)):
+            self._policy.ask(Question(observation, request, plan_seed(self.seed, max(self._ticks, 0))))
 
     def _observe(self, now: float, timestamp: float) -> Observation | None:
         """What the devices say, None where one of them says nothing that can be trusted."""
@@ -83,7 +83,10 @@ class Observer:
 
 
 def _step(observation: Observation, latest: Snapshot) -> Step:
-    return Step(observation, latest.command, policy_action=latest.policy_action, is_intervention=latest.is_intervention)
+    return Step(
+        observation, latest.command, policy_action=latest.policy_action, is_intervention=latest.is_intervention,
+        is_commanded=latest.is_commanded,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -228,7 +231,7 @@ class Session:
         self._open(draft)
         self._changes, self._interventions, who = [], [], list[tuple[float, str]]()
         self._pressed(())
-        self.observer.instruction = instruction
+        self.observer.instruction, self.observer.seed = instruction, draft.seed
         self.control.request(Phase.RUNNING)
         ended = self._await_takeover(watch) if from_takeover else ""
         began = time.monotonic()
@@ -313,7 +316,7 @@ class Session:
     def _salvage(self) -> None:
         """What a broken recorder left becomes an episode, as far as it was written."""
         self.recorder.start()
-        self.control.outside = {}
+        self.control.watch.outside = {}
         try:
             for line in repair(self.recorder.root).lines():
                 self._say(f"repair: {line}")
@@ -328,20 +331,20 @@ class Session:
         self._take_messages()
         self.loops.check()
         fault = self.recorder.poll()
-        self.control.outside = {"recorder": fault} if fault else {}
+        self.control.watch.outside = {"recorder": fault} if fault else {}
         self.upkeep.look_after(time.monotonic())
 
     def _take_messages(self, *, all_interventions: bool = False) -> None:
         control = self.control
-        while control.told:
-            self._say(control.told.popleft()[1])
+        while control.messages.told:
+            self._say(control.messages.told.popleft()[1])
         while not control.changes.empty():
             self._changes.append(control.changes.get())
         if all_interventions:
             control.request_log()
             time.sleep(0.05)
-        while not control.interventions.empty():
-            span = control.interventions.get()
+        while not control.messages.interventions.empty():
+            span = control.messages.interventions.get()
             self.causes[span["cause"]] += 1
             self._interventions.append(span)
 

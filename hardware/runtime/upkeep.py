@@ -26,7 +26,7 @@ class Upkeep:
     def look_after(self, now: float) -> None:
         """One round, at once. Raises DeviceError where the policy ends again and again before its first plan."""
         self._keep_policy(now)
-        lost = [getattr(self._control, name) for name in list(self._control.lost)]
+        lost = [getattr(self._control, name) for name in list(self._control.watch.lost)]
         busy = self._reconnecting is not None and self._reconnecting.is_alive()
         broken = [device for device in lost if not device.health().ok]
         if broken and not busy:
@@ -40,7 +40,7 @@ class Upkeep:
         if not fault or policy is None:
             return
         report = policy.newest()
-        self._fruitless = 0 if report is not None and report.plan is not None else self._fruitless + 1
+        self._fruitless = 0 if report is not None and report.actions is not None else self._fruitless + 1
         if self._fruitless >= FRUITLESS_STARTS:
             raise DeviceError(f"{fault}. Started {self._fruitless} times without a plan, it is given up")
         self._say(f"{fault}; it is started again")

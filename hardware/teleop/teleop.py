@@ -6,11 +6,12 @@ import dataclasses
 
 import numpy as np
 
+from dexhil.control.safety import SafetySettings
 from dexhil.control.takeover import HumanCommand
 from dexhil.retargeting.runtime import Retargeter
 from dexhil.robots.poses import IDENTITY
 from hardware.devices.base import Glove, Operator, OperatorState, Stamped, Tracker
-from hardware.runtime.safety import SafetySettings, check_device
+from hardware.runtime.watch import check_device
 
 
 @dataclasses.dataclass

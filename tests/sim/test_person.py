@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
+from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation.supervised import run_supervised
 from dexhil.schema import ActionChunk
 from dexhil.sim.operator import ScriptedOperator
@@ -56,7 +57,9 @@ def supervise(rig, task, seed, config=None, expert=False):
     person = SimulatedPerson(rig, seed=seed, config=config)
     steps = []
     policy, plan = (Expert(rig, seed), 1) if expert else (Wanderer(rig), 8)
-    outcome = run_supervised(rig, policy, person, seed=seed, execute_steps=plan, max_seconds=20.0, record=steps.append)
+    outcome = run_supervised(
+        rig, policy, person, seed=seed, executor=ExecutorConfig(plan), max_seconds=20.0, record=steps.append
+    )
     return outcome, steps, person
 
 
@@ -97,9 +100,7 @@ def test_an_arm_folded_against_its_limits_is_led_back_and_the_policy_goes_on(rig
     rig.data.qpos[[rig.model.joint(name).qposadr[0] for name in rig.spec.joint_names[:7]]] = folded
     rig.stop()  # commands what is measured
     person = SimulatedPerson(rig, seed=13)
-    outcome = run_supervised(
-        rig, Still(rig), person, seed=13, execute_steps=8, max_seconds=20.0, record=lambda step: None
-    )
+    outcome = run_supervised(rig, Still(rig), person, seed=13, max_seconds=20.0, record=lambda step: None)
     assert outcome.success
     assert [who for *_, who in outcome.control] == ["policy", "person", "policy", "person"]
     assert abs(rig.joints[0]) < 1.0
@@ -120,9 +121,7 @@ def test_a_takeover_of_one_tick_has_both_its_jumps(rig, monkeypatch):
     shown = person._devices.show(ScriptedOperator(rig, seed=4).intent)
     ticks = itertools.count()
     monkeypatch.setattr(person, "tick", lambda command: shown if next(ticks) == 5 else None)
-    outcome = run_supervised(
-        rig, Wanderer(rig), person, seed=4, execute_steps=8, max_seconds=1.0, record=lambda step: None
-    )
+    outcome = run_supervised(rig, Wanderer(rig), person, seed=4, max_seconds=1.0, record=lambda step: None)
     assert [who for *_, who in outcome.control] == ["policy", "person", "policy"]
     assert len(outcome.engaged) == len(outcome.released) == 1
     assert outcome.released[0].max == pytest.approx(0.03, abs=0.01)
