@@ -10,8 +10,9 @@ from PIL import Image
 
 from dexhil.reports.video import control_overlay, write_picture, write_video
 from hardware.runtime.rig import Rig
+from hardware.simulated.world import FILM_SIZE as SIZE
 
-HZ, SIZE = 5.0, (320, 240)
+HZ = 5.0
 FAILURES = 3  # films of failures per film that is kept anyhow
 
 
@@ -48,7 +49,7 @@ class Films:
     def _picture(self) -> np.ndarray | None:
         """uint8 [240, 320, 3] of the scene, or of what the cameras see, side by side."""
         if self._rig.world is not None:
-            return self._rig.world.film(*SIZE)
+            return self._rig.world.film()
         readings = [camera.read() for camera in self._rig.devices["cameras"].values()]
         images = [Image.fromarray(reading.value) for reading in readings if reading is not None]
         if len(images) < len(readings):

@@ -6,8 +6,9 @@ another program has its core would hold up the control loop. Processes started f
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 OTHERS, NICE = 10, -10
@@ -19,26 +20,31 @@ def run_first(priorities: Mapping[int, int]) -> str:
     "SCHED_FIFO", "nice -10", or "ordinary (why, and the remedy)".
     """
     try:
-        for thread in _threads():
-            policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
-            os.sched_setscheduler(thread, policy, os.sched_param(priorities.get(thread, OTHERS)))
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        _each(lambda thread: os.sched_setscheduler(thread, policy, os.sched_param(priorities.get(thread, OTHERS))))
         return "SCHED_FIFO"
     except (OSError, AttributeError) as error:
         why = error.strerror if isinstance(error, OSError) else "this system has no real-time scheduling"
     try:
-        for thread in _threads():
-            os.setpriority(os.PRIO_PROCESS, thread, NICE)
+        _each(lambda thread: os.setpriority(os.PRIO_PROCESS, thread, NICE))
         return f"nice {NICE}"
     except OSError:
         return f"ordinary ({why}; {REMEDY})"
 
 
 def run_as_others() -> None:
-    """The calling thread is an ordinary one again, where it was raised to real time."""
+    """The threads of this process are ordinary ones again, where they were raised to real time."""
     if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO:
-        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        policy = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
+        _each(lambda thread: os.sched_setscheduler(thread, policy, os.sched_param(0)))
+
+
+def _each(change: Callable[[int], None]) -> None:
+    for thread in _threads():
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            change(thread)
 
 
 def _threads() -> list[int]:
-    """Native ids of the threads of this process; one that has ended meanwhile is no matter."""
+    """Native ids of the threads of this process."""
     return [int(path.name) for path in Path("/proc/self/task").iterdir()]
