@@ -356,7 +356,7 @@ def _in_control(latest: Snapshot) -> str:
 
 
 def _stretches(who: list[tuple[float, str]]) -> list[tuple[float, float, str]]:
-    """Runs of equal names as (start s, end s, name)."""
+    """Runs of equal names as (start s, end s, name); [] of nothing."""
     starts = [i for i, (_, name) in enumerate(who) if i == 0 or who[i - 1][1] != name]
-    ends = [*starts[1:], len(who) - 1]
+    ends = [*starts[1:], len(who) - 1][: len(starts)]
     return [(who[a][0], who[b][0], who[a][1]) for a, b in zip(starts, ends, strict=True)]
