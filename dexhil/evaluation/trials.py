@@ -26,8 +26,8 @@ class Bench:
     """What a trial needs, as data and picklable factories, so that every worker builds its own.
 
     identity: all that the outcomes depend on (checkpoint, rig settings); trials of another identity are not reused.
-    videos_per_task: so many trials are filmed whole, of the others only the last moment. executor, latency_steps: see
-    `run_trial`.
+    videos_per_task: of so many trials there is a video, and of those that fail among three times as many after them;
+    of the others there is the last moment. executor, latency_steps: see `run_trial`.
     """
 
     make_rig: Callable[[], ScoredRig]

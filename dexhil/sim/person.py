@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from dexhil.control.takeover import HumanCommand
+from dexhil.control.takeover import AUTHORITIES, HumanCommand
 from dexhil.retargeting.runtime import Model
 from dexhil.robots import arm_ik
 from dexhil.schema import ARM_DOF
@@ -41,9 +41,10 @@ class PersonConfig:
 
     late_s: time of watching after which a person helps in any case. false_alarms_per_s: takeovers without a reason.
     hand_back: chance of handing back once the object is in the hand and moves with it, else the person finishes.
-    approach_speed, skill: of the person's arm and eye, see `ScriptedOperator`.
+    approach_speed, skill: of the person's arm and eye, see `ScriptedOperator`. authority: of `takeover.AUTHORITIES`,
+    what the person takes; the policy keeps the rest.
 
-    Raises ValueError for a skill of 0 or less and for a foresight that is no chance.
+    Raises ValueError for a skill of 0 or less, a foresight that is no chance and an authority that is none.
     """
 
     reaction_s: tuple[float, float] = (0.2, 0.5)
@@ -54,12 +55,15 @@ class PersonConfig:
     hand_back: float = 0.0
     approach_speed: float = 0.0
     skill: float = 1.0
+    authority: str = "both"
 
     def __post_init__(self) -> None:
         if self.skill <= 0:
             raise ValueError(f"online.person.skill {self.skill!r}: expected more than 0; 1 is a demonstrator's")
         if not 0 <= self.foresight <= 1:
             raise ValueError(f"online.person.foresight {self.foresight!r}: expected a chance from 0 to 1")
+        if self.authority not in AUTHORITIES:
+            raise ValueError(f"online.person.authority {self.authority!r}: expected one of {', '.join(AUTHORITIES)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +143,7 @@ class SimulatedPerson:
         self.reasons: list[str] = []
         self._devices = Devices(self._rng, model, rig.control_hz)
         self.cube_to_ee = self._devices.cube_to_ee
+        self.authority = self._config.authority
 
     def tick(self, command: np.ndarray) -> HumanCommand | None:
         """What the person shows, or None while it only watches. command: [A] rad, the last executed."""

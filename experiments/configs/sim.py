@@ -113,7 +113,9 @@ def get_config(preset: str = "default") -> Config:
     config.online.person.no_progress_s = 1.5
     config.online.person.late_s = 8.0
     config.online.person.false_alarms_per_s = 0.0
-    config.online.person.retargeter = ""  # retargeter.npz that the person's hand goes through; "": none
+    # What the person's hand goes through: "simulated" is the retargeter of the simulator; or a file; "": nothing
+    config.online.person.retargeter = "simulated"
+    config.online.person.authority = "both"  # what the person takes: "both", "arm", "hand"; the policy keeps the rest
     config.online.person.approach_speed = 0.0  # as in collect
     config.online.person.skill = 1.0  # errors of eye and hand are divided by it; 1: as in demonstrations
     config.online.person.hand_back = 1.0  # the policy goes on with what the person put into its hand

@@ -59,10 +59,11 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class PersonState:
-    """engage: the person wants control. successes: counts episodes that the rig judged successful."""
+    """engage: the person wants control of what `authority` says. successes: episodes that the rig judged successful."""
 
     engage: bool
     successes: int
+    authority: str = "both"
 
 
 class World:
@@ -204,23 +205,17 @@ class _Served:
     def step(self, now: float) -> None:
         """One hundredth of a second."""
         if self.running:
-            self.rig.apply(self._command(now))
+            self.rig.apply(step_command(self.rig.command, *self._targets(), now))
         if self.person is not None and not self.succeeded:
             self._let_person_act()
         if self.running and not self.succeeded and self.rig.success():
             self.succeeded, self.engage = True, False
             self.successes += 1
 
-    def _command(self, now: float) -> np.ndarray:
-        """float32 [A] rad for this step: the arm goes straight to its target, so that it is there at its time."""
-        command = self.rig.command
+    def _targets(self) -> tuple[Target | None, Target | None]:
+        """What arm and hand were commanded since the last reset."""
         arm, hand = self.world.arm_target.read(), self.world.hand_target.read()
-        if arm is not None and arm is not self.forgotten[0]:
-            left = max(arm.t_execute - now, 1.0 / STEP_HZ)
-            command[:ARM_DOF] += (arm.joints - command[:ARM_DOF]) * min(1.0, 1.0 / (STEP_HZ * left))
-        if hand is not None and hand is not self.forgotten[1]:
-            command[ARM_DOF:] = hand.joints
-        return command
+        return None if arm is self.forgotten[0] else arm, None if hand is self.forgotten[1] else hand
 
     def _let_person_act(self) -> None:
         self.pause -= 1
@@ -241,7 +236,8 @@ class _Served:
         self._say("arm", self.world.arm, state)
         self._say("hand", self.world.hand, q[ARM_DOF:])
         self._say("glove", self.world.glove, self.glove)
-        self._say("operator", self.world.person, PersonState(self.engage, self.successes))
+        authority = "both" if self.person is None else self.person.authority
+        self._say("operator", self.world.person, PersonState(self.engage, self.successes, authority))
         if self._due("tracker", index, TRACKER_EVERY):
             self._say("tracker", self.world.tracker, self.cube)
         per_picture = round(STEP_HZ / self.world.settings.camera_hz)
@@ -275,6 +271,19 @@ class _Served:
         if kind == "inject":
             (self.silent,) = values
         return None
+
+
+def step_command(command: np.ndarray, arm: Target | None, hand: Target | None, now: float) -> np.ndarray:
+    """float32 [A] rad for the step at `now`, the last being `command`: the arm goes straight to its target, so that it
+    is there at its time.
+    """
+    command = command.copy()
+    if arm is not None:
+        left = max(arm.t_execute - now, 1.0 / STEP_HZ)
+        command[:ARM_DOF] += (arm.joints - command[:ARM_DOF]) * min(1.0, 1.0 / (STEP_HZ * left))
+    if hand is not None:
+        command[ARM_DOF:] = hand.joints
+    return command
 
 
 def _serve(world: World, pipe: Connection, parent: int) -> None:
