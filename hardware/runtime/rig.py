@@ -19,6 +19,7 @@ from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import RobotSpec, get_robot
 from hardware.devices.registry import make_device
 from hardware.runtime.control import Control, Phase, Settings
+from hardware.runtime.options import RIGS
 from hardware.runtime.policy_process import PolicyProcess
 from hardware.runtime.session import Session
 from hardware.simulated.devices import sim_devices
@@ -26,7 +27,7 @@ from hardware.simulated.world import World, WorldSettings
 from hardware.teleop.teleop import Teleop
 
 ROLES = ("arm", "hand", "tracker", "glove", "operator")
-RIGS = ("real", "sim")
+MAX_HZ = 1000.0
 Made = TypeVar("Made", bound=Control)
 
 
@@ -44,6 +45,9 @@ class Rig:
         """The control of these devices with the config's limits, rates and calibration."""
         safety = safety_settings(config, simulated=self.world is not None)
         rates = config.rates
+        for name, rate in rates.items():
+            if not 0.0 < rate <= MAX_HZ:
+                raise ConfigError(f"rates.{name} {rate!r}: expected more than 0 and at most {MAX_HZ:g} per s")
         per_arm = rates.hand_hz / rates.arm_hz
         if per_arm != round(per_arm) or per_arm < 1:
             raise ConfigError(
