@@ -37,6 +37,7 @@ from dexhil.rig import RigConfig
 from dexhil.schema import EpisodeMetadata
 from dexhil.sim.person import SimulatedPerson
 from dexhil.sim.rig import SimRig
+from dexhil.sim.teleoperation import SIMULATED_RETARGETER
 from dexhil.training.checkpoints import find_step, load_meta
 from experiments.collect import build, share_of_a_task
 from experiments.eval import check_rig, executor_config, needed_rtc
@@ -201,8 +202,10 @@ def make_person(rig: SimRig, seed: int, settings: SupervisorConfig) -> Simulated
 
 @functools.cache
 def load_retargeter(path: str) -> Model | None:
-    """The model in a file of experiments/retarget.py; None for no path. Raises ValueError where it is none."""
-    return load(path) if path else None
+    """The model in a file of experiments/retarget.py, or the one that comes with the simulator ("simulated"); None for
+    no path. Raises ValueError where it is none.
+    """
+    return load(SIMULATED_RETARGETER if path == "simulated" else path) if path else None
 
 
 def _write_facts(path: Path, metadata: EpisodeMetadata, outcome: Supervised, reasons: list[str]) -> None:
@@ -215,7 +218,8 @@ def _write_facts(path: Path, metadata: EpisodeMetadata, outcome: Supervised, rea
         "control": outcome.control,
         "reasons": reasons,
         "engaged": [(jump.max, jump.l2) for jump in outcome.engaged],
-        "released": [(jump.max, jump.l2) for jump in outcome.released],
+        "released": [(jump.asked.max, jump.asked.l2) for jump in outcome.released],
+        "released_executed": [(jump.executed.max, jump.executed.l2) for jump in outcome.released],
     }
     write_json(path, facts)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 
 from dexhil.commands import progress, stop_requested
-from dexhil.progress import leave_ctrl_c_to_parent
+from dexhil.workers import leave_ctrl_c_to_parent
 
 Done = dict[str, dict[int, bool]]  # task -> seed -> whether the episode counts
 

@@ -23,7 +23,8 @@ class SupervisorConfig(PersonConfig):
     """The simulated person of an online round."""
 
     hand_back: Fraction = 1.0  # chance of handing back once the object is in the hand
-    retargeter: str = ""  # retargeter.npz that the person's hand goes through; "": none
+    # What the person's hand goes through: "simulated" is the retargeter of the simulator; or a file; "": nothing.
+    retargeter: str = "simulated"
 
 
 @dataclasses.dataclass(frozen=True)

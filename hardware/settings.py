@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation.config import PersonConfig
 from dexhil.rig import RigConfig
-from dexhil.settings import Count, Fraction, Natural, NotNegative, Positive, Settings
+from dexhil.settings import Bound, Count, Fraction, Natural, NotNegative, Positive, Settings
+
+MAX_HZ = 1000.0
+Rate = Annotated[float, Bound(f"more than 0 and at most {MAX_HZ:g} per s", lambda value: 0 < value <= MAX_HZ)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +28,9 @@ class RigFacts(Settings):
 class RatesConfig(Settings):
     """Section `rates`."""
 
-    policy_hz: Positive = 20.0  # 1/s
-    arm_hz: Positive = 30.0  # 1/s
-    hand_hz: Positive = 90.0  # 1/s, a multiple of the arm's: one loop commands both
+    policy_hz: Rate = 20.0  # 1/s
+    arm_hz: Rate = 30.0  # 1/s
+    hand_hz: Rate = 90.0  # 1/s, a multiple of the arm's: one loop commands both
 
     def __post_init__(self) -> None:
         super().__post_init__()

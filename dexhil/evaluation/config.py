@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from dexhil.control.executor import ExecutorConfig
 from dexhil.settings import Fraction, Natural, NotNegative, Positive, Settings
@@ -32,6 +33,7 @@ class PersonConfig(Settings):
     hand_back: Fraction = 0.0  # chance of handing back once the object is in the hand, else the person finishes
     approach_speed: NotNegative = 0.0  # m/s of the hand far from the object; 0: as fast as near it
     skill: Positive = 1.0  # errors of eye and hand are divided by it; 1: as in demonstrations
+    authority: Literal["both", "arm", "hand"] = "both"  # what the person takes; the policy keeps the rest
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,18 +15,10 @@ from typing import NamedTuple
 
 from dexhil.control.executor import DEFAULT, ExecutorConfig
 from dexhil.evaluation.rollout import Filming, Policy, ScoredRig, Trial, run_trial
-from dexhil.progress import leave_ctrl_c_to_parent
 from dexhil.reports.video import write_picture, write_video
+from dexhil.workers import leave_ctrl_c_to_parent, use_one_thread
 
 TRIALS_FILE = "trials.jsonl"
-
-# Workers share the cores: one thread each, and no worker takes a whole accelerator.
-_WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +156,7 @@ _worker: tuple[Bench, ScoredRig, Policy] | None = None  # each worker process bu
 def _start_worker(bench: Bench) -> None:
     global _worker
     leave_ctrl_c_to_parent()
-    for name, value in _WORKER_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    use_one_thread()
     _worker = bench, bench.make_rig(), bench.make_policy()
 
 

@@ -111,7 +111,7 @@ def labour_sections(study: Study, results: Mapping[str, Any]) -> list[Section]:
     ]
     blocks: list[Block] = [
         Table(("kind", "count", "seconds each, here (simulated time)", "seconds each, paper"), rows),
-        _human_time_table(study, work),
+        _human_time_table(study, work, results["human_seconds_with_watching"]),
     ]
     if any(len(scored_cells(study, arm)) > 1 for arm in study.arms):
         caption = (
@@ -254,7 +254,7 @@ def _pairs(count: int | None, tasks: int) -> tuple[str, str]:
     return (NOTHING, NOTHING) if count is None else (f"{count:,}", f"{-(-count // tasks):,}")
 
 
-def _human_time_table(study: Study, work: Mapping[str, Any]) -> Table:
+def _human_time_table(study: Study, work: Mapping[str, Any], watching: Mapping[str, Sequence[float]]) -> Table:
     cumulative = work["cumulative_seconds"]
     rounds = max(len(seconds) for seconds in cumulative.values())
     rows = [
@@ -262,11 +262,12 @@ def _human_time_table(study: Study, work: Mapping[str, Any]) -> Table:
             *(arm, *(_minutes(value) for value in cumulative[arm])),
             *([NOTHING] * (rounds - len(cumulative[arm]))),
             _minutes(sum(work["watched_seconds"][arm])),
+            _minutes(sum(watching[arm])),
         )
         for arm in study.arms
     ]
     names = ["warm-up", *(f"round {number}" for number in range(1, rounds))]
-    return Table(("human time so far", *names, "rollouts under supervision"), rows)
+    return Table(("human time so far", *names, "rollouts under supervision", "in the rounds, with watching"), rows)
 
 
 def _cards_table(cards: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:

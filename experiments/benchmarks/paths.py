@@ -4,9 +4,9 @@
         [--latency-steps 2] [--config hardware/configs/fr3_dexhand021.py] [--modes replace rtc]
 
 "simulation" is `run_trial`, at the policy's rate. "hardware" is `hardware.runtime.Control` with its observer, limits,
-guard and rates (arm 30, hand 90 a second), devices that the simulator stands behind, and a clock that goes on as fast as
-all that can be computed. Writes per path and mode the score, and with paired 95 % intervals the differences
-hardware - simulation of each mode and rtc - replace of each path. Goes on where it was interrupted.
+guard and rates (arm 30, hand 90 a second), devices that the simulator stands behind, and a clock of its own, faster
+than real time. Writes per path and mode the score, and with paired 95 % intervals the differences hardware - simulation
+of each mode and rtc - replace of each path. Goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -170,7 +170,9 @@ class Paths:
 
 
 def measure(paths: Paths, modes: list[str], trials: int, log: Path) -> dict[str, dict[str, list[bool]]]:
-    """ "path mode" -> task -> outcomes. Every trial is kept in `log` at once; it tries all paths before the next start."""
+    """Path and mode -> task -> outcomes. Every trial is kept in `log` at once, and has been run on all paths before the
+    next one begins.
+    """
     done = dict(json.loads(line) for line in log.read_text().splitlines()) if log.exists() else {}
     found: dict[str, dict[str, list[bool]]] = {}
     for index in range(trials):
@@ -190,7 +192,7 @@ def measure(paths: Paths, modes: list[str], trials: int, log: Path) -> dict[str,
 def compare(found: dict[str, dict[str, list[bool]]], first: str, second: str) -> dict[str, Any]:
     """first - second: mean and paired interval of the difference, and McNemar's p."""
     difference = paired_difference(found[first], found[second])
-    flat = [sum(found[name].values(), []) for name in (first, second)]
+    flat = [[one for outcomes in found[name].values() for one in outcomes] for name in (first, second)]
     return {"mean": difference.mean, "interval": list(difference.interval), "mcnemar_p": mcnemar(*flat)}
 
 

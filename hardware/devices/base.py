@@ -57,12 +57,13 @@ class ArmState:
 class OperatorState:
     """What a person asks for now, with keys or buttons. `events` since the last read are in order, each once.
 
-    engage: held or toggled, the person wants control. events: of "success", "failure", "discard", "estop",
-    "clear_estop", "start", "quit".
+    engage: held or toggled, the person wants control; authority: of what, see `dexhil.control.takeover`. events: of
+    "success", "failure", "discard", "estop", "clear_estop", "start", "quit".
     """
 
     engage: bool
     events: tuple[str, ...] = ()
+    authority: str = "both"
 
 
 class Device(Protocol[Value]):

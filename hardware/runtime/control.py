@@ -80,8 +80,8 @@ class Snapshot:
 class Change:
     """A change of control. kind: "takeover" or "release".
 
-    asked: the new command, before limits, against where the robot would have come to rest. felt: the executed command
-    against the way there, one tick on.
+    asked: the new command, before limits and before it fades in, against where the robot would have come to rest.
+    felt: the executed command against the way there, one tick on.
     """
 
     t: float
@@ -151,9 +151,9 @@ class Control:
         due = self._policy_due(now, watching=human is not None)
         # a person who asks for control and cannot be given it wants the policy to stop, too
         nobody = bool(holding) or (engage and human is None)
-        decision, before, rest = self._decide(engage, human, None if nobody else self._wanted(due))
+        decision, before, rest = self._decide(asks, engage, human, None if nobody else self._wanted(due))
         command, coasting = self._execute(decision, before, now, arm_due)
-        self._account(now, decision, before, rest, command, coasting)
+        self._account(now, decision, before, due, command, (rest, coasting))
         self.messages.put_out(now)
         why = holding or lack or (self.safety.blocked if self._phase is Phase.HOMING else "")
         return self._remember(now, decision.mode, due, why)
@@ -224,7 +224,7 @@ class Control:
         return np.concatenate([self._way_home.step(), self.spec.home[ARM_DOF:]]).astype(np.float32)
 
     def _decide(
-        self, engage: bool, human: HumanCommand | None, wanted: np.ndarray | None
+        self, asks: OperatorState, engage: bool, human: HumanCommand | None, wanted: np.ndarray | None
     ) -> tuple[Decision, Mode, np.ndarray]:
         """The takeover machine's decision, the mode before it, and the command [A] that it starts from."""
         mode = self._state.mode
@@ -239,6 +239,7 @@ class Control:
             policy_epoch=self._state.epoch,
             estop=bool(self.safety.estopped),
             clear_estop=not self.safety.estopped,
+            authority=asks.authority,
         )
         self._state, decision = advance(self._state, inputs, self.spec, self.teleop.cube_to_ee)
         return decision, mode, rest
@@ -263,20 +264,23 @@ class Control:
         return self.actuators.sent.copy(), coasting
 
     def _account(
-        self, now: float, decision: Decision, before: Mode, rest: np.ndarray, command: np.ndarray, coasting: np.ndarray
-    ) -> None:
-        """Tells takeover machine and policy what came of the tick, and others of a change of control."""
+        self, now: float, decision: Decision, before: Mode, due: Due | None, command: np.ndarray,
+        stop: tuple[np.ndarray, np.ndarray],
+    ) -> None:  # fmt: skip
+        """Tells takeover machine and policy what came of the tick, and others of a change of control. stop: where the
+        robot would have come to rest, and its command on the way there.
+        """
         # a person's inverse kinematics go on from their own last solution, so that limits do not make it drift
         self._state = executed(self._state, decision.command if decision.is_intervention else command)
         if not decision.is_intervention and decision.mode is not Mode.AUTONOMOUS:
             self.policy.rest(self.safety.resting_point())
-        kind = ""
+        kind, asked = "", decision.command
         if decision.mode is Mode.ENGAGING:
             kind, self._of_person = "takeover", True
-        elif decision.mode is Mode.AUTONOMOUS and before is not Mode.AUTONOMOUS and self._of_person:
-            kind, self._of_person = "release", False
+        elif due is not None and decision.mode is Mode.AUTONOMOUS is not before and self._of_person:
+            kind, asked, self._of_person = "release", due.planned, False
         if kind and self._phase is Phase.RUNNING:
-            self.changes.put(Change(now, kind, jump(rest, decision.command), jump(coasting, command)))
+            self.changes.put(Change(now, kind, jump(stop[0], asked), jump(stop[1], command)))
 
     def _follow_measured(self, now: float) -> None:
         """The command becomes what the robot is at, at rest."""

@@ -17,19 +17,14 @@ import numpy as np
 from dexhil.control.executor import Request
 from dexhil.evaluation.rollout import Policy
 from dexhil.schema import Observation
+from dexhil.workers import leave_signals_to_parent, use_one_thread
 from hardware.runtime.pace import Pace
-from hardware.runtime.processes import leave_signals_to_parent
 from hardware.runtime.slots import SharedSlot
 
 OFFSET_S = 0.004  # after the observer's tick on the common grid
+SERVER_S = 2.0  # the longest that a policy server may take; less than what counts as hung
 HEAD_BYTES = 1 << 16
 REPORT_BYTES = 1 << 18
-_ENVIRONMENT = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "OMP_NUM_THREADS": "1",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-}
-_STATS_EVERY = 10  # ticks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +41,8 @@ class Report:
     """What the process last said, at t (monotonic s). request: the last that was answered, with actions float32 [H, A]
     rad or with an `error`.
 
-    identity: {"checkpoint_id", "robot", "cameras", "max_delay"} of the loaded policy; empty while it loads. stats: its
-    loop's.
+    identity: {"checkpoint_id", "robot", "cameras", "control_hz", "max_delay"} of the loaded policy; empty while it
+    loads. stats: of its loop.
     """
 
     t: float
@@ -61,6 +56,17 @@ class Report:
 def checkpoint_policy(checkpoint: Path, step: int | None = None, rtc: str = "none") -> Callable[[], Policy]:
     """A factory for `PolicyProcess`: loads JAX and the checkpoint only where it is called. rtc: as of `Policy.load`."""
     return functools.partial(_load_checkpoint, checkpoint, step, rtc)
+
+
+def server_policy(uri: str, key: str) -> Callable[[], Policy]:
+    """As `checkpoint_policy`, of a policy server: no JAX here. While it is away `infer` fails, and control holds."""
+    return functools.partial(_connect, uri, key)
+
+
+def _connect(uri: str, key: str) -> Policy:
+    from dexhil.serving.client import PolicyClient
+
+    return PolicyClient(uri, key=key, timeout_s=SERVER_S)
 
 
 def _load_checkpoint(checkpoint: Path, step: int | None, rtc: str) -> Policy:
@@ -123,7 +129,9 @@ class PolicyProcess:
     def fault(self, now: float) -> str:
         """What is wrong with the process, "" where nothing is."""
         if self._process is None or not self._process.is_alive():
-            code = None if self._process is None else self._process.exitcode
+            report, code = (None, None) if self._process is None else (self.newest(), self._process.exitcode)
+            if report is not None and not report.identity:
+                return report.error
             return f"policy: its process ended ({_reason(code)}); its own message is above"
         report = self.newest()
         if report is None or not report.identity:
@@ -152,9 +160,12 @@ def _serve(
     """The process: looks for a new question at `hz`, and answers it."""
     leave_signals_to_parent()
     os.nice(5)  # control goes first
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    policy = factory()
+    use_one_thread()
+    try:
+        policy = factory()
+    except Exception as error:  # whatever it is, the parent says it in one line
+        reports.write(Report(time.monotonic(), error=f"policy: {error}"))
+        raise SystemExit(2) from (error if os.environ.get("DEXHIL_TRACEBACK") else None)
     said = Report(time.monotonic(), identity=_identity(policy))
     reports.write(said)
     pace, last = Pace(hz, offset_s=OFFSET_S), None
@@ -184,8 +195,13 @@ def _identity(policy: Any) -> dict[str, Any]:
     """Of a policy in this process (`meta`) or behind a server (`info`)."""
     facts = {"checkpoint_id": getattr(policy, "checkpoint_id", type(policy).__name__)}
     meta, info = getattr(policy, "meta", None), getattr(policy, "info", None)
-    if meta is not None:
-        facts |= {"robot": meta.robot, "cameras": tuple(meta.model.cameras), "max_delay": policy.max_delay}
-    elif info is not None:
-        facts |= {"robot": info.robot, "cameras": tuple(info.cameras), "max_delay": info.max_delay}
-    return facts
+    said = info or meta
+    if said is None:
+        return facts
+    cameras, max_delay = (meta.model.cameras, policy.max_delay) if info is None else (info.cameras, info.max_delay)
+    return facts | {
+        "robot": said.robot,
+        "control_hz": said.control_hz,
+        "cameras": tuple(cameras),
+        "max_delay": max_delay,
+    }

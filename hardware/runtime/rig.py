@@ -19,6 +19,7 @@ from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import RobotSpec, get_robot
 from hardware.devices.registry import make_device
 from hardware.runtime.control import Control, Phase, Settings
+from hardware.runtime.options import RIGS
 from hardware.runtime.policy_process import PolicyProcess
 from hardware.runtime.session import Session
 from hardware.settings import RatesConfig
@@ -27,7 +28,6 @@ from hardware.simulated.world import World, WorldSettings
 from hardware.teleop.teleop import Teleop
 
 ROLES = ("arm", "hand", "tracker", "glove", "operator")
-RIGS = ("real", "sim")
 Made = TypeVar("Made", bound=Control)
 
 

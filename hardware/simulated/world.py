@@ -20,9 +20,10 @@ from dexhil.rig import RigConfig
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
+from dexhil.workers import leave_signals_to_parent
 from hardware.devices.base import ArmState, DeviceError, Stamped
 from hardware.runtime.pace import Pace
-from hardware.runtime.processes import leave_signals_to_parent
+from hardware.runtime.scheduling import run_first
 from hardware.runtime.slots import SharedSlot
 
 STEP_HZ = 100.0
@@ -30,6 +31,7 @@ TRACKER_EVERY = 3  # steps: 33 Hz
 MOST_BEHIND = 10  # steps that are made up for; time stands still for the rest
 REGRIP_STEPS = 10
 SMALL = 1 << 14
+FILM_SIZE = 320, 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +60,11 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class PersonState:
-    """engage: the person wants control. successes: counts episodes that the rig judged successful."""
+    """engage: the person wants control of what `authority` says. successes: episodes that the rig judged successful."""
 
     engage: bool
     successes: int
+    authority: str = "both"
 
 
 class World:
@@ -114,9 +117,9 @@ class World:
         """(success, category of the failure, why the person took over) of the episode so far."""
         return self._ask(("judge",))
 
-    def film(self, width: int, height: int) -> np.ndarray:
-        """uint8 [height, width, 3] of the scene now."""
-        return self._ask(("film", width, height))
+    def film(self) -> np.ndarray:
+        """uint8 [240, 320, 3] of the scene now."""
+        return self._ask(("film",))
 
     def regrip(self) -> np.ndarray:
         """The person saw the robot hold: lets go, then takes over anew, holding the cube as returned (C of eq. 3)."""
@@ -171,6 +174,7 @@ class _Served:
         for task in reversed(settings.tasks):
             self.reset(task, 0, False)
             self.rig.observe()  # opens the renderers
+            self.rig.render("scene", *FILM_SIZE)
         self.q = self.rig.joints[:ARM_DOF]
         self.running = False
 
@@ -233,7 +237,8 @@ class _Served:
         self._say("arm", self.world.arm, state)
         self._say("hand", self.world.hand, q[ARM_DOF:])
         self._say("glove", self.world.glove, self.glove)
-        self._say("operator", self.world.person, PersonState(self.engage, self.successes))
+        authority = "both" if self.person is None else self.person.authority
+        self._say("operator", self.world.person, PersonState(self.engage, self.successes, authority))
         if self._due("tracker", index, TRACKER_EVERY):
             self._say("tracker", self.world.tracker, self.cube)
         per_picture = round(STEP_HZ / self.world.settings.camera_hz)
@@ -261,7 +266,7 @@ class _Served:
         if kind == "judge":
             return self.rig.success(), self.rig.failure(), list(self.person.reasons) if self.person else []
         if kind == "film":
-            return self.rig.render("scene", *values)
+            return self.rig.render("scene", *FILM_SIZE)
         if kind == "regrip":
             return self.regrip()
         if kind == "inject":
@@ -286,6 +291,7 @@ def _serve(world: World, pipe: Connection, parent: int) -> None:
     """The process."""
     leave_signals_to_parent()
     served = _Served(world)
+    run_first({})  # as the devices that it stands for, which have processors of their own
     pace, done = Pace(STEP_HZ), None
     while os.getppid() == parent:
         index = pace.wait()

@@ -90,6 +90,23 @@ def test_pairs_with_different_numbers_of_trials_are_refused():
         study_results(study)
 
 
+def test_human_time_counts_corrections_that_failed_too():
+    study = full_study()
+    failed = dataclasses.replace(study, online=tuple(dataclasses.replace(e, success=False) for e in study.online))
+    results = study_results(failed)
+    assert results["human_seconds"]["dexhil"] == [3.0, 3.0]
+    assert results["human_seconds_with_watching"]["dexhil"] == [10.0, 10.0]
+
+
+def test_a_hand_back_is_reported_as_asked_for_and_as_executed():
+    study = full_study()
+    limited = dataclasses.replace(
+        study, online=(episode("dexhil", 1, released_executed=[(0.01, 0.02), (0.015, 0.02)]),)
+    )
+    results = study_results(limited)
+    assert (results["max_release_jump"], results["max_release_jump_executed"]) == (0.02, 0.015)
+
+
 def test_human_time_counts_demonstrations_and_the_persons_control():
     results = study_results(full_study())
     assert results["human_seconds"] == {"dexhil": [3.0, 3.0], "dagger": [3.0], "offline": [120.0, 0.0]}
@@ -101,6 +118,8 @@ def test_human_time_counts_demonstrations_and_the_persons_control():
         "both arms' rollouts of round 1 are the same"
     )
     assert work["watched_seconds"]["dexhil"] == [10.0, 10.0]
+    watched = results["human_seconds_with_watching"]
+    assert watched == {"dexhil": [10.0, 10.0], "dagger": [10.0], "offline": [120.0, 0.0]}
     assert work["paper"] == {"demonstration_s": 10.0, "correction_s": 3.0}
 
 

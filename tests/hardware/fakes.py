@@ -218,7 +218,7 @@ class Live:
     operator: FakeOperator
 
 
-def live_control(newest: Any = None) -> Live:
+def live_control(newest: Any = None, handover: str = "replace") -> Live:
     """Control of fake devices on the real clock."""
     patient = dataclasses.replace(SETTINGS, watchdog_min_s=2.0)
     arm, hand = FakeActuator("fr3", arm_state(SPEC.home[:ARM_DOF])), FakeActuator("dexhand", SPEC.home[ARM_DOF:].copy())
@@ -237,6 +237,6 @@ def live_control(newest: Any = None) -> Live:
         ),
         SafetyLayer(SPEC, patient, arm_hz=30.0, hand_hz=90.0),
         newest,
-        Settings(stale_s=2.0),
+        Settings(stale_s=2.0, executor=ExecutorConfig(handover=handover)),
     )
     return Live(control, arm, hand, operator)

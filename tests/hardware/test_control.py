@@ -88,7 +88,9 @@ def test_a_person_who_holds_still_stops_the_robot_without_a_jump(bench: Bench):
         changes.append(bench.control.changes.get())
     assert sum(change.kind == "takeover" for change in changes) == 20
     assert sum(change.kind == "release" for change in changes) == 20
-    assert max(change.asked.max for change in changes) < 1e-4
+    assert max(change.asked.max for change in changes if change.kind == "takeover") < 1e-4
+    released = [change.asked.max for change in changes if change.kind == "release"]
+    assert 0.001 < np.median(released) < 0.1  # what the policy asks for; it fades in
     assert max(change.felt.max for change in changes) < 0.005
 
 
@@ -379,3 +381,35 @@ def test_the_guard_stops_the_arm_before_a_place_that_is_not_allowed(joint: int, 
     bench.goal = SPEC.home.copy()  # the way back is open
     bench.run(4.0)
     np.testing.assert_allclose(bench.arm.commands[-1], SPEC.home[:ARM_DOF], atol=0.05)
+
+
+def test_a_plan_from_before_an_episode_is_not_followed_in_it(bench: Bench):
+    bench.planning = False
+    bench.run(0.2)
+    bench.control.request(Phase.IDLE)
+    bench.run(0.3)
+    bench.control.request(Phase.RUNNING)
+    bench.tick()
+    bench.answer(np.linspace(bench.control.latest.command, SPEC.home + 0.3, 16).astype(np.float32))
+    assert still(bench.run(0.2))
+    assert not bench.control.latest.is_commanded
+
+
+def test_what_is_recorded_is_what_the_device_was_commanded_and_by_when(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    times = []
+
+    def halved(target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
+        times.append(t_execute - bench.now)
+        return np.asarray(target, np.float32) / 2
+
+    monkeypatch.setattr(bench.hand, "command", halved)
+    bench.run(0.1)
+    np.testing.assert_allclose(bench.control.latest.command[ARM_DOF:], bench.control.safety.command[ARM_DOF:] / 2)
+    np.testing.assert_allclose(times, TICK_S)
+
+
+def test_a_step_is_recorded_with_the_first_command_after_its_observation(bench: Bench):
+    snapshots = bench.run(0.2)
+    assert bench.control.since(snapshots[3].t) is snapshots[3]
+    assert bench.control.since(snapshots[3].t + 1e-4) is snapshots[4]
+    assert bench.control.since(bench.now + 1.0) is snapshots[-1]

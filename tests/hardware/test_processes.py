@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from dexhil.episodes.recorder import list_episodes, read_episode, repair
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import EpisodeMetadata, Step
 from hardware.runtime.policy_process import PolicyProcess, Question, Report
-from hardware.runtime.recording import SAFETY_FILE, Recorder
+from hardware.runtime.recording import QUEUE_STEPS, SAFETY_FILE, Recorder
 from tests.hardware.fakes import StillPolicy, observation
 
 PATIENCE_S = 60.0
@@ -147,7 +148,7 @@ def test_an_episode_is_recorded_with_what_the_safety_layer_did(recorder: Recorde
     recorder.open(metadata("one", -1))
     for number in range(5):
         recorder.step(step(number))
-    recorder.event({"cause": "velocity", "begin": 0.1})
+    recorder.events([{"cause": "velocity", "begin": 0.1}])
     path = recorder.finish(metadata("one"), timeout_s=PATIENCE_S)
     assert path is not None
     episode = read_episode(path)
@@ -204,3 +205,42 @@ def test_a_recorder_that_stands_still_never_makes_control_wait(recorder: Recorde
         recorder.step(step(number))
     assert "steps behind" in recorder.fault
     os.kill(recorder.pid, signal.SIGCONT)
+
+
+def test_more_interventions_than_the_queue_holds_are_recorded(recorder: Recorder):
+    recorder.open(metadata("one", -1))
+    recorder.step(step(0))
+    recorder.events([{"cause": "velocity", "begin": k} for k in range(3 * QUEUE_STEPS)])
+    path = recorder.finish(metadata("one"), timeout_s=PATIENCE_S)
+    assert recorder.fault == ""
+    assert path is not None
+    assert len((path / SAFETY_FILE).read_text().splitlines()) == 3 * QUEUE_STEPS
+
+
+def test_an_answer_of_before_a_new_start_is_not_taken_for_the_next(recorder: Recorder):
+    recorder.open(metadata("one", -1))
+    recorder.step(step(0))
+    assert recorder.finish(metadata("one"), timeout_s=-1.0) is None  # too late, though it is written
+    assert "no answer" in recorder.fault
+    wait_for(lambda: list_episodes(recorder.root))
+    recorder.poll()
+    recorder.start()
+    assert record(recorder, "next") == recorder.root / "next"
+
+
+def test_an_episode_begins_only_once_its_file_is_there(recorder: Recorder):
+    recorder.open(metadata("one", -1))
+    assert list(recorder.root.glob(".open-*/steps.bin"))
+    recorder.abandon()
+
+
+def no_checkpoint() -> Any:
+    raise ValueError("/nowhere: expected the workdir of a training run")
+
+
+def test_a_policy_that_cannot_be_loaded_says_why_in_one_line():
+    process = PolicyProcess(no_checkpoint, hz=20.0, image_bytes=1 << 10)
+    process.start()
+    with pytest.raises(OSError, match=r"^policy: /nowhere: expected the workdir of a training run$"):
+        process.wait_until_ready()
+    process.stop()
