@@ -65,6 +65,9 @@ class EpisodeConfig(Settings):
     videos_per_task: Natural = 1
 
 
+SOMETIMES_HANDS_BACK = PersonConfig(hand_back=0.5)
+
+
 @dataclasses.dataclass(frozen=True)
 class SimConfig(Settings):
     """Section `sim`: what stands in for the rig with --rig sim."""
@@ -72,4 +75,4 @@ class SimConfig(Settings):
     difficulty: Fraction = RigConfig.difficulty  # 0 to 1, scales every randomisation of the tasks
     image_size: Count = RigConfig.image_size  # px
     watchdog_min_s: Positive = 0.25  # its devices share the processor with the loops that watch them
-    person: PersonConfig = PersonConfig(hand_back=0.5)
+    person: PersonConfig = SOMETIMES_HANDS_BACK
