@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from data_pipeline.config import DataConfig
-from dexhil.config import Section, as_config, load_config, read_config_file, read_section, show_keys
+from dexhil.config import Section, as_config, check_config, load_config, read_config_file, read_section, show_keys
 from dexhil.evaluation.config import PersonConfig
 from dexhil.rig import RigConfig
 from dexhil.settings import ConfigError, Settings, from_values, meanings
@@ -124,7 +125,11 @@ def test_a_dataclass_becomes_a_section_and_comes_back() -> None:
     assert from_values(TrainConfig, config.to_dict(), "train") == train
 
 
-SIM, FR3 = "experiments/configs/sim.py", "hardware/configs/fr3_dexhand021.py"
+SIM, HIL, FR3 = (
+    "experiments/configs/sim.py",
+    "experiments/configs/hil_sim.py",
+    "hardware/configs/fr3_dexhand021.py",
+)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +151,7 @@ SIM, FR3 = "experiments/configs/sim.py", "hardware/configs/fr3_dexhand021.py"
         (SIM, "data.mixture.p_star=2", r"data\.mixture: mixture p_star: expected 0 < p_star < 1"),
         (SIM, "online.person.reaction_s=0.5,0.2", r"online\.person\.reaction_s .*expected the shorter time first"),
         (SIM, "online.person.reaction_s=0.5", r"online\.person\.reaction_s .*expected 2 values"),
+        (HIL, "hil.round_warmup_steps=1000", r"hil\.round_warmup_steps 1000: expected fewer than round_steps = 1000"),
         (FR3, "rates.arm_hz=0", r"rates\.arm_hz 0\.0: expected more than 0 and at most 1000 per s"),
         (FR3, "rates.arm_hz=-30", r"rates\.arm_hz -30\.0: expected more than 0"),
         (FR3, "rates.arm_hz=40", r"rates\.hand_hz 90 must be a multiple of arm_hz 40"),
@@ -166,6 +172,10 @@ def test_a_value_that_cannot_work_is_refused_with_its_key(path: str, change: str
         ("def get_config(preset:\n", r"line 1 is no Python"),
         ("import nothing_of_this_name\n", r"line 1 \(import nothing.*ModuleNotFoundError"),
         ("def get_config(preset):\n    return {}['rig']\n", r"line 2 \(return .*KeyError: 'rig'"),
+        (
+            "def get_config(preset):\n    return helper()\ndef helper():\n    return {}['rig']\n",
+            r"line 4 \(return .*KeyError: 'rig'",
+        ),
         ("def get_config(preset):\n    return 3\n", r"get_config\(\) gives 3; expected a ConfigDict"),
         (
             "from experiments.configs import sim\ndef get_config(preset):\n"
@@ -193,6 +203,27 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
 def test_a_section_takes_no_other_key() -> None:
     with pytest.raises(ConfigError, match=r"rig\.dificulty: there is no such setting; did you mean 'difficulty'"):
         from_values(RigConfig, {"dificulty": 0.5}, "rig")
+
+
+def test_a_truth_value_is_no_number() -> None:
+    with pytest.raises(ConfigError, match=r"rig\.image_size True: expected int"):
+        from_values(RigConfig, {"image_size": True}, "rig")
+
+
+def test_lists_of_a_written_config_come_back_as_tuples() -> None:
+    assert from_values(RigConfig, {"tasks": ["plush"]}, "rig") == RigConfig(tasks=("plush",))
+
+
+def test_sections_inside_a_plain_section_are_checked_too() -> None:
+    config = ConfigDict({"lab": {}})
+    config.lab.rig = as_config(RigConfig())
+    config.lab.rig.image_size = 0
+    with pytest.raises(ConfigError, match=r"lab\.rig\.image_size 0: expected at least 1"):
+        check_config(config)
+
+
+def test_a_meaning_may_stand_above_its_setting() -> None:
+    assert meanings(TrainConfig)["freeze"].startswith("Paths that are not trained")
 
 
 def test_the_keys_of_a_config_are_shown_with_value_and_meaning() -> None:

@@ -120,7 +120,7 @@ def test_a_grid_runs_and_reports_every_combination(tmp_path, fake, sweep_of, cap
 def test_the_report_has_the_usual_form(tmp_path, fake, sweep_of) -> None:
     sweep.main(sweep_of(rates(0.1), "--config.seed=5"), fake)
     report = json.loads((tmp_path / "runs" / "report.json").read_text())
-    assert set(report) == {"command", "config", "code_version", "seconds", "lineage", "results"}
+    assert set(report) == {"command", "config", "code_version", "seconds", "lineage", "results", "invocation"}
     assert report["command"] == "sweep"
     assert report["config"]["seed"] == 5
 
