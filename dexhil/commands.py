@@ -30,8 +30,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from dexhil.config import Config, ConfigError, changed_keys, command_parser, load_config
+from dexhil.config import Config, ConfigError, changed_keys, load_config
 from dexhil.progress import Progress, progress, stop_requested
+from dexhil.start import command_parser, fail
 
 __all__ = [
     "Config",
@@ -146,16 +147,14 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     SIGTERM is as Ctrl-C: what is open is closed and kept.
     """
     keep_compiled()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # `begin` had another one while modules loaded
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError) as error:
-        if os.environ.get("DEXHIL_TRACEBACK"):
-            raise
-        print(f"error: {error}\n(DEXHIL_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
-        sys.exit(2)
+        fail(error)
 
 
 def keep_compiled() -> None:

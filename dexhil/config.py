@@ -3,24 +3,34 @@
     --config experiments/configs/NAME.py [--config.preset=quick] [--config.a.b=value …]
 
 The preset is applied first and the overrides after it, whatever their order. An override takes the type of the value
-that it replaces; tuples are written `1,2` or `(1, 2)`.
+that it replaces; tuples are written `1,2` or `(1, 2)`. A section that `as_config` made of a part's dataclass knows it:
+it takes no other key, and its values are checked before anything starts.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import difflib
 import importlib.util
+import linecache
 import re
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
 
+from dexhil.settings import ConfigError, from_values, meanings
+from dexhil.start import CommandParser, command_parser, split_overrides
+
+__all__ = ["Config", "ConfigError", "command_parser", "load_config", "split_overrides"]
+
 Config: TypeAlias = Any  # a ConfigDict; its keys exist at run time only, so a type checker cannot know them
+Made = TypeVar("Made")
 
 PRESETS = ("default", "quick", "debug")
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "configs"
@@ -30,19 +40,74 @@ _ELEMENT = re.compile(r"""\s*(?:'[^']*'|"[^"]*")\s*(?=,|$)|[^,]+""")
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
-class ConfigError(ValueError):
-    """A config file, key or value that cannot be used; the message names it and the remedy."""
+class Section(ConfigDict):
+    """A part of a config with the dataclass that declares it."""
+
+    kind: type
+
+    def __init__(self, settings: Any) -> None:
+        values = {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+        super().__init__(values)
+        object.__setattr__(self, "kind", type(settings))
 
 
-def command_parser(description: str, *, config: str | None = None) -> argparse.ArgumentParser:
-    """Parser with the options that every command has, --config and --workdir. config: the default file."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--config", default=config, required=config is None, help="a get_config() file")
-    parser.add_argument("--workdir", type=Path, help="where the run writes")
-    parser.epilog = (
-        "Override any value of the config with --config.KEY=VALUE; --config.preset is default, quick or debug."
-    )
-    return parser
+def as_config(settings: Any) -> Config:
+    """The section of a dataclass, with a section for each one in it."""
+    return Section(settings)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return Section(value)
+    if isinstance(value, Mapping):
+        return ConfigDict(value)
+    return tuple(value.tolist()) if hasattr(value, "tolist") else value
+
+
+def read_section(config: Config, key: str, kind: type[Made]) -> Made:
+    """The dataclass of the config's section with the dotted `key`. Raises ConfigError without it, and as it is made."""
+    for name in key.split("."):
+        if name not in config:
+            raise ConfigError(f"the config has no section {key!r}, which this command needs; see {CONFIG_FOLDER}")
+        config = config[name]
+    return from_values(kind, {name: _values(value) for name, value in config.items()}, key)
+
+
+def _values(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
+def check_config(config: Config, prefix: str = "") -> None:
+    """Raises ConfigError, with the key, where a section's dataclass refuses a value."""
+    for name, value in config.items():
+        if isinstance(value, Section):
+            from_values(value.kind, value.to_dict(), prefix + name)
+        elif isinstance(value, ConfigDict):
+            check_config(value, f"{prefix}{name}.")
+
+
+def show_keys(argv: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """Every key of the command's config, its value and what it means, one a line."""
+    arguments = [argument for argument in argv if argument != "--keys"]
+    overrides, rest = split_overrides(arguments)
+    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    named.add_argument("--config", default=parser.get_default("config"))
+    path = named.parse_known_args(rest)[0].config
+    if path is None:
+        raise ConfigError("--keys: say which config with --config FILE")
+    config = read_config_file(Path(path), overrides.get("preset", "default"))
+    rows = [(f"--config.{key}={value!r}", meaning) for key, value, meaning in _described(config)]
+    width = min(50, max(len(left) for left, _ in rows))
+    return "".join(f"{left:<{width}}  {meaning}".rstrip() + "\n" for left, meaning in rows)
+
+
+def _described(config: Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    known = meanings(config.kind) if isinstance(config, Section) else {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _described(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, known.get(name, "")
 
 
 def default_workdir(options: argparse.Namespace) -> Path:
@@ -57,15 +122,25 @@ def load_config(
 ) -> tuple[Config, argparse.Namespace]:
     """The locked config and the command's other options; `workdir(options)` where --workdir was not given.
 
-    Raises ConfigError on a missing file, an unknown preset or key, and a value that does not fit its key's type.
+    Raises ConfigError on a missing file or section, an unknown preset or key, and a value that does not fit its key.
     """
+    parser = parser or command_parser("")
+    if isinstance(parser, CommandParser):
+        parser.argv = argv
     overrides, rest = split_overrides(argv)
-    options = (parser or command_parser("")).parse_args(rest)
+    options = parser.parse_args(rest)
     if options.workdir is None:
         options.workdir = workdir(options)
     config = read_config_file(Path(options.config), overrides.pop("preset", "default"))
     for key, text in overrides.items():
         override(config, key, text)
+    missing = [name for name in getattr(parser, "needs", ()) if name not in config]
+    if missing:
+        raise ConfigError(
+            f"--config {options.config}: has no section {missing[0]!r}, which this command needs; start from "
+            f"{parser.get_default('config') or 'a file of hardware/configs'}"
+        )
+    check_config(config)
     return config.lock(), options
 
 
@@ -75,7 +150,10 @@ def read_config_file(path: Path, preset: str = "default") -> Config:
     presets = getattr(module, "PRESETS", PRESETS)
     if preset not in presets:
         raise ConfigError(f"--config.preset={preset}: expected one of {', '.join(presets)}{_nearest(preset, presets)}")
-    config: Config = ConfigDict(module.get_config(preset))
+    config: Config = _call(path, lambda: module.get_config(preset))
+    if not isinstance(config, (ConfigDict, Mapping)):
+        raise ConfigError(f"--config {path}: get_config() gives {config!r}; expected a ConfigDict")
+    config = config if isinstance(config, ConfigDict) else ConfigDict(config)
     with config.unlocked():
         config.preset = preset
     return config
@@ -104,24 +182,6 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return sorted(key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...))
 
 
-def split_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Separates `--config.key=value` and `--config.key value` from all other arguments."""
-    overrides: dict[str, str] = {}
-    rest: list[str] = []
-    arguments = iter(argv)
-    for argument in arguments:
-        if not argument.startswith("--config."):
-            rest.append(argument)
-            continue
-        key, equals, value = argument.removeprefix("--config.").partition("=")
-        if not equals:
-            value = next(arguments, "--")
-        if not equals and value.startswith("--"):
-            raise ConfigError(f"--config.{key}: needs a value; write --config.{key}=VALUE")
-        overrides[key] = value
-    return overrides, rest
-
-
 def _load_module(path: Path) -> ModuleType:
     if not path.is_file():
         folder = path.parent if any(path.parent.glob("*.py")) and path.parent != Path() else CONFIG_FOLDER
@@ -132,10 +192,24 @@ def _load_module(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config {path}: expected a Python file (.py) with a function get_config(preset)")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    _call(path, lambda: spec.loader.exec_module(module))
     if not hasattr(module, "get_config"):
         raise ConfigError(f"--config {path}: the file has no function get_config(preset); every config defines it")
     return module
+
+
+def _call(path: Path, work: Callable[[], Any]) -> Any:
+    """`work()` of a config file. Raises ConfigError that names the line for whatever the file does wrong."""
+    try:
+        return work()
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        raise ConfigError(f"--config {path}: line {error.lineno} is no Python: {error.msg}") from None
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"line {lines[-1]} ({linecache.getline(str(path), lines[-1] or 0).strip()}): " if lines else ""
+        raise ConfigError(f"--config {path}: {where}{type(error).__name__}: {error}".splitlines()[0]) from None
 
 
 def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

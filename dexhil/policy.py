@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
+from dexhil.control.executor import RtcChoice
 from dexhil.models.config import VLAConfig
 from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.lora import fuse_adapters
@@ -19,8 +20,6 @@ from dexhil.schema import ARM_DOF, ActionChunk, Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointMeta, find_step, load_ema_params, load_meta
 from dexhil.training.step import Params
 from dexhil.transforms.normalization import images_to_float
-
-RtcChoice = Literal["none", "auto", "guided", "trained"]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "num_steps", "rtc"))
@@ -83,7 +82,7 @@ class Policy:
         """The next H actions [H, A], absolute joint targets in rad. The same seed and observation give the same chunk.
 
         prefix: [R, A] rad, what is left of the last chunk from this observation on; the chunk goes on from it. delay:
-        so many of them will be executed before the new chunk is there; it begins with these. See `chunks.ChunkQueue`.
+        so many of them will be executed before the new chunk is there; it begins with these. See `Executor`.
         Raises SchemaError or ValueError, naming the field, on an observation that is not of this robot or not finite,
         and on a prefix that does not fit.
         """

@@ -110,11 +110,6 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def leave_ctrl_c_to_parent() -> None:
-    """For a worker process: Ctrl-C on a terminal reaches the whole group, and the parent decides what comes of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 @contextlib.contextmanager
 def stop_requested(what: str = "finishing this step and saving") -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether Ctrl-C (or SIGTERM) came. The first asks, the second aborts at once.

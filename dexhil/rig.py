@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol
 
 import numpy as np
 
 from dexhil.robots.spec import RobotSpec
 from dexhil.schema import Observation
+from dexhil.settings import Count, Fraction, Positive, Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class RigConfig(Settings):
+    """A simulated rig: config section `rig`."""
+
+    robot: str = "fr3_dexhand021"  # a name of dexhil.robots.spec
+    tasks: tuple[str, ...] = ("plush", "tissue")
+    difficulty: Fraction = 0.5  # 0 to 1, scales every randomisation of the tasks
+    surroundings: Fraction = 0.5  # 0 to 1, the same of colours, light, cameras and clutter
+    image_size: Count = 64  # px, of a square
+    cameras: tuple[str, ...] = ("scene", "wrist")
+    control_hz: Positive = 20.0  # 1/s
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tasks", "cameras"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected at least one")
 
 
 class Rig(Protocol):

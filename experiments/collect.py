@@ -9,6 +9,12 @@ again goes on where it was.
 
 from __future__ import annotations
 
+from dexhil.start import begin
+from experiments import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.collect())
+
 import dataclasses
 import functools
 import json
@@ -19,18 +25,10 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.build import build_dataset
-from dexhil.commands import (
-    ConfigError,
-    Run,
-    command_parser,
-    load_config,
-    progress,
-    refuse_other_config,
-    run_command,
-    write_json,
-)
-from dexhil.config import Config
+from dexhil.commands import ConfigError, Run, load_config, progress, refuse_other_config, run_command, write_json
+from dexhil.config import Config, read_section
 from dexhil.episodes.recorder import EpisodeWriter, list_episodes, read_facts
+from dexhil.rig import RigConfig
 from dexhil.schema import EpisodeMetadata, Step
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
@@ -43,11 +41,7 @@ MAY_CHANGE = ("collect.workers", "online.videos_per_task")
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser("Records demonstrations and builds their data set.", config="experiments/configs/sim.py")
-    parser.add_argument("--episodes", type=int, default=60, help="successful episodes, spread evenly over the tasks")
-    parser.add_argument("--round", type=int, default=0, help="number of the round; 0: the warm-up")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
-    config, options = load_config(argv, parser)
+    config, options = load_config(argv, command_options.collect())
     per_task = share_of_a_task(options.episodes, config.rig.tasks)
     demonstration_rig(config)
     claim(options.out, config, ("rig.", "collect."), round=options.round)
@@ -106,12 +100,10 @@ def collect(config: Config, root: Path, per_task: int, number: int = 0) -> Done:
     )
 
 
-def demonstration_rig(config: Config) -> dict[str, Any]:
-    """Settings of the rig where demonstrations are made. Raises ConfigError for a coverage that is no share."""
-    coverage = config.collect.coverage
-    if not 0.0 <= coverage <= 1.0:
-        raise ConfigError(f"collect.coverage {coverage!r}: expected a share of the rig's difficulty, 0 to 1")
-    return config.rig.to_dict() | {"difficulty": coverage * config.rig.difficulty}
+def demonstration_rig(config: Config) -> RigConfig:
+    """Settings of the rig where demonstrations are made."""
+    rig = read_section(config, "rig", RigConfig)
+    return dataclasses.replace(rig, difficulty=config.collect.coverage * rig.difficulty)
 
 
 def recorded(root: Path, task: str) -> dict[int, bool]:
@@ -123,7 +115,7 @@ def recorded(root: Path, task: str) -> dict[int, bool]:
 _rigs: list[SimRig] = []  # of this worker process: compiling a scene takes longer than an episode's reset
 
 
-def _record(rig_config: dict[str, Any], approach_speed: float, root: Path, number: int, task: str, seed: int) -> bool:
+def _record(rig_config: RigConfig, approach_speed: float, root: Path, number: int, task: str, seed: int) -> bool:
     if not _rigs:
         _rigs.append(make_rig(rig_config))
     return record_demonstration(_rigs[0], root, task, seed, approach_speed, number)

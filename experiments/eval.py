@@ -9,6 +9,12 @@ that an earlier, interrupted call finished are kept.
 
 from __future__ import annotations
 
+from dexhil.start import begin
+from experiments import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.evaluate())
+
 import argparse
 import functools
 import json
@@ -19,23 +25,23 @@ from typing import Any
 from dexhil.commands import (
     ConfigError,
     Run,
-    command_parser,
     load_config,
     progress,
     run_command,
     stop_requested,
     to_json,
 )
-from dexhil.config import Config
-from dexhil.control.executor import HANDOVERS
+from dexhil.config import Config, read_section
+from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation import rollout
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
 from dexhil.policy import Policy, RtcChoice, choose_rtc, max_delay
 from dexhil.reports.evaluation import write_report
+from dexhil.rig import RigConfig
 from dexhil.serving.client import PolicyClient
-from dexhil.serving.keys import VARIABLE, read_key
+from dexhil.serving.keys import read_key
 from dexhil.serving.messages import PolicyInfo
 from dexhil.training.checkpoints import CheckpointMeta, find_step, load_meta
 from experiments.rigs import make_rig
@@ -44,13 +50,7 @@ DECISIVE = ("execute_steps", "max_seconds", "latency_steps", "handover", "rtc") 
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser("Scores a checkpoint in paired trials.", config="experiments/configs/sim.py")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="workdir of a training run")
-    source.add_argument("--server", help=f"ws:// address of a policy server; its key in the variable {VARIABLE}")
-    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
-    parser.add_argument("--trials", type=int, help="per task (default: eval.trials of the config)")
-    config, options = load_config(argv, parser, workdir=default_workdir)
+    config, options = load_config(argv, command_options.evaluate(), workdir=default_workdir)
     if options.server and options.step is not None:
         raise ConfigError(f"--step {options.step}: a server has chosen its checkpoint; leave it out")
     workdir = options.workdir
@@ -103,20 +103,19 @@ def evaluate_served(
 def _run_trials(
     config: Config, make_policy: Callable[[], rollout.Policy], identity: list[Any], folder: Path, count: int | None
 ) -> list[Trial]:
-    rig, settings = config.rig.to_dict(), config.eval
+    rig, settings = read_section(config, "rig", RigConfig), config.eval
     bench = Bench(
         make_rig=functools.partial(make_rig, rig),
         make_policy=make_policy,
         folder=folder,
-        identity=json.dumps([*identity, to_json(rig), *(settings[name] for name in DECISIVE)]),
-        execute_steps=settings.execute_steps,
+        identity=json.dumps([*identity, to_json(config.rig), *(settings[name] for name in DECISIVE)]),
+        executor=executor_config(config),
         max_seconds=settings.max_seconds or None,
         videos_per_task=settings.videos_per_task,
         latency_steps=settings.latency_steps,
-        handover=settings.handover,
     )
     per_task: int = config.eval.trials if count is None else count
-    total, successes = per_task * len(rig["tasks"]), 0
+    total, successes = per_task * len(rig.tasks), 0
     with progress(total, "evaluating") as bar, stop_requested("finishing the open trials") as stopping:
 
         def show(trial: Trial, done: int, _: int) -> None:
@@ -126,7 +125,7 @@ def _run_trials(
 
         trials = run_trials(
             bench,
-            rig["tasks"],
+            rig.tasks,
             trials=per_task,
             first_seed=config.eval.first_seed,
             workers=config.eval.workers,
@@ -156,9 +155,14 @@ def check_acts_on_rig(robot: str, cameras: Sequence[str], config: Config) -> Non
 
 def needed_rtc(config: Config, meta: CheckpointMeta) -> RtcChoice:
     """What to load the policy with. Raises ConfigError or ValueError where it cannot act as `config.eval` says."""
-    rtc = config.eval.rtc if config.eval.handover == "rtc" else "none"
+    rtc = executor_config(config).policy_rtc
     check_latency(config, max_delay(choose_rtc(rtc, meta.model), meta.model))
     return rtc
+
+
+def executor_config(config: Config) -> ExecutorConfig:
+    """How chunks follow each other under `config.eval`."""
+    return ExecutorConfig.of(config.eval)
 
 
 def check_latency(config: Config, most: int) -> None:
@@ -166,11 +170,7 @@ def check_latency(config: Config, most: int) -> None:
 
     most: actions that the policy's real-time chunking can bridge.
     """
-    latency, handover = config.eval.latency_steps, config.eval.handover
-    if handover not in HANDOVERS:
-        raise ConfigError(f"eval.handover {handover!r}: expected one of {list(HANDOVERS)}")
-    if latency < 0:
-        raise ConfigError(f"eval.latency_steps {latency}: expected 0 or more control steps")
+    latency, handover = config.eval.latency_steps, executor_config(config).handover
     if handover == "rtc" and latency > most:
         raise ConfigError(
             f"eval.latency_steps {latency}: real-time chunking of this policy (eval.rtc {config.eval.rtc!r}) bridges "

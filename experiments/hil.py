@@ -13,6 +13,12 @@ report.html grows with every part.
 
 from __future__ import annotations
 
+from dexhil.start import begin
+from experiments import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.hil())
+
 import concurrent.futures
 import dataclasses
 import json
@@ -29,7 +35,6 @@ from dexhil.commands import (
     REPOSITORY,
     ConfigError,
     Run,
-    command_parser,
     load_config,
     read_metrics,
     refuse_other_config,
@@ -38,7 +43,7 @@ from dexhil.commands import (
 )
 from dexhil.config import Config, split_overrides
 from dexhil.episodes.recorder import list_episodes, read_facts
-from dexhil.evaluation.study import WARMUP, Cell, Demonstrations, Study, study_results
+from dexhil.evaluation.study import WARMUP, Cell, Demonstrations, Study, study_results, visible
 from dexhil.names import check_known
 from dexhil.progress import format_seconds
 from dexhil.reports.study import write_study_report
@@ -46,7 +51,7 @@ from dexhil.training.checkpoints import find_step
 from experiments.arms import Arm, get_arm
 from experiments.collect import demonstration_rig
 from experiments.launchers import LOG, Child, Leftover, launch_local
-from experiments.online import check_person, read_online
+from experiments.online import load_retargeter, read_online
 from experiments.rigs import make_rig
 
 SEEDS_PER_ROUND = 10_000  # so that no two rounds share a start
@@ -76,8 +81,7 @@ class Part:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser("Runs a human-in-the-loop study.", config="experiments/configs/hil_sim.py")
-    config, options = load_config(argv, parser)
+    config, options = load_config(argv, command_options.hil())
     if "hil" not in config or not config.hil.arms:
         raise ConfigError(f"--config {options.config}: has no section `hil` with arms; start from hil_sim.py")
     arms = {name: get_arm(name) for name in config.hil.arms}
@@ -110,13 +114,13 @@ def main(argv: Sequence[str]) -> None:
         print("stopped; the same command goes on from there")
         raise KeyboardInterrupt
     print_table(runner.report())
+    print(f"report: {run.workdir / 'report.html'}")
 
 
 def check_settings(config: Config, arms: dict[str, Arm]) -> None:
     """What only a later part reads is checked before the first. Raises ConfigError or ValueError."""
-    make_rig(config.rig.to_dict()).close()
-    demonstration_rig(config)
-    check_person(config.online.person.to_dict())
+    make_rig(demonstration_rig(config)).close()
+    load_retargeter(config.online.person.retargeter)
     if config.train.init_from:
         find_step(config.train.init_from)
     if config.online.tasks:
@@ -126,9 +130,6 @@ def check_settings(config: Config, arms: dict[str, Arm]) -> None:
     for name, arm in arms.items():
         for task in arm.tasks:
             check_known(f"task of arm {name!r}", task, config.rig.tasks)
-    for key in ("rounds", "demonstrations", "per_round", "round_steps", "jobs"):
-        if config.hil[key] < 1:
-            raise ConfigError(f"hil.{key} {config.hil[key]!r}: expected at least 1")
     for name in config.hil.arms:
         if config.hil.arms.count(name) > 1:
             raise ConfigError(f"hil.arms: {name!r} is named {config.hil.arms.count(name)} times; name every arm once")
@@ -334,6 +335,8 @@ def print_table(report: dict[str, Any]) -> None:
     for name, difference in results["differences"].items():
         low, high = difference["interval"]
         print(f"{name}: {100 * difference['mean']:+.0f} points (95 %: {100 * low:+.0f} to {100 * high:+.0f})")
+    if results["differences"]:
+        print(visible(results["trials_needed"]))
 
 
 if __name__ == "__main__":

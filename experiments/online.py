@@ -9,17 +9,23 @@ OUT/facts who was in control when and why, OUT/videos films. Calling it again go
 
 from __future__ import annotations
 
+from dexhil.start import begin
+from experiments import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.online())
+
 import dataclasses
 import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dexhil.commands import Run, command_parser, load_config, run_command, write_json
-from dexhil.config import Config
+from dexhil.commands import Run, load_config, run_command, write_json
+from dexhil.config import Config, read_section
+from dexhil.control.executor import ExecutorConfig
 from dexhil.episodes.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.evaluation.study import OnlineEpisode
 from dexhil.evaluation.supervised import Supervised, run_supervised
@@ -27,14 +33,17 @@ from dexhil.names import check_known
 from dexhil.policy import Policy, RtcChoice
 from dexhil.reports.video import control_overlay, write_picture, write_video
 from dexhil.retargeting.runtime import Model, load
+from dexhil.rig import RigConfig
 from dexhil.schema import EpisodeMetadata
-from dexhil.sim.person import PersonConfig, SimulatedPerson
+from dexhil.sim.person import SimulatedPerson
 from dexhil.sim.rig import SimRig
+from dexhil.sim.teleoperation import SIMULATED_RETARGETER
 from dexhil.training.checkpoints import find_step, fingerprint, load_meta
 from experiments.collect import build, claim, share_of_a_task
-from experiments.eval import check_rig, needed_rtc
+from experiments.eval import check_rig, executor_config, needed_rtc
 from experiments.quota import fill_quota
 from experiments.rigs import make_rig
+from experiments.settings import OnlineConfig, SupervisorConfig
 
 # Keys that say how the policy and the person act: the same for all episodes of a folder.
 ACTING = ("rig.", "online.", "eval.execute_steps", "eval.latency_steps", "eval.handover", "eval.rtc")
@@ -45,7 +54,7 @@ FILM = (320, 240, 2)  # width, height, control steps per frame
 class Round:
     """One online round. checkpoint, step: of the policy. first_seed: of its starts, the same for all tasks.
 
-    execute_steps, latency_steps, handover, rtc: of `config.eval`, so that the policy acts as where it is scored.
+    executor, latency_steps, rtc: of `config.eval`, so that the policy acts as where it is scored.
     """
 
     out: Path
@@ -53,19 +62,13 @@ class Round:
     step: int
     number: int
     first_seed: int
-    execute_steps: int
+    executor: ExecutorConfig
     latency_steps: int
-    handover: str
     rtc: RtcChoice
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser("Records supervised rollouts, builds their data set.", config="experiments/configs/sim.py")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="workdir of a training run")
-    parser.add_argument("--episodes", type=int, default=20, help="corrected episodes, spread evenly over the tasks")
-    parser.add_argument("--round", type=int, default=1, help="number of the round")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
-    config, options = load_config(argv, parser)
+    config, options = load_config(argv, command_options.online())
     tasks = supervised_tasks(config)
     per_task = share_of_a_task(options.episodes, tasks)
     meta, settings, found = load_meta(options.checkpoint), config.eval, find_step(options.checkpoint)
@@ -75,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
     run = Run(options.out, "online", config)
     online = Round(
         options.out, options.checkpoint, int(found.name), options.round,
-        config.online.first_seed, settings.execute_steps, settings.latency_steps, settings.handover,
+        config.online.first_seed, executor_config(config), settings.latency_steps,
         needed_rtc(config, meta),
     )  # fmt: skip
     episodes = collect_online(config, online, tasks, per_task)
@@ -96,23 +99,23 @@ def collect_online(config: Config, online: Round, tasks: Sequence[str], per_task
     """Records the round; returns its episodes. A task that needs too few corrections is named and gets fewer."""
     episodes = online.out / "episodes"
     episodes.mkdir(parents=True, exist_ok=True)
-    settings = config.online
-    check_person(settings.person.to_dict())
+    settings = read_section(config, "online", OnlineConfig)
+    load_retargeter(settings.person.retargeter)
     done = fill_quota(
         {task: _recorded(episodes, task) for task in tasks},
         per_task,
         first_seed=online.first_seed,
         workers=config.collect.workers,
-        job=functools.partial(_record, config.rig.to_dict(), online, settings.to_dict()),
+        job=functools.partial(_record, read_section(config, "rig", RigConfig), online, settings),
         title="supervising",
-        most=per_task * settings.most_attempts,
+        max_seeds=per_task * settings.max_attempts,
     )
     for task, seeds in done.items():
         corrected = sum(seeds.values())
         if corrected < per_task:
             print(
                 f"{task}: {corrected} of {per_task} corrected episodes in {len(seeds)} rollouts; the rest needed no "
-                f"correction or failed under it (online.most_attempts = {settings.most_attempts} ends the search)"
+                f"correction or failed under it (online.max_attempts = {settings.max_attempts} ends the search)"
             )
     return read_online(online.out, "", online.number)
 
@@ -142,7 +145,7 @@ def _is_corrected(facts: EpisodeMetadata) -> bool:
 _workers: dict[Round, tuple[SimRig, Policy]] = {}  # of this worker process: rig and policy are built once
 
 
-def _record(rig_config: dict[str, Any], online: Round, settings: dict[str, Any], task: str, seed: int) -> bool:
+def _record(rig_config: RigConfig, online: Round, settings: OnlineConfig, task: str, seed: int) -> bool:
     if online not in _workers:
         _workers[online] = make_rig(rig_config), Policy.load(online.checkpoint, online.step, rtc=online.rtc)
     rig, policy = _workers[online]
@@ -150,14 +153,14 @@ def _record(rig_config: dict[str, Any], online: Round, settings: dict[str, Any],
 
 
 def record_online(
-    rig: SimRig, policy: Policy, online: Round, settings: dict[str, Any], task: str, seed: int
+    rig: SimRig, policy: Policy, online: Round, settings: OnlineConfig, task: str, seed: int
 ) -> EpisodeMetadata:
     """Runs and records one supervised episode, with its facts and, for the first seeds, its film."""
     episode_id = f"round{online.number}-{task}-{seed:07d}"
-    filmed = seed - online.first_seed < settings["videos_per_task"]
+    filmed = seed - online.first_seed < settings.videos_per_task
     frames: list[np.ndarray] = []
     rig.reset(task=task, seed=seed)
-    person = make_person(rig, seed, settings["person"])
+    person = make_person(rig, seed, settings.person)
 
     def watch(who: str) -> None:
         width, height, every = FILM
@@ -182,8 +185,8 @@ def record_online(
     draft = metadata(-1, None)
     with EpisodeWriter(online.out / "episodes", control_hz=rig.control_hz, draft=draft) as writer:
         outcome = run_supervised(
-            rig, policy, person, seed=seed, max_seconds=settings["max_seconds"], record=writer.append, watch=watch,
-            execute_steps=online.execute_steps, latency_steps=online.latency_steps, handover=online.handover,
+            rig, policy, person, seed=seed, max_seconds=settings.max_seconds, record=writer.append, watch=watch,
+            executor=online.executor, latency_steps=online.latency_steps,
         )  # fmt: skip
         result = metadata(int(outcome.success), outcome)
         if frames:
@@ -196,25 +199,17 @@ def record_online(
     return result
 
 
-def check_person(settings: dict[str, Any]) -> None:
-    """Raises ValueError where `config.online.person` makes no person; a wrong file is named before anything runs."""
-    load_retargeter(settings["retargeter"])
-    _habits(settings)
-
-
-def _habits(settings: dict[str, Any]) -> PersonConfig:
-    return PersonConfig(**{name: value for name, value in settings.items() if name != "retargeter"})
-
-
-def make_person(rig: SimRig, seed: int, settings: dict[str, Any]) -> SimulatedPerson:
+def make_person(rig: SimRig, seed: int, settings: SupervisorConfig) -> SimulatedPerson:
     """The simulated person of `config.online.person`."""
-    return SimulatedPerson(rig, seed=seed, config=_habits(settings), model=load_retargeter(settings["retargeter"]))
+    return SimulatedPerson(rig, seed=seed, config=settings, model=load_retargeter(settings.retargeter))
 
 
 @functools.cache
 def load_retargeter(path: str) -> Model | None:
-    """The model in a file of experiments/retarget.py; None for no path. Raises ValueError where it is none."""
-    return load(path) if path else None
+    """The model in a file of experiments/retarget.py, or the one that comes with the simulator ("simulated"); None for
+    no path. Raises ValueError where it is none.
+    """
+    return load(SIMULATED_RETARGETER if path == "simulated" else path) if path else None
 
 
 def _write_facts(path: Path, metadata: EpisodeMetadata, outcome: Supervised, reasons: list[str]) -> None:
@@ -227,7 +222,8 @@ def _write_facts(path: Path, metadata: EpisodeMetadata, outcome: Supervised, rea
         "control": outcome.control,
         "reasons": reasons,
         "engaged": [(jump.max, jump.l2) for jump in outcome.engaged],
-        "released": [(jump.max, jump.l2) for jump in outcome.released],
+        "released": [(jump.asked.max, jump.asked.l2) for jump in outcome.released],
+        "released_executed": [(jump.executed.max, jump.executed.l2) for jump in outcome.released],
     }
     write_json(path, facts)
 

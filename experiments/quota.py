@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 
 from dexhil.commands import progress, stop_requested
-from dexhil.progress import leave_ctrl_c_to_parent
+from dexhil.workers import leave_ctrl_c_to_parent
 
 Done = dict[str, dict[int, bool]]  # task -> seed -> whether the episode counts
 
@@ -21,12 +21,12 @@ def fill_quota(
     workers: int,
     job: Callable[[str, int], bool],
     title: str,
-    most: int | None = None,
+    max_seeds: int | None = None,
 ) -> Done:
     """Calls `job(task, seed)`, which says whether the episode counts, until `per_task` of each task do.
 
     The first `per_task` seeds come first, then one more for each that did not count. done: what an earlier call made;
-    job: picklable; most: seeds per task at most. Raises KeyboardInterrupt after a clean stop.
+    job: picklable; max_seeds: per task. Raises KeyboardInterrupt after a clean stop.
     """
     context = multiprocessing.get_context("spawn")  # OpenGL contexts and threads do not survive a fork
     total = per_task * len(done)
@@ -39,7 +39,7 @@ def fill_quota(
         started = {task: set(seeds) for task, seeds in done.items()}
         try:
             while not stopping():
-                for task, seed in _missing(done, started, per_task, first_seed, most):
+                for task, seed in _missing(done, started, per_task, first_seed, max_seeds):
                     started[task].add(seed)
                     pending[pool.submit(job, task, seed)] = task, seed
                 if not pending:
@@ -70,12 +70,12 @@ def _counted(done: Done, per_task: int) -> int:
 
 
 def _missing(
-    done: Done, started: dict[str, set[int]], per_task: int, first: int, most: int | None
+    done: Done, started: dict[str, set[int]], per_task: int, first: int, max_seeds: int | None
 ) -> list[tuple[str, int]]:
     """Seeds to start now: the first `per_task` of each task, and one more for each that did not count, in turns."""
     wanted = []
     for task, seeds in done.items():
         count = per_task + sum(not counts for counts in seeds.values())
-        count = count if most is None else min(count, most)
+        count = count if max_seeds is None else min(count, max_seeds)
         wanted += [(task, seed) for seed in range(first, first + count) if seed not in started[task]]
     return sorted(wanted, key=lambda item: item[1])

@@ -10,17 +10,24 @@ robot's side by side. --record makes one from a glove's key points (needs pyzmq)
 
 from __future__ import annotations
 
+from dexhil.start import begin
+from experiments import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.retarget())
+
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command
-from dexhil.config import Config
+from dexhil.commands import ConfigError, Run, load_config, progress, run_command
+from dexhil.config import Config, read_section
 from dexhil.names import check_known
 from dexhil.reports.retargeting import write_retargeting_report
 from dexhil.retargeting import metrics, network, runtime, training
+from dexhil.retargeting.config import TrainingConfig
 from dexhil.retargeting.hand import Hand, simulated_dexhand021
 from dexhil.retargeting.keypoints import check_keypoints, to_canonical
 from dexhil.retargeting.kinematics import CanonicalHand
@@ -37,13 +44,7 @@ STRANGER_SEED, STRANGER_S, STRANGER_HZ = 99, 60.0, 30.0
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser("Trains a hand retargeter and scores it.", config="experiments/configs/retarget.py")
-    parser.add_argument("--view", type=Path, help="play this recording through the trained retargeter of --workdir")
-    parser.add_argument("--port", type=int, default=8080, help="of the view's page on this machine")
-    parser.add_argument("--record", type=Path, help="record a person's hand into this .npy file")
-    parser.add_argument("--stream", default="tcp://localhost:8765", help="ZMQ publisher of float32 [21, 3], m")
-    parser.add_argument("--seconds", type=float, default=180.0, help="of a recording; Ctrl-C ends it too")
-    config, options = load_config(argv, parser)
+    config, options = load_config(argv, command_options.retarget())
     if options.record:
         if not options.seconds > 0:
             raise ConfigError(f"--seconds {options.seconds:g}: expected more than 0")
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
 
 def train(run: Run, hand: Hand, clips: list[np.ndarray], config: Config) -> network.Params:
     """Trains with progress; losses go to metrics.jsonl."""
-    settings = training.TrainingConfig(**config.train.to_dict())
+    settings = read_section(config, "train", TrainingConfig)
     with progress(sum(settings.steps), "training") as bar:
 
         def watch(step: int, losses: dict[str, float]) -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
 
 from dexhil.config import ConfigError
+from dexhil.rig import RigConfig
 from dexhil.robots.spec import get_robot
 from dexhil.sim.rig import SimRig
 
 
-def make_rig(rig: Mapping[str, Any]) -> SimRig:
-    """The simulated rig of a plain dict, which worker processes can be handed. Raises ConfigError or ValueError."""
-    if get_robot(rig["robot"]) is not SimRig.spec:
-        raise ConfigError(f"rig.robot {rig['robot']!r}: the simulator has {SimRig.spec.name!r}")
-    return SimRig(
-        rig["tasks"],
-        difficulty=rig["difficulty"],
-        surroundings=rig.get("surroundings"),
-        image_size=rig["image_size"],
-        cameras=rig["cameras"],
-        control_hz=rig["control_hz"],
-    )
+def make_rig(settings: RigConfig) -> SimRig:
+    """The simulated rig; worker processes can be handed its settings. Raises ConfigError or ValueError."""
+    if get_robot(settings.robot) is not SimRig.spec:
+        raise ConfigError(f"rig.robot {settings.robot!r}: the simulator has {SimRig.spec.name!r}")
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    try:
+        return SimRig(**{name: value for name, value in values.items() if name != "robot"})
+    except ValueError as error:
+        raise ConfigError(f"rig.{error}") from None

@@ -10,19 +10,23 @@ latency) at the end. A client: `dexhil.serving.client.PolicyClient`, or openpi-c
 
 from __future__ import annotations
 
-import argparse
+from dexhil.start import begin
+from experiments import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.serve())
+
 import asyncio
 import contextlib
 import datetime
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import get_args
 
 from rich.console import Console
 
 from dexhil.commands import Run, run_command, stop_requested
-from dexhil.policy import Policy, RtcChoice
+from dexhil.policy import Policy
 from dexhil.robots.spec import ROBOTS
 from dexhil.serving.keys import VARIABLE, check_host, read_key
 from dexhil.serving.messages import PolicyInfo
@@ -33,16 +37,7 @@ POLL_S, LOG_S = 0.2, 10.0
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Serves a checkpoint over websockets.", allow_abbrev=False)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="workdir of a training run")
-    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; beyond this machine with a key only")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument("--key-file", type=Path, help=f"file with the API key (default: the variable {VARIABLE})")
-    rtc = "real-time chunking, for requests with a prefix (default: trained where the checkpoint is, else guided)"
-    parser.add_argument("--rtc", choices=get_args(RtcChoice), default="auto", help=rtc)
-    parser.add_argument("--workdir", type=Path, help="where the run writes (default: CHECKPOINT/serve)")
-    options = parser.parse_args(argv)
+    options = command_options.serve().parse_args(argv)
     key = read_key(options.key_file)
     check_host(options.host, key)
     path = find_step(options.checkpoint, options.step)

@@ -10,6 +10,12 @@ finished trials and goes on with the others.
 
 from __future__ import annotations
 
+from dexhil.start import begin
+from experiments import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.sweep())
+
 import functools
 import hashlib
 import itertools
@@ -28,7 +34,6 @@ from dexhil.commands import (
     ConfigError,
     Progress,
     Run,
-    command_parser,
     load_config,
     progress,
     read_metrics,
@@ -46,20 +51,8 @@ NAME_LENGTH = 120
 
 def main(argv: Sequence[str], command: Sequence[str] = TRAIN, cluster: str = "slurm") -> None:
     """command: what runs a trial. cluster: submitit's name of the executor behind --launcher slurm."""
-    parser = command_parser("Trains one policy per point of a sweep.", config="experiments/configs/sim.py")
-    parser.add_argument("--sweep", type=Path, required=True, help="a get_sweep() file")
-    parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
-    parser.add_argument("--workers", type=int, help="trials at once (default: 1; on Slurm, all)")
-    parser.add_argument(
-        "--slurm",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="option of sbatch such as partition=gpu or time=240 (minutes); repeat it for more",
-    )
+    parser = command_options.sweep()
     base, options = load_config(argv, parser, workdir=lambda options: Path("runs") / options.sweep.stem)
-    if options.workers is not None and options.workers < 1:
-        raise ConfigError(f"--workers {options.workers}: expected at least 1")
     shared = [f"--config={options.config}", *parser.parse_known_args(argv)[1]]
     trials = make_trials(options.sweep, shared, options.workdir)
     local = options.launcher == "local"

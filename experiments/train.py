@@ -8,6 +8,12 @@ optimiser, loop, report.
 
 from __future__ import annotations
 
+from dexhil.start import begin
+from experiments import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.train())
+
 import dataclasses
 import itertools
 import os
@@ -19,12 +25,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from data_pipeline.config import DataConfig
 from data_pipeline.drift import newest_data_drift
 from data_pipeline.loader import Loader
 from data_pipeline.mapping import get_mapping
-from data_pipeline.mixture import MixtureConfig, mixture_table
-from dexhil.commands import Run, code_version, command_parser, load_config, progress, run_command, stop_requested
-from dexhil.config import Config
+from data_pipeline.mixture import mixture_table
+from dexhil.commands import Run, code_version, load_config, progress, run_command, stop_requested
+from dexhil.config import Config, read_section
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.trials import outcomes
 from dexhil.models.config import VLAConfig, get_model_config
@@ -35,7 +42,6 @@ from dexhil.models.vla import flow_loss, init_params
 from dexhil.models.weights.load import load_params
 from dexhil.reports.evaluation import write_report
 from dexhil.robots.spec import ROBOTS
-from dexhil.training.augment import AugmentConfig
 from dexhil.training.checkpoints import (
     CheckpointMeta,
     Checkpoints,
@@ -45,12 +51,12 @@ from dexhil.training.checkpoints import (
     load_meta,
     load_train_state,
 )
+from dexhil.training.config import TrainConfig
 from dexhil.training.distributed import any_process, initialise, leave, process_dir
-from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
+from dexhil.training.optimizer import make_optimizer, schedule
 from dexhil.training.partition import frozen_paths
 from dexhil.training.sharding import make_mesh, place_batch, to_device
 from dexhil.training.step import (
-    StepConfig,
     TrainState,
     check_finite,
     make_eval_loss,
@@ -63,15 +69,18 @@ from dexhil.transforms.normalization import Normalization, fit_normalization
 from experiments.curves import Curves, summary
 from experiments.eval import evaluate, needed_rtc
 
+# Settings of `data` that the loader takes as they are.
+PASSED_ON = (
+    *("cameras", "image_size", "chunk", "heldout_fraction", "filter", "mixture"),
+    *("cache_dir", "robot", "action_dim", "control_hz"),
+)
 HELDOUT_BATCHES = 16  # at most, the same ones every time
 
 Inputs = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def main(argv: Sequence[str]) -> None:
-    config, options = load_config(
-        argv, command_parser("Trains a policy on RLDS data.", config="experiments/configs/sim.py")
-    )
+    config, options = load_config(argv, command_options.train())
     initialise(os.environ)
     workdir, mesh = options.workdir, make_mesh(config.train.mesh.fsdp)
     run = Run(process_dir(workdir), "train", config)
@@ -113,32 +122,23 @@ def main(argv: Sequence[str]) -> None:
 
 def scored(config: Config) -> bool:
     """Whether the policy is evaluated after training."""
-    return "rig" in config and bool(config.eval.trials)
+    return "rig" in config and "eval" in config and bool(config.eval.trials)
 
 
 def make_loader(config: Config, split: str) -> Loader:
     """The training or held-out part of the config's data sets."""
-    data = config.data
+    data = read_section(config, "data", DataConfig)
     return Loader(
-        tuple(data.paths),
+        data.paths,
         get_mapping(data.mapping),
         batch_size=config.train.batch_size,
-        chunk=data.chunk,
         seed=config.seed,
-        cameras=tuple(data.cameras),
-        image_size=data.image_size,
         split=split,
-        heldout_fraction=data.heldout_fraction,
-        episode_filter={"success": tuple(data.success)},
+        episode_filter={"success": data.success},
         episodes_per_task=data.episodes_per_task or None,
-        filter=data.filter,
-        mixture=MixtureConfig(data.mixture.mode, data.mixture.p_star),
-        cache_dir=data.cache_dir,
-        robot=data.robot,
-        action_dim=data.action_dim,
-        control_hz=data.control_hz,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
+        **{name: getattr(data, name) for name in PASSED_ON},
     )
 
 
@@ -199,16 +199,9 @@ def model_config(config: Config, stats: Normalization, tokenizer: Tokenizer) -> 
 def normalization(config: Config, data: Loader) -> Normalization:
     """Statistics of the training data, frozen from here on."""
     chunks, mask = data.chunks(np.arange(data.num_samples))
-    return fit_normalization(
-        data.all_states(),
-        chunks,
-        mask,
-        delta_dims=tuple(config.data.delta_dims),
-        action_space=config.data.action_space,
-        min_range=config.data.min_range,
-        min_range_m=config.data.min_range_m,
-        joint_names=ROBOTS[data.robot].joint_names if data.robot in ROBOTS else None,
-    )
+    settings = {name: config.data[name] for name in ("delta_dims", "action_space", "min_range", "min_range_m")}
+    names = ROBOTS[data.robot].joint_names if data.robot in ROBOTS else None
+    return fit_normalization(data.all_states(), chunks, mask, joint_names=names, **settings)
 
 
 def load_parent(config: Config, meta: CheckpointMeta) -> Any:
@@ -225,29 +218,14 @@ def load_base(config: Config, model: VLAConfig, weights: str, key: jax.Array) ->
 
 def make_training(config: Config, meta: CheckpointMeta, mesh: Mesh, weights: str = "") -> tuple[TrainState, Any]:
     """The state at step 0 over the devices of `mesh`, from the file `weights` if one is named, and the jitted step."""
-    settings = config.train
-    options = OptimizerConfig(
-        steps=settings.steps,
-        name=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
-    step_config = StepConfig(
-        seed=config.seed,
-        accumulate=settings.accumulation,
-        ema=settings.ema,
-        ema_decay=settings.ema_decay,
-        augment=AugmentConfig() if settings.augment else None,
-        rtc_max_delay=meta.model.rtc_max_delay,
-    )
-    optimizer = make_optimizer(options)
+    settings = read_section(config, "train", TrainConfig)
+    optimizer = make_optimizer(settings)
     key = jax.random.key(config.seed)
     params = load_base(config, meta.model, weights, key) if weights else init_params(meta.model, key)
     frozen, kept = frozen_paths(params, settings.freeze, insulated=meta.model.insulate), meta.model.param_dtype
     state = make_state(params, optimizer, mesh, frozen=frozen, frozen_dtype=kept, ema=settings.ema)
-    return state, make_train_step(make_loss(config, meta), optimizer, schedule(options), step_config, state)
+    loss = make_loss(config, meta)
+    return state, make_train_step(loss, optimizer, schedule(settings), settings, state, seed=config.seed)
 
 
 def make_loss(config: Config, meta: CheckpointMeta) -> Any:

@@ -22,8 +22,9 @@ from dexhil.commands import command_parser, run_command
 from dexhil.config import Config, ConfigError
 from dexhil.control.guard import CAUSES, depths
 from hardware.devices.base import Actuator, DeviceError, Stamped
-from hardware.runtime.rig import ROLES, Rig, cube_to_ee, load_rig_config, make_rig, safety_settings
-from hardware.runtime.safety import too_old
+from hardware.runtime.options import add_rig_option, load_rig_config
+from hardware.runtime.rig import ROLES, Rig, cube_to_ee, make_rig, safety_settings
+from hardware.runtime.watch import too_old
 
 WATCH_S = 2.0  # that each device is listened to
 SLOW = 0.8  # of the promised rate is too slow
@@ -43,6 +44,7 @@ class Finding:
 def main(argv: Sequence[str]) -> None:
     parser = command_parser("Checks a rig before work; nothing moves.")
     parser.add_argument("--out", type=Path, default=Path("data"), help="folder that episodes will be recorded under")
+    add_rig_option(parser)
     config, options = load_rig_config(argv, parser)
     findings = []
     for finding in check(config, options.rig, options.out):

@@ -2,6 +2,7 @@
 
     python hardware/collect.py --config hardware/configs/fr3_dexhand021.py --episodes 60 --out data/lab
     python hardware/collect.py --config … --checkpoint runs/lab --round 1 --out runs/study/dexhil/round1/online
+    python hardware/collect.py --config … --server ws://HOST:8000 --round 1 --out …    # the policy on another machine
     … --rig sim    # the same against the simulator and the simulated person
 
 OUT/episodes holds the episodes, OUT/rlds their data set, OUT/facts who was in control when: what experiments/hil.py
@@ -11,57 +12,75 @@ round: those that were also corrected); the others stay, marked. Calling it agai
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dexhil.commands import REPOSITORY, ConfigError, Run, command_parser, run_command, write_json
+from dexhil.commands import REPOSITORY, ConfigError, Run, run_command, write_json
 from dexhil.config import Config
-from dexhil.episodes.recorder import list_episodes, read_facts
-from dexhil.schema import EpisodeMetadata
-from hardware.runtime.policy_process import checkpoint_policy
-from hardware.runtime.report import results_of, write_hardware_report
-from hardware.runtime.rig import load_rig_config
-from hardware.runtime.trials import Done, Limits, Purpose, run_trials
+from hardware.runtime.options import above_zero, load_rig_config, policy_factory, rig_parser
+
+if TYPE_CHECKING:
+    from hardware.runtime.done import Done
 
 ALWAYS = {"late_s": 0.0, "reaction_s": (0.0, 0.1), "hand_back": 0.0}  # a simulated person who demonstrates
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser("Records demonstrations or an online round on a robot, and builds their data set.")
-    parser.add_argument("--checkpoint", type=Path, help="workdir of a training run: an online round with its policy")
-    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
-    parser.add_argument("--round", type=int, default=1, help="number of the round, with --checkpoint")
-    parser.add_argument("--episodes", type=int, default=20, help="episodes that count, spread evenly over the tasks")
+    parser = rig_parser(
+        "Records demonstrations or an online round on a robot, and builds their data set.", policy=False
+    )
+    parser.add_argument("--round", type=above_zero(int), help="number of the round (default: 1), with a policy")
+    parser.add_argument(
+        "--episodes", type=above_zero(int), default=20, help="episodes that count, spread evenly over the tasks"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
     config, options = load_rig_config(argv, parser)
-    per_task, rest = divmod(options.episodes, len(config.rig.tasks))
-    if rest or not per_task:
-        raise ConfigError(f"--episodes {options.episodes}: expected a multiple of the {len(config.rig.tasks)} tasks")
-    online = options.checkpoint is not None
-    if not online:
+    per_task = _per_task(options, config)
+    policy = policy_factory(options, config)
+
+    from hardware.runtime.report import finish_run
+    from hardware.runtime.trials import Limits, Purpose, facts_of, run_trials
+
+    number, counts = options.round or 1, _corrected if policy else _succeeded
+    purpose = Purpose("online", number, f"round{number}", scored=False)
+    if policy is None:
         _demonstrate(config)
+        purpose = Purpose("offline", 0, "demo", scored=False)
     run = Run(options.out, "hardware collect", config)
-    purpose = Purpose("online", options.round, f"round{options.round}") if online else Purpose("offline", 0, "demo")
+
+    def on_done(found: Done) -> None:
+        run.log(found.seed, facts_of(found))
+        if found.recorded:
+            write_facts(options.out / "facts" / f"{found.episode_id}.json", found)
+
     done = run_trials(
         config,
         options.rig,
-        options.out / "episodes",
-        policy=checkpoint_policy(options.checkpoint.resolve(), options.step) if online else None,
-        limits=Limits(per_task, counts=_corrected if online else _succeeded),
+        options.out,
+        policy=policy,
+        limits=Limits(per_task, counts=counts),
         purpose=purpose,
-        log=run.log,
+        on_done=on_done,
     )
-    for found in done.done:
-        if found.episode.path is not None:
-            write_facts(options.out / "facts" / f"{found.episode_id}.json", found)
-    report_shortage(options.out, config, per_task, online)
+    finish_run(run, done, {"server": options.server} if options.server else {}, dataset=options.out / "rlds")
+    if done.error:
+        raise ConfigError(f"{done.error}. What was recorded is kept; the same command goes on")
+    report_shortage(done.done, options.out, config, per_task, counts)
     dataset = build(options.out)
-    results = {**results_of(done), "dataset": dataset}
-    report = run.report(results, lineage={"checkpoint": done.checkpoint})
-    print(f"report: {write_hardware_report(options.out, report, done)}")
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")
+
+
+def _per_task(options: argparse.Namespace, config: Config) -> int:
+    per_task, rest = divmod(options.episodes, len(config.rig.tasks))
+    if rest or not per_task:
+        raise ConfigError(f"--episodes {options.episodes}: expected a multiple of the {len(config.rig.tasks)} tasks")
+    if options.round and not (options.checkpoint or options.server):
+        raise ConfigError(f"--round {options.round}: a round needs a policy, --checkpoint or --server")
+    return per_task
 
 
 def _demonstrate(config: Config) -> None:
@@ -70,24 +89,25 @@ def _demonstrate(config: Config) -> None:
         config.sim.person.update(ALWAYS)
 
 
-def report_shortage(out: Path, config: Config, per_task: int, online: bool) -> None:
+def report_shortage(
+    done: Sequence[Done], out: Path, config: Config, per_task: int, counts: Callable[[Done], bool]
+) -> None:
     """Says which task has too few. Raises ConfigError where nothing was recorded at all."""
-    facts = [read_facts(path)[0] for path in list_episodes(out / "episodes")]
-    if not facts:
+    if not any(found.recorded for found in done):
         raise ConfigError(f"no episode was recorded in {out / 'episodes'}; the same command starts again")
     for task in config.rig.tasks:
-        found = sum((_corrected if online else _succeeded)(fact) for fact in facts if fact.task == task)
-        if found < per_task:
-            what = "corrected" if online else "successful"
-            print(f"{task}: {found} of {per_task} {what} episodes; remove {out / 'rlds'} and call again for more")
+        enough = sum(counts(found) for found in done if found.task == task)
+        if enough < per_task:
+            what = "corrected" if counts is _corrected else "successful"
+            print(f"{task}: {enough} of {per_task} {what} episodes; remove {out / 'rlds'} and call again for more")
 
 
-def _succeeded(facts: EpisodeMetadata) -> bool:
-    return facts.success == 1
+def _succeeded(found: Done) -> bool:
+    return found.recorded and found.succeeded
 
 
-def _corrected(facts: EpisodeMetadata) -> bool:
-    return facts.success == 1 and facts.takeovers > 0
+def _corrected(found: Done) -> bool:
+    return found.recorded and found.succeeded and found.takeovers > 0
 
 
 def build(out: Path) -> Path:
@@ -104,16 +124,15 @@ def build(out: Path) -> Path:
 def write_facts(path: Path, found: Done) -> None:
     """What experiments/hil.py's report shows of an episode."""
     path.parent.mkdir(exist_ok=True)
-    episode = found.episode
     facts = {
         "task": found.task,
         "seed": found.seed,
-        "success": found.success,
-        "seconds": episode.seconds,
-        "control": [(begin, end, "person" if who == "person" else "policy") for begin, end, who in episode.control],
-        "reasons": ["person"] * len(episode.takeovers),
-        "engaged": episode.jumps("takeover"),
-        "released": episode.jumps("release"),
+        "success": found.succeeded,
+        "seconds": found.seconds,
+        "control": [(begin, end, "person" if who == "person" else "policy") for begin, end, who in found.control],
+        "reasons": ["person"] * found.takeovers,
+        "engaged": found.takeover_jumps,
+        "released": found.release_jumps,
     }
     write_json(path, facts)
 

@@ -246,6 +246,15 @@ def test_bad_input_becomes_one_line(capsys: pytest.CaptureFixture[str], monkeypa
     assert capsys.readouterr().err.startswith("error: --config.x: the config has no such key\n")
 
 
+def test_ctrl_c_ends_with_its_own_status() -> None:
+    def main(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        run_command(main)
+    assert stopped.value.code == 130
+
+
 def test_plain_progress_has_percent_rate_and_time_left():
     out = io.StringIO()
     with progress(10, "training", start=5, stream=out, interval_s=0.0) as shown:

@@ -13,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("dexhil", "data_pipeline", "hardware", "experiments")
-NUMPY_LEVEL_MODULES = ("dexhil.schema", "dexhil.names", "dexhil.robots", "dexhil.control", "dexhil.transforms")
+NUMPY_LEVEL_MODULES = (
+    *("dexhil.schema", "dexhil.names", "dexhil.settings"),
+    *("dexhil.robots", "dexhil.control", "dexhil.transforms"),
+)
 NUMPY_LEVEL = {"numpy", "scipy", "simplejpeg", "ml_collections", *NUMPY_LEVEL_MODULES, *sys.stdlib_module_names}
 TENSORFLOW = {"tensorflow", "tensorflow_datasets", "tensorflow_metadata", "keras"}
 PLAIN_JAX_FREE = (

@@ -19,7 +19,8 @@ from dexhil.robots.geometry import ee_pose
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointError, CheckpointMeta, Checkpoints, load_ema_params
-from dexhil.training.optimizer import OptimizerConfig, make_optimizer
+from dexhil.training.config import OptimizerConfig
+from dexhil.training.optimizer import make_optimizer
 from dexhil.training.step import init_state
 from dexhil.transforms.normalization import fit_normalization, images_to_float
 

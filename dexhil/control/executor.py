@@ -1,21 +1,23 @@
-"""Chunk hand-over: which action is due, when to plan the next chunk, and what that chunk must go on from. NumPy only.
+"""Chunk executor: which action is due, when to plan the next chunk, and what that chunk must go on from. NumPy only.
 
-Pure bookkeeping: no threads, no clock, no devices. One tick of a control loop, all times in seconds on one clock:
+One object with a clock of the caller's, the same in a simulated trial, a supervised rollout and a robot's control loop:
 
-    queue.set_epoch(takeover_state.epoch)
-    due = queue.due(now)                    # None: nothing yet, the robot holds
-    if no inference is running and (request := queue.request(observation.timestamp)):
-        start policy.infer(observation, seed=…, **request.options)
-    when it has ended: queue.add(request, chunk.actions, now)
+    if (request := executor.request(observation_time)):     # None: not now, or one is under way
+        start policy.infer(observation, seed=plan_seed(seed, step), **request.options)
+    when it has ended: executor.add(request, chunk.actions, now)
+    due = executor.due(now)                                 # None: nothing yet, the robot holds
+    executor.rest(command)                                  # in a tick in which the policy does not command
+    executor.watch()                                        # in a tick in which a person commands
 
-Hand-over modes. "replace": inference runs while the last chunk is executed, and the new chunk takes over at the action
-that is due by then. "rtc": the same, but the new chunk is planned to go on from the actions that are executed meanwhile
-(real-time chunking). "sync": the robot executes `execute_steps` actions, holds while it plans, and goes on.
+Row i of a chunk is commanded at start + i / control_hz, with a straight line between rows. "replace": inference runs
+while the last chunk is executed, and the new chunk takes over at what is due by then. "rtc": the same, but the new
+chunk is planned to go on from what is executed meanwhile (real-time chunking). "sync": the robot executes
+`execute_steps` actions, holds while it plans, and goes on.
 
-Rules, whatever the mode. An action is due by its time, not by its count: late chunks lose their first actions. No
-action older than the last executed one is ever returned. A chunk planned at rest (at the start, after a takeover, after
-the last chunk ran out) starts at its first action when it arrives, since nothing has moved since its observation. After
-the end of a chunk the last action is held. Not thread-safe: hold one lock around the calls.
+Whatever the mode: late chunks lose their first actions, and no plan replaces a newer one. A chunk planned at rest (at
+the start, after a takeover, after the last chunk ran out) starts when it arrives, since nothing has moved since its
+observation. After the end of a chunk its last action is held. What a chunk differs by from the last command when it
+takes over fades away, so that neither a new chunk nor a hand-back jumps. Not thread-safe: hold a lock around the calls.
 """
 
 from __future__ import annotations
@@ -23,19 +25,46 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 
+from dexhil.settings import Count, NotNegative, Settings
+
+RtcChoice = Literal["none", "auto", "guided", "trained"]
 HANDOVERS = ("sync", "replace", "rtc")
 LATENCIES = 10  # the longest of so many past inferences is what the next one is expected to take
-EARLY = 0.25  # control periods by which an action may be due early: timers jitter
 _ROUNDING = 1e-6  # control periods
 
 
 @dataclasses.dataclass(frozen=True)
+class ExecutorConfig(Settings):
+    """How chunks follow each other, in trials and on a robot."""
+
+    execute_steps: Count = 8  # actions of a chunk to execute before the next is planned
+    # What a chunk does that comes late: "replace", "rtc" (planned on from the last one) or "sync" (the robot waits).
+    handover: Literal["sync", "replace", "rtc"] = "replace"
+    rtc: RtcChoice = "auto"  # how "rtc" plans on from a prefix: "guided", "trained", or "auto" by the checkpoint
+    fade_s: NotNegative = 0.15  # in which a new chunk's difference from the last command fades to 1/e; 0: at once
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> ExecutorConfig:
+        """From a config's section, whose other keys are not looked at."""
+        return cls(**{field.name: section[field.name] for field in dataclasses.fields(cls) if field.name in section})
+
+    @property
+    def policy_rtc(self) -> RtcChoice:
+        """What to load the policy with."""
+        return self.rtc if self.handover == "rtc" else "none"
+
+
+DEFAULT = ExecutorConfig()
+
+
+@dataclasses.dataclass(frozen=True)
 class Request:
-    """Plan now. time: s, of the observation. epoch: for which the plan holds. at_rest: nothing is being executed.
+    """Plan now. time: s, of the observation. number: counts requests. at_rest: nothing is being executed.
 
     prefix: [R, A] rad, what the chunk must go on from, None to plan freely; delay: d, so many of them will be executed
     before the chunk is there.
@@ -43,6 +72,7 @@ class Request:
 
     time: float
     epoch: int
+    number: int
     at_rest: bool
     prefix: np.ndarray | None = None
     delay: int = 0
@@ -55,110 +85,162 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Due:
-    """What to execute. action: [A] rad, due since `time` (s). epoch: for which it was planned.
+    """What to command now. action: [A] rad. planned: [A] rad, the policy's own, without what still fades.
 
-    starved: the chunk has ended and `action` is its last executed one, held.
+    starved: the chunk has ended and its last action is held.
     """
 
     action: np.ndarray
-    time: float
-    epoch: int
+    planned: np.ndarray
     starved: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """actions [H, A]; row i is due at start + i / control_hz."""
+    """actions [H, A]; row i is due at start + i / hz. offset: [A] rad, added at `since` (s) and fading from then on."""
 
     actions: np.ndarray
     start: float
+    hz: float
+    offset: np.ndarray | None = None
+    since: float = 0.0
+    fade_s: float = 0.0
+
+    def position(self, t: float) -> float:
+        """Rows since the start; on a row's own time exactly its number."""
+        at = (t - self.start) * self.hz
+        return float(round(at)) if abs(at - round(at)) < _ROUNDING else at
+
+    def ended(self, t: float) -> bool:
+        return self.position(t) >= len(self.actions)
+
+    def planned(self, t: float) -> np.ndarray:
+        at = min(max(self.position(t), 0.0), len(self.actions) - 1.0)
+        row = int(at)
+        if at == row:
+            return self.actions[row]
+        return ((row + 1 - at) * self.actions[row] + (at - row) * self.actions[row + 1]).astype(np.float32)
+
+    def action(self, t: float) -> np.ndarray:
+        planned = self.planned(t)
+        if self.offset is None or self.fade_s == 0.0:
+            return planned
+        return (planned + self.offset * math.exp(-max(t - self.since, 0.0) / self.fade_s)).astype(np.float32)
 
 
-class ChunkQueue:
+class Executor:
     """The chunk that is being executed, and the latency of planning.
 
-    execute_steps: actions of a chunk to execute before the next is planned. latency_s: first guess of what an inference
-    takes, observation to chunk; measured from then on. max_delay: actions of a prefix that the policy can take at most
-    (`Policy.max_delay`); None: half a chunk. Where the latency is longer, "rtc" plans freely, as "replace" does.
+    latency_s: first guess of what an inference takes, observation to chunk; measured from then on. max_delay: actions
+    of a prefix that the policy can take at most (`Policy.max_delay`); None: half a chunk. Where the latency is longer,
+    "rtc" plans freely, as "replace" does.
     """
 
     def __init__(
         self,
         control_hz: float,
+        config: ExecutorConfig = DEFAULT,
         *,
-        execute_steps: int = 8,
-        handover: str = "replace",
         latency_s: float = 0.0,
         max_delay: int | None = None,
     ) -> None:
         if not control_hz > 0:
             raise ValueError(f"control_hz: expected a positive rate, got {control_hz}")
-        if execute_steps < 1:
-            raise ValueError(f"execute_steps: expected at least 1, got {execute_steps}")
-        if handover not in HANDOVERS:
-            raise ValueError(f"handover: expected one of {list(HANDOVERS)}, got {handover!r}")
-        self.epoch = 0
-        self._hz, self._execute_steps, self._handover = control_hz, execute_steps, handover
-        self._max_delay = max_delay
+        self.config, self.max_delay = config, max_delay
+        self.pending: Request | None = None
+        self._hz = control_hz
         self._latencies = collections.deque([latency_s], maxlen=LATENCIES)
         self._chunk: _Chunk | None = None
-        self._last: Due | None = None
+        self._command: np.ndarray | None = None
+        self._epoch, self._number = 0, 0
+        self._resting, self._watching = True, False
+        self._now = -math.inf
 
     @property
     def delay(self) -> int:
         """Control steps that the next inference is expected to take."""
         return max(0, math.ceil(max(self._latencies) * self._hz - _ROUNDING))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Drops everything that was planned for an earlier epoch: a person has moved the robot since."""
-        if epoch > self.epoch:
-            self.epoch, self._chunk, self._last = epoch, None, None
+    def rest(self, command: np.ndarray) -> None:
+        """The policy does not command now: what was planned for a motion is dropped, and the next chunk begins at
+        `command` [A] rad, where the robot is commanded to be or will come to rest.
+        """
+        self._command, self._watching = command, False
+        if not self._resting:
+            self._drop()
 
-    def due(self, now: float) -> Due | None:
-        """The action to execute at `now`; None before the first chunk of an epoch."""
-        chunk, row = self._chunk, self._row(now)
-        if chunk is None or row >= len(chunk.actions):
-            return self._last and dataclasses.replace(self._last, starved=True)
-        time = chunk.start + row / self._hz
-        if row >= 0 and (self._last is None or time > self._last.time + _ROUNDING / self._hz):
-            self._last = Due(chunk.actions[row], time, self.epoch)
-        return self._last
+    def restart(self) -> None:
+        """Drops all that was planned, at rest too: the scene is another one."""
+        self._drop()
+
+    def watch(self) -> None:
+        """A person commands now: plans go on as if the policy watched, for the record and for what it may keep."""
+        self._watching, self._resting = True, False
 
     def request(self, observed: float) -> Request | None:
-        """Whether to plan the next chunk from an observation made at `observed`. Ask while no inference is running."""
-        chunk, row = self._chunk, self._row(observed)
-        if chunk is None or row >= len(chunk.actions):
-            return Request(observed, self.epoch, at_rest=True)
-        length = len(chunk.actions)
-        # At the latest so that the new chunk arrives before this one ends.
-        if self._handover == "sync" or row < min(max(self._execute_steps, self.delay), length - self.delay):
+        """Whether to plan from an observation made at `observed`; None too while a request waits for its answer."""
+        if self.pending is not None:
             return None
-        most = length // 2 if self._max_delay is None else self._max_delay
-        if self._handover == "replace" or self.delay > most:
-            return Request(observed, self.epoch, at_rest=False)
-        return Request(observed, self.epoch, False, _rest(chunk.actions, row, self.delay), self.delay)
+        chunk = self._chunk
+        if chunk is None or chunk.ended(observed):
+            return self._ask(observed, at_rest=not self._watching)
+        length, at = len(chunk.actions), chunk.position(observed)
+        handover = "replace" if self._watching else self.config.handover
+        # At the latest so that the new chunk arrives before this one ends.
+        if handover == "sync" or at < min(max(self.config.execute_steps, self.delay), length - self.delay):
+            return None
+        max_delay = length // 2 if self.max_delay is None else self.max_delay
+        if handover == "replace" or self.delay > max_delay:
+            return self._ask(observed)
+        rows = max(self.delay, math.ceil(length - at))
+        prefix = np.array([chunk.action(observed + i / self._hz) for i in range(rows)], np.float32)
+        return self._ask(observed, prefix=prefix, delay=self.delay)
 
     def add(self, request: Request, actions: np.ndarray, now: float) -> bool:
         """Takes over the chunk [H, A] that `request` asked for; False where it is stale, or late beyond its end.
 
         Raises ValueError where `actions` is no chunk of at least `execute_steps` finite actions.
         """
-        check_chunk(actions, self._execute_steps)
+        self.fail(request)
+        check_chunk(actions, self.config.execute_steps)
         self._latencies.append(now - request.time)
-        if request.epoch < self.epoch:
+        if request.epoch < self._epoch:
             return False
-        if self._handover == "sync":
-            actions = actions[: self._execute_steps]
-        chunk = _Chunk(np.asarray(actions), now if request.at_rest else request.time)
-        outdated = self._chunk is not None and chunk.start < self._chunk.start
-        if outdated or (now - chunk.start) * self._hz + EARLY >= len(actions):
+        if self.config.handover == "sync" and not self._watching:
+            actions = actions[: self.config.execute_steps]
+        start = now if request.at_rest and not self._watching else request.time
+        chunk, old = _Chunk(np.asarray(actions), start, self._hz), self._chunk
+        if chunk.ended(now) or (old is not None and start < old.start):
             return False
-        self._chunk = chunk
+        before = self._command if old is None else old.action(now)
+        if before is not None:
+            chunk = dataclasses.replace(chunk, offset=before - chunk.planned(now), since=now, fade_s=self.config.fade_s)
+        self._chunk, self._resting = chunk, False
         return True
 
-    def _row(self, now: float) -> int:
-        """Row of the chunk that is due at `now`; negative before its start."""
-        return math.floor((now - self._chunk.start) * self._hz + EARLY) if self._chunk else 0
+    def fail(self, request: Request) -> None:
+        """`request` will not be answered, or has been: the next one may be made."""
+        if self.pending is not None and request.number >= self.pending.number:
+            self.pending = None
+
+    def due(self, now: float) -> Due | None:
+        """What to command at `now`; None before the first chunk. Never older than what was asked for before."""
+        if self._chunk is None:
+            return None
+        self._now = max(now, self._now)
+        return Due(self._chunk.action(self._now), self._chunk.planned(self._now), self._chunk.ended(self._now))
+
+    def _ask(
+        self, observed: float, *, at_rest: bool = False, prefix: np.ndarray | None = None, delay: int = 0
+    ) -> Request:
+        self._number += 1
+        request = Request(observed, self._epoch, self._number, at_rest, prefix, delay)
+        self._resting = self._resting and request.at_rest
+        self.pending = request
+        return request
+
+    def _drop(self) -> None:
+        self._epoch, self._chunk, self.pending, self._resting = self._epoch + 1, None, None, True
 
 
 def check_chunk(actions: np.ndarray, execute_steps: int) -> None:
@@ -172,7 +254,6 @@ def check_chunk(actions: np.ndarray, execute_steps: int) -> None:
         )
 
 
-def _rest(actions: np.ndarray, row: int, delay: int) -> np.ndarray:
-    """Actions from `row` on, the last one held where fewer than `delay` are left: that is what will be executed."""
-    rest = actions[row:]
-    return np.concatenate([rest, np.repeat(rest[-1:], max(0, delay - len(rest)), axis=0)])
+def plan_seed(seed: int, step: int) -> int:
+    """A seed of its own for each plan of each trial, [0, 2^31). step: control steps since the trial began."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1)

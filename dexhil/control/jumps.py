@@ -51,6 +51,7 @@ def jumps_while_still(
         state: after the takeover's first tick (ENGAGING).
         still: what the person shows while holding still: the same again and again, or that with sensor noise.
         rest: [A] rad, where the robot would have come to rest without a takeover.
+        spec: the robot.
         cube_to_ee: [7], the constant `C` of DexHiL eq. 3.
     """
     so_far = jump(rest, state.command)

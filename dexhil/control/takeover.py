@@ -12,16 +12,21 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from dexhil.control import steady
 from dexhil.robots import arm_ik
 from dexhil.robots.poses import IDENTITY, compose, inverse
 from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF
 
-HAND_BLEND_RAD = 0.6  # hand motion after which 1/e of the difference between human and robot hand is left
+AUTHORITIES = ("both", "arm", "hand")  # what of the robot a person takes
+HAND_BLEND_RAD = 0.6  # a finger joint's motion after which 1/e of its difference between human and robot is left
+# What a hand at rest shows, one standard deviation: cube m and half rad (of a quaternion), finger joints rad.
+NOISE_M, NOISE_HALF_RAD, NOISE_RAD = 1e-3, np.radians(0.5) / 2, 0.01
 ELBOW_BLEND_M = 0.05  # distance from the takeover at which 1/e of its elbow's difference from home is left
 
 
@@ -54,7 +59,8 @@ class Inputs:
 
     engage: the person asks for control. human: None where its devices give nothing valid. policy_action: [A] rad, the
     action that is due now, None where there is none; policy_epoch: epoch for which it was planned. estop: stop now;
-    clear_estop: a person says that it is safe again.
+    clear_estop: a person says that it is safe again. authority: of AUTHORITIES, what the person commands; the policy
+    keeps the rest.
     """
 
     engage: bool
@@ -63,21 +69,36 @@ class Inputs:
     policy_epoch: int = 0
     estop: bool = False
     clear_estop: bool = False
+    authority: str = "both"
+
+    def __post_init__(self) -> None:
+        if self.authority not in AUTHORITIES:
+            raise ValueError(f"authority {self.authority!r}: expected one of {', '.join(AUTHORITIES)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Anchors:
-    """Taken when a takeover begins: the last command [A], its pose `T_EE0` [7], the cube `T_M0` [7], the hands [m].
+    """Taken when a takeover begins: the last command [A], its pose `T_EE0` [7] and the cube `T_M0` [7].
 
-    path: rad of hand motion since, which blends the robot's hand into the person's.
+    shown: the person's cube and hand [7 + m] without sensor noise. hand: [m] rad, the robot's as led so far. path: rad
+    that the person's hand has moved beyond noise. policy: [A] rad, what the policy last asked for.
     """
 
     command: np.ndarray
     pose_base_ee: np.ndarray
     pose_camera_cube: np.ndarray
-    human_hand: np.ndarray
-    last_human_hand: np.ndarray
+    shown: steady.Steady
+    hand: np.ndarray
+    policy: np.ndarray
+    authority: str = "both"
     path: float = 0.0
+
+    @property
+    def human(self) -> HumanCommand:
+        """What the person shows, without sensor noise."""
+        cube = self.shown.value[:7]
+        unit = np.concatenate([cube[:3], cube[3:] / np.linalg.norm(cube[3:])])
+        return HumanCommand(unit, self.shown.value[7:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,15 +146,13 @@ def advance(
     """
     mode, epoch = _next_mode(state, inputs)
     anchors = state.anchors
-    if mode is Mode.ENGAGING and inputs.human is not None:
-        anchors = _anchor(state.command, inputs.human)
-    elif mode is not Mode.HUMAN:
-        anchors = None
     command, ik_error = state.command, 0.0
-    if anchors is not None and inputs.human is not None:
-        anchors = _follow(anchors, inputs.human)
-        command, ik_error = human_command(anchors, inputs.human, state.command, spec, cube_to_ee)
-    elif mode is Mode.AUTONOMOUS and inputs.policy_action is not None:
+    if mode in (Mode.ENGAGING, Mode.HUMAN) and inputs.human is not None:
+        anchors, epoch = _anchored(state, mode, epoch, inputs, spec)
+        command, ik_error = human_command(anchors, state.command, spec, cube_to_ee)
+    else:
+        anchors = None
+    if mode is Mode.AUTONOMOUS and inputs.policy_action is not None:
         command = np.asarray(inputs.policy_action, np.float32)
     decision = Decision(command, mode in (Mode.ENGAGING, Mode.HUMAN), mode, ik_error)
     return dataclasses.replace(state, mode=mode, epoch=epoch, anchors=anchors), decision
@@ -158,14 +177,19 @@ def arm_target(
     return compose(pose_base_ee0, compose(inverse(cube_to_ee), compose(moved, cube_to_ee)))
 
 
-def hand_target(anchors: Anchors, human_hand: np.ndarray, spec: RobotSpec) -> np.ndarray:
-    """Hand joints [m] rad: the person's, plus what the hands differed by at the takeover, fading as the person moves.
+def lead_hand(hand: np.ndarray, before: np.ndarray, after: np.ndarray, spec: RobotSpec) -> np.ndarray:
+    """The robot's hand [m] rad from `hand`, as the person's goes from `before` to `after` [m] rad.
 
-    No jump, nothing moves while the person holds still, and after some motion the hand is the person's own.
+    Every joint follows its own; what it differs by fades with its motion, as far as that never turns the robot's joint
+    against the person's. So nothing moves while the person holds still, who closes never opens, and after some motion
+    the hand is the person's own.
     """
-    offset = anchors.command[ARM_DOF:] - anchors.human_hand
-    wanted = human_hand + offset * np.exp(-anchors.path / HAND_BLEND_RAD)
-    return np.clip(wanted, spec.lower[ARM_DOF:], spec.upper[ARM_DOF:])
+    step = after - before
+    faded = (before - hand) * (1.0 - np.exp(-np.abs(step) / HAND_BLEND_RAD))
+    moved = np.where(
+        step > 0.0, np.maximum(step + faded, 0.0), np.where(step < 0.0, np.minimum(step + faded, 0.0), 0.0)
+    )
+    return np.clip(hand + moved, spec.lower[ARM_DOF:], spec.upper[ARM_DOF:])
 
 
 def elbow_posture(anchors: Anchors, pose_base_ee: np.ndarray, spec: RobotSpec) -> np.ndarray:
@@ -181,13 +205,18 @@ def elbow_posture(anchors: Anchors, pose_base_ee: np.ndarray, spec: RobotSpec) -
 
 
 def human_command(
-    anchors: Anchors, human: HumanCommand, last_command: np.ndarray, spec: RobotSpec, cube_to_ee: np.ndarray
+    anchors: Anchors, last_command: np.ndarray, spec: RobotSpec, cube_to_ee: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """The person's command [A] rad through eq. 3 and 4, and the residual of the inverse kinematics (m)."""
-    pose = arm_target(anchors.pose_base_ee, anchors.pose_camera_cube, human.pose_camera_cube, cube_to_ee)
-    solution = arm_ik.solve(pose, last_command[:ARM_DOF], posture=elbow_posture(anchors, pose, spec))
-    hand = hand_target(anchors, human.q_hand, spec)
-    return np.concatenate([solution.q_arm, hand]).astype(np.float32), solution.position_error
+    """The command [A] rad, the person's part through eq. 3 and 4, and the residual of the inverse kinematics (m)."""
+    command, ik_error = anchors.policy.copy(), 0.0
+    if anchors.authority != "hand":
+        cube = anchors.human.pose_camera_cube
+        pose = arm_target(anchors.pose_base_ee, anchors.pose_camera_cube, cube, cube_to_ee)
+        solution = arm_ik.solve(pose, last_command[:ARM_DOF], posture=elbow_posture(anchors, pose, spec))
+        command[:ARM_DOF], ik_error = solution.q_arm, solution.position_error
+    if anchors.authority != "arm":
+        command[ARM_DOF:] = anchors.hand
+    return command, ik_error
 
 
 def _next_mode(state: TakeoverState, inputs: Inputs) -> tuple[Mode, int]:
@@ -207,12 +236,49 @@ def _next_mode(state: TakeoverState, inputs: Inputs) -> tuple[Mode, int]:
     return (Mode.RELEASING if state.mode is Mode.RELEASING else Mode.HOLD), state.epoch
 
 
+def _anchored(state: TakeoverState, mode: Mode, epoch: int, inputs: Inputs, spec: RobotSpec) -> tuple[Anchors, int]:
+    """The anchors of this tick, moved on by what the person shows, and the epoch.
+
+    A change of authority anchors anew, so that what the person takes goes on from the last command; what is given back
+    holds until the policy has planned anew.
+    """
+    assert inputs.human is not None
+    anchors = state.anchors
+    if mode is Mode.ENGAGING or anchors is None:
+        anchors = _anchor(state.command, inputs.human)
+    elif anchors.authority != inputs.authority:
+        anchors, epoch = _anchor(state.command, inputs.human), epoch + 1
+    else:
+        anchors = _follow(anchors, inputs.human, spec)
+    policy = anchors.policy
+    if inputs.policy_action is not None and inputs.policy_epoch >= epoch and mode is Mode.HUMAN:
+        policy = np.asarray(inputs.policy_action, np.float32)
+    return dataclasses.replace(anchors, authority=inputs.authority, policy=policy), epoch
+
+
 def _anchor(command: np.ndarray, human: HumanCommand) -> Anchors:
     pose = arm_ik.forward(command[:ARM_DOF].astype(np.float64))
-    hand = np.asarray(human.q_hand, np.float64)
-    return Anchors(command.copy(), pose, np.asarray(human.pose_camera_cube, np.float64), hand, hand)
+    shown = steady.begin(_sample(human), _noise(len(human.q_hand)))
+    hand = command[ARM_DOF:].astype(np.float64)
+    return Anchors(command.copy(), pose, shown.value[:7], shown, hand, command.copy())
 
 
-def _follow(anchors: Anchors, human: HumanCommand) -> Anchors:
-    moved = float(np.abs(human.q_hand - anchors.last_human_hand).max())
-    return dataclasses.replace(anchors, last_human_hand=np.asarray(human.q_hand, np.float64), path=anchors.path + moved)
+def _follow(anchors: Anchors, human: HumanCommand, spec: RobotSpec) -> Anchors:
+    sample = _sample(human)
+    if sample[3:7] @ anchors.shown.raw[3:7] < 0.0:
+        sample[3:7] *= -1.0  # the same rotation, as the quaternion that is near the last one
+    shown = steady.follow(anchors.shown, sample, _noise(len(human.q_hand)))
+    before, after = anchors.shown.value[7:], shown.value[7:]
+    path = anchors.path + float(np.abs(after - before).max())
+    return dataclasses.replace(anchors, shown=shown, hand=lead_hand(anchors.hand, before, after, spec), path=path)
+
+
+def _sample(human: HumanCommand) -> np.ndarray:
+    return np.concatenate([human.pose_camera_cube, human.q_hand]).astype(np.float64)
+
+
+@functools.cache
+def _noise(hand_dof: int) -> steady.Noise:
+    """Of position, rotation and every finger joint."""
+    sizes = [NOISE_M, NOISE_HALF_RAD, *[NOISE_RAD] * hand_dof]
+    return steady.Noise([0, 3, *range(7, 7 + hand_dof)], np.array(sizes))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dexhil.control.executor import ChunkQueue, Request
+from dexhil.control.executor import DEFAULT, Due, Executor, ExecutorConfig, Request, plan_seed
 from dexhil.rig import Rig
 from dexhil.schema import ActionChunk, Observation
 
@@ -23,6 +23,11 @@ class Policy(Protocol):
 
 class ScoredRig(Rig, Protocol):
     """A rig that can judge itself; the simulated one does."""
+
+    @property
+    def command(self) -> np.ndarray:
+        """[A] rad, the last executed command; after a reset, where the robot stands."""
+        ...
 
     @property
     def horizon_s(self) -> float:
@@ -71,21 +76,20 @@ def run_trial(
     task: str,
     seed: int,
     *,
-    execute_steps: int = 8,
+    executor: ExecutorConfig = DEFAULT,
     max_seconds: float | None = None,
     filming: Filming | None = None,
     latency_steps: int = 0,
-    handover: str = "replace",
 ) -> Trial:
     """Runs `policy` on `task` from the start that `seed` gives: of every chunk `execute_steps` actions, then a new one.
 
     max_seconds: time limit, by default the task's own. The trial ends at the first success. All that is random hangs on
     `seed`, so that two policies meet the same start. latency_steps: control steps that a chunk comes late after its
-    observation, as on a robot, except the first, which the robot awaits at rest. handover: see `chunks`.
-    Raises ValueError unless a chunk holds `execute_steps`.
+    observation, as on a robot. Raises ValueError unless a chunk holds `execute_steps`.
     """
-    planner = Planner(policy, rig.control_hz, seed, execute_steps, latency_steps, handover)
+    planner = Planner(policy, rig.control_hz, seed, executor, latency_steps)
     rig.reset(task=task, seed=seed)
+    planner.rest(rig.command)
     steps = round((rig.horizon_s if max_seconds is None else max_seconds) * rig.control_hz)
     every = _frame_interval(filming, rig.control_hz, steps)
     frames: list[np.ndarray] = []
@@ -93,7 +97,8 @@ def run_trial(
     while step < steps and not rig.success():
         if filming and step % every == 0 and not filming.only_last:
             frames.append(rig.render(filming.camera, filming.width, filming.height))
-        rig.apply(planner.action(step, rig.observe))
+        due = planner.due(step, rig.observe)
+        rig.apply(rig.command if due is None else due.action)
         step += 1
     rig.stop()
     if filming:
@@ -104,50 +109,36 @@ def run_trial(
 
 
 class Planner:
-    """Plans while the robot moves, in simulated time: a chunk comes `latency_steps` after its observation.
-
-    Except the first, and the first after `drop`, which the robot awaits at rest. handover: see `chunks`.
-    """
+    """Plans while the robot moves, in simulated time: a chunk comes `latency_steps` after its observation."""
 
     def __init__(
-        self, policy: Policy, control_hz: float, seed: int, execute_steps: int, latency_steps: int, handover: str
+        self, policy: Policy, control_hz: float, seed: int, config: ExecutorConfig, latency_steps: int
     ) -> None:
         if latency_steps < 0:
             raise ValueError(f"latency_steps: expected 0 or more control steps, got {latency_steps}")
         self._policy, self._hz, self._seed, self._latency = policy, control_hz, seed, latency_steps
-        self._queue = ChunkQueue(
-            control_hz,
-            execute_steps=execute_steps,
-            handover=handover,
-            latency_s=latency_steps / control_hz,
-        )
-        self._awaited = True
-        self._coming: tuple[int, Request, np.ndarray] | None = None  # step of arrival, what was asked for, chunk
+        self._executor = Executor(control_hz, config, latency_s=latency_steps / control_hz)
+        self._coming: list[tuple[int, Request, np.ndarray]] = []  # step of arrival, what was asked for, chunk
 
-    def drop(self) -> None:
-        """Forgets what was planned: a person has moved the robot since."""
-        self._queue.set_epoch(self._queue.epoch + 1)
-        self._awaited, self._coming = True, None
+    def rest(self, command: np.ndarray) -> None:
+        """See `Executor.rest`: a person had control, or nobody, and the robot is at `command` [A] rad."""
+        self._executor.rest(command)
 
-    def action(self, step: int, observe: Callable[[], Observation]) -> np.ndarray:
-        """The action [A] rad to execute at control step `step`. observe: called where a chunk is planned."""
-        now = step / self._hz
-        request = None if self._coming else self._queue.request(now)
-        if request:
-            actions = self._policy.infer(observe(), seed=plan_seed(self._seed, step), **request.options).actions
-            self._coming = step + (0 if self._awaited else self._latency), request, actions
-            self._awaited = False
-        if self._coming and step >= self._coming[0]:
-            self._queue.add(*self._coming[1:], now)
-            self._coming = None
-        due = self._queue.due(now)
-        assert due is not None, "the first chunk comes at once"
-        return due.action
+    def watch(self) -> None:
+        """See `Executor.watch`: until the next `rest` a person commands."""
+        self._executor.watch()
 
-
-def plan_seed(seed: int, step: int) -> int:
-    """A seed of its own for each plan of each trial, [0, 2^31)."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1)
+    def due(self, step: int, observe: Callable[[], Observation]) -> Due | None:
+        """What to execute at control step `step`; None while the robot waits for a plan, at rest. observe: called where
+        a chunk is planned.
+        """
+        now, executor = step / self._hz, self._executor
+        if request := executor.request(now):
+            chunk = self._policy.infer(observe(), seed=plan_seed(self._seed, step), **request.options)
+            self._coming.append((step + self._latency, request, chunk.actions))
+        while self._coming and self._coming[0][0] <= step:
+            executor.add(*self._coming.pop(0)[1:], now)
+        return executor.due(now)
 
 
 def _frame_interval(filming: Filming | None, control_hz: float, steps: int) -> int:

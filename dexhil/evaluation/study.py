@@ -6,7 +6,7 @@ Letters: a cell is one policy (an arm in a round); round 0 is the warm-up, which
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,11 @@ class OnlineEpisode:
     seconds: float
     control: list[tuple[float, float, str]]
     reasons: list[str]  # why the person took over, one per takeover
-    engaged: Sequence[tuple[float, float]]  # rad, command change at each takeover: largest joint's, Euclidean norm
-    released: Sequence[tuple[float, float]]  # the same at each hand-back
+    engaged: Sequence[tuple[float, float]]  # rad, jump of each takeover: largest joint's, norm; see `control.jumps`
+    released: Sequence[tuple[float, float]]  # the same of each hand-back, as asked for
     video: Path | None
     poster: Path | None
+    released_executed: Sequence[tuple[float, float]] = ()  # of each hand-back, as executed after limits
 
     @property
     def corrected(self) -> bool:
@@ -96,8 +97,9 @@ def study_results(study: Study) -> dict[str, Any]:
 
     arms: arm -> scores of the warm-up, round 1, … differences: "first-other" -> see `difference_of_arms`, where both
     have a round. human_seconds: arm -> seconds of each round from round 1 on. max_takeover_jump, …_l2: rad, the largest
-    of all joints and takeovers and the largest norm, 0 without a takeover; max_release_jump: at hand-backs. labour,
-    forgetting: see these functions. trials_needed: `power_summary`.
+    of all joints and takeovers and the largest norm, 0 without a takeover; max_release_jump: at hand-backs, as asked
+    for; …_executed: after limits. human_seconds_with_watching: as human_seconds, supervised rollouts counted whole.
+    labour, forgetting: see these functions. trials_needed: `power_summary`.
     """
     first = study.arms[0]
     pairs = {f"{first}-{arm}": difference_of_arms(study, first, arm) for arm in study.arms[1:]}
@@ -109,6 +111,8 @@ def study_results(study: Study) -> dict[str, Any]:
         "max_takeover_jump": largest(jump for episode in study.online for jump, _ in episode.engaged),
         "max_takeover_jump_l2": largest(norm for episode in study.online for _, norm in episode.engaged),
         "max_release_jump": largest(jump for episode in study.online for jump, _ in episode.released),
+        "max_release_jump_executed": largest(j for episode in study.online for j, _ in episode.released_executed),
+        "human_seconds_with_watching": {arm: _with_watching(study, arm) for arm in study.arms},
         "labour": labour(study),
         "forgetting": forgetting(study),
         "trials_needed": power_summary(list(differences.values())),
@@ -206,6 +210,14 @@ def forgetting(study: Study) -> list[dict[str, Any]]:
     ]
 
 
+def visible(power: Mapping[str, Any]) -> str:
+    """What the pairs of a study can show, in words; power: of `power_summary`."""
+    pairs = f"the {power['trials']} pairs of this study"
+    if power["detectable"] is None:
+        return f"{pairs} are too few to show any difference".capitalize()
+    return f"{pairs} show only differences of {100 * power['detectable']:.0f} points or more".capitalize()
+
+
 def power_summary(differences: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How many pairs of trials a difference of success rates needs. differences: as from `difference_of_arms`.
 
@@ -267,6 +279,13 @@ def _round_seconds(study: Study, arm: str, number: int) -> float:
 def _watched_seconds(study: Study, arm: str) -> list[float]:
     rounds = range(1, _last_round(study, arm) + 1)
     return [float(sum(e.seconds for e in study.online if (e.arm, e.round) == (arm, number))) for number in rounds]
+
+
+def _with_watching(study: Study, arm: str) -> list[float]:
+    """Seconds of human time in round 1, …: demonstrations, and supervised rollouts from beginning to end."""
+    shown = [(part.round, part.seconds) for part in study.demonstrations if part.arm == arm]
+    watched = _watched_seconds(study, arm)
+    return [sum(s for at, s in shown if at == number) + seconds for number, seconds in enumerate(watched, start=1)]
 
 
 def _corrections(episode: OnlineEpisode) -> list[float]:

@@ -11,16 +11,22 @@ from typing import Protocol
 
 import numpy as np
 
+from dexhil.control.executor import DEFAULT, ExecutorConfig
+from dexhil.control.jumps import STILL_S, HandBack, take_over_jump
 from dexhil.control.takeover import HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
 from dexhil.evaluation.rollout import Planner, Policy, ScoredRig
 from dexhil.schema import Step
 
 
 class Person(Protocol):
-    """Who supervises. reasons: why control was taken, one per takeover. cube_to_ee: [7], `C` of DexHiL eq. 3."""
+    """Who supervises. reasons: why control was taken, one per takeover. cube_to_ee: [7], `C` of DexHiL eq. 3.
+
+    authority: of `takeover.AUTHORITIES`, what the person takes.
+    """
 
     reasons: list[str]
     cube_to_ee: np.ndarray
+    authority: str
 
     def tick(self, command: np.ndarray) -> HumanCommand | None:
         """What the person shows at this control step, None while it only watches; command: [A] rad, last executed."""
@@ -40,16 +46,18 @@ class SupervisedRig(ScoredRig, Protocol):
 class Supervised:
     """Outcome of a supervised rollout.
 
-    control: (start s, end s, "policy" | "person") in order. engaged, released: the jump of every takeover and of every
-    hand-back. seconds: rig time; human_seconds: of it under a person's control.
+    control: (start s, end s, "policy" | "person") in order. engaged, released: of every takeover and hand-back, see
+    `dexhil.control.jumps`. seconds: rig time; human_seconds: of it under a person's control; watch_seconds: the rest,
+    in which a person has to watch.
     """
 
     success: bool
     seconds: float
     human_seconds: float
+    watch_seconds: float
     control: tuple[tuple[float, float, str], ...]
     engaged: tuple[Jump, ...]
-    released: tuple[Jump, ...]
+    released: tuple[HandBack, ...]
     failure: str
 
 
@@ -62,32 +70,35 @@ def run_supervised(
     max_seconds: float,
     record: Callable[[Step], None],
     watch: Callable[[str], None] = lambda who: None,
-    execute_steps: int = 8,
+    executor: ExecutorConfig = DEFAULT,
     latency_steps: int = 0,
-    handover: str = "replace",
 ) -> Supervised:
     """Runs `policy` on `rig`, which was just reset, until success or `max_seconds`; `seed` is the policy's.
 
     record: called with every step; watch: called before every step with "policy" or "person", whoever is in control.
-    The rest is as of `run_trial`: the policy acts as it does where it is scored.
+    The rest is as of `run_trial`: the policy acts as it does where it is scored. It is asked during takeovers too, so
+    that every step has its `policy_action`.
     """
     state = start(rig.command)
-    planner = Planner(policy, rig.control_hz, seed, execute_steps, latency_steps, handover)
+    planner = Planner(policy, rig.control_hz, seed, executor, latency_steps)
+    planner.rest(rig.command)
     who: list[str] = []
     engaged: list[Jump] = []
-    released: list[Jump] = []
+    released: list[HandBack] = []
+    still_ticks = max(1, round(STILL_S * rig.control_hz))
     for step in range(round(max_seconds * rig.control_hz)):
         if rig.success():
             break
         observation = rig.observe()
         human = person.tick(rig.command)
-        wanted = None
-        if human is None:
-            wanted = planner.action(step, lambda seen=observation: seen)
-        else:
-            planner.drop()
-        inputs = Inputs(human is not None, human, wanted, policy_epoch=state.epoch + 1)
-        before, mode_before = rig.command, state.mode
+        if human is not None:
+            planner.watch()
+        elif state.mode is not Mode.AUTONOMOUS:
+            planner.rest(rig.command)
+        due = planner.due(step, lambda seen=observation: seen)
+        wanted = None if due is None else due.action
+        inputs = Inputs(human is not None, human, wanted, policy_epoch=state.epoch + 1, authority=person.authority)
+        before = rig.command
         state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
         if decision.mode is Mode.RELEASING:  # the policy has planned anew already
             state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
@@ -95,18 +106,22 @@ def run_supervised(
         watch(who[-1])
         command = rig.apply(decision.command)
         state = executed(state, command)
-        asked = np.full_like(command, np.nan) if wanted is None else wanted.astype(np.float32)
-        record(Step(observation, command, policy_action=asked, is_intervention=decision.is_intervention))
-        if decision.mode is Mode.ENGAGING:
-            engaged.append(jump(before, command))
-        elif mode_before in (Mode.ENGAGING, Mode.HUMAN) and not decision.is_intervention:
-            released.append(jump(before, command))
+        asked = np.full_like(command, np.nan) if due is None else due.planned.astype(np.float32)
+        acts = decision.mode is Mode.AUTONOMOUS and due is not None and not due.starved
+        flags = {"is_intervention": decision.is_intervention, "is_commanded": acts or decision.is_intervention}
+        record(Step(observation, command, policy_action=asked, **flags))
+        if decision.mode is Mode.ENGAGING and human is not None:
+            still = [human] * still_ticks
+            engaged.append(take_over_jump(state, still, before, rig.spec, person.cube_to_ee))
+        elif decision.mode is Mode.AUTONOMOUS and len(released) < len(engaged):
+            released.append(HandBack(jump(before, asked), jump(before, command)))
     rig.stop()
     success = rig.success()
     return Supervised(
         success=success,
         seconds=len(who) / rig.control_hz,
         human_seconds=who.count("person") / rig.control_hz,
+        watch_seconds=who.count("policy") / rig.control_hz,
         control=_stretches(who, rig.control_hz),
         engaged=tuple(engaged),
         released=tuple(released),

@@ -13,19 +13,12 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
+from dexhil.control.executor import DEFAULT, ExecutorConfig
 from dexhil.evaluation.rollout import Filming, Policy, ScoredRig, Trial, run_trial
-from dexhil.progress import leave_ctrl_c_to_parent
 from dexhil.reports.video import write_picture, write_video
+from dexhil.workers import leave_ctrl_c_to_parent, use_one_thread
 
 TRIALS_FILE = "trials.jsonl"
-
-# Workers share the cores: one thread each, and no worker takes a whole accelerator.
-_WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,18 +27,16 @@ class Bench:
 
     identity: all that the outcomes depend on (checkpoint, rig settings); trials of another identity are not reused.
     videos_per_task: of so many trials there is a video, and of those that fail among three times as many after them;
-    of the others there is the last moment. latency_steps, handover: see
-    `run_trial`.
+    of the others there is the last moment. executor, latency_steps: see `run_trial`.
     """
 
     make_rig: Callable[[], ScoredRig]
     make_policy: Callable[[], Policy]
     folder: Path
     identity: str
-    execute_steps: int = 8
+    executor: ExecutorConfig = DEFAULT
     max_seconds: float | None = None
     latency_steps: int = 0
-    handover: str = "replace"
     videos_per_task: int = 4
     filming: Filming = dataclasses.field(default_factory=Filming)
 
@@ -140,11 +131,10 @@ def _one_trial(bench: Bench, rig: ScoredRig, policy: Policy, job: Job) -> Trial:
         policy,
         job.task,
         job.seed,
-        execute_steps=bench.execute_steps,
+        executor=bench.executor,
         max_seconds=bench.max_seconds,
         filming=filming,
         latency_steps=bench.latency_steps,
-        handover=bench.handover,
     )
     write_picture(picture_path(bench.folder, trial), trial.frames[-1])
     if job.video == "always" or (job.video and not trial.success):
@@ -166,8 +156,7 @@ _worker: tuple[Bench, ScoredRig, Policy] | None = None  # each worker process bu
 def _start_worker(bench: Bench) -> None:
     global _worker
     leave_ctrl_c_to_parent()
-    for name, value in _WORKER_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    use_one_thread()
     _worker = bench, bench.make_rig(), bench.make_policy()
 
 

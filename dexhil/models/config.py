@@ -7,9 +7,23 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from dexhil.names import check_known, did_you_mean
+from dexhil.settings import Count, Settings
 
 Variant = Literal["pi0", "pi05"]
 StateInput = Literal["token", "text", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Settings):
+    """What a run chooses of its model: config section `model`."""
+
+    name: str = "embedded"  # of get_model_config
+    max_tokens: Count = 12  # of the prompt
+    param_dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 halves what is loaded and frozen
+    weights: str = ""  # public weights to start from, third_party/README.md; "": none
+    init: tuple[str, ...] = ()  # of these, parameters to draw instead: regular expressions searched in their paths
+    tokenizer: str = ""  # SentencePiece .model file; "": trained on the data's instructions
+    insulate: bool = False  # the flow loss trains the expert alone, no vision tower and language model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.evaluation.study import PAPER_SECONDS, Cell, Study, scored_cells
+from dexhil.evaluation.study import PAPER_SECONDS, Cell, Study, scored_cells, visible
 from dexhil.reports.page import NOTHING, Block, Fact, Image, Section, Table, Text, key_values, percent, write_run_page
 from dexhil.reports.study_plots import differences_plot, labour_plot, losses_plot, success_plot
 from dexhil.reports.takeovers import takeover_sections
@@ -111,7 +111,7 @@ def labour_sections(study: Study, results: Mapping[str, Any]) -> list[Section]:
     ]
     blocks: list[Block] = [
         Table(("kind", "count", "seconds each, here (simulated time)", "seconds each, paper"), rows),
-        _human_time_table(study, work),
+        _human_time_table(study, work, results["human_seconds_with_watching"]),
     ]
     if any(len(scored_cells(study, arm)) > 1 for arm in study.arms):
         caption = (
@@ -240,13 +240,8 @@ def _power_blocks(study: Study, power: Mapping[str, Any]) -> list[Block]:
     )
     if observed is None:
         here = "How often paired trials disagree is not known before two arms have finished a round."
-    elif power["detectable"] is None:
-        here = f"The {power['trials']} pairs of this study are too few to show any difference."
     else:
-        here = (
-            f"Here {percent(observed)} of the pairs disagreed, and the {power['trials']} pairs of this study show a "
-            f"difference of {100 * power['detectable']:.0f} points or more."
-        )
+        here = f"Here {percent(observed)} of the pairs disagreed. {visible(power)}."
     rows = [
         (f"{100 * row['difference']:.0f} points", *_pairs(row["observed"], tasks), *_pairs(row["worst"], tasks))
         for row in power["table"]
@@ -259,7 +254,7 @@ def _pairs(count: int | None, tasks: int) -> tuple[str, str]:
     return (NOTHING, NOTHING) if count is None else (f"{count:,}", f"{-(-count // tasks):,}")
 
 
-def _human_time_table(study: Study, work: Mapping[str, Any]) -> Table:
+def _human_time_table(study: Study, work: Mapping[str, Any], watching: Mapping[str, Sequence[float]]) -> Table:
     cumulative = work["cumulative_seconds"]
     rounds = max(len(seconds) for seconds in cumulative.values())
     rows = [
@@ -267,11 +262,12 @@ def _human_time_table(study: Study, work: Mapping[str, Any]) -> Table:
             *(arm, *(_minutes(value) for value in cumulative[arm])),
             *([NOTHING] * (rounds - len(cumulative[arm]))),
             _minutes(sum(work["watched_seconds"][arm])),
+            _minutes(sum(watching[arm])),
         )
         for arm in study.arms
     ]
     names = ["warm-up", *(f"round {number}" for number in range(1, rounds))]
-    return Table(("human time so far", *names, "rollouts under supervision"), rows)
+    return Table(("human time so far", *names, "rollouts under supervision", "in the rounds, with watching"), rows)
 
 
 def _cards_table(cards: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:

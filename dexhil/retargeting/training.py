@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from dexhil.retargeting import losses, network
+from dexhil.retargeting.config import TrainingConfig
 from dexhil.retargeting.hand import Hand, hand_length
 from dexhil.retargeting.keypoints import PALM_FINGERS, TIPS, bending, hand_size, to_canonical
 from dexhil.retargeting.kinematics import CanonicalHand, bending_of, canonical_points
@@ -26,43 +27,6 @@ _REACHABLE = 20_000  # random postures that stand for what the thumb can reach
 _FREE, _SATURATION = 2.0, 0.03  # raw outputs this large are let be, larger ones drawn back: they have no gradient
 _COVER_POINTS = 512  # of them and of a batch, per step
 _HALF_BENT = 3.0  # rad, a finger's three joints together
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """steps: of each stage. people: synthetic persons, seconds each, that are added to the recordings; stray: how far
-    their proportions stray towards those that gloves report, `synthetic.draw_person`.
-
-    off_path_m: how far off the recordings finger tips are drawn too, so that the map goes on beside them. together_m:
-    how far all tips of a hand together, so that pinches are learnt where other people have theirs. meet: the second
-    stage trains the fingers' part in a pinch too, not the thumb's alone. step_m: of tips in losses of steps. let_go: of
-    the distance to the person's tips, where a pinch decides. decisive: power of closeness by which it does. The rest
-    weighs the losses; gamma as in eq. 1; bend grows with how far the person's finger is bent: an open hand may keep the
-    little bend that lets it move sideways, a fist is a fist.
-    """
-
-    width: int = 64
-    meet: bool = True
-    steps: tuple[int, int] = (1000, 1500)
-    batch_size: int = 512
-    learning_rate: float = 3e-3
-    seed: int = 0
-    people: int = 8
-    people_seconds: float = 60.0
-    stray: float = 1.0
-    off_path_m: float = 0.012
-    together_m: float = 0.03
-    step_m: float = 0.008
-    gamma: float = 1e-5
-    bend: float = 1.5
-    direction: float = 0.026
-    cover: float = 0.0
-    flat: float = 3.0
-    pinch: float = 150.0
-    kin: float = 0.1
-    speed: float = 1500.0
-    let_go: float = 0.1
-    decisive: float = 3.0
 
 
 @dataclasses.dataclass(frozen=True)

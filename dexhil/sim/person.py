@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from dexhil.control.takeover import HumanCommand
+from dexhil.evaluation.config import PersonConfig
 from dexhil.retargeting.runtime import Model
 from dexhil.robots import arm_ik
 from dexhil.schema import ARM_DOF
@@ -31,35 +32,6 @@ LAG_M, LAG_S = 0.025, 0.8  # a hand that stays so far behind what is shown, for 
 BACK_OFF = Goal(np.array([0.45, 0.0, 0.27]), tilt=0.85, yaw=0.0, grasp=Grasp())  # where the elbow is free to unfold
 BACK_OFF_S = 2.0
 _PERSON_STREAM = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class PersonConfig:
-    """reaction_s: range of the time from seeing a reason to taking over. no_progress_s: patience without progress.
-
-    foresight: chance of seeing, while a policy acts, that a grasp is about to miss; else only an empty hand tells.
-
-    late_s: time of watching after which a person helps in any case. false_alarms_per_s: takeovers without a reason.
-    hand_back: chance of handing back once the object is in the hand and moves with it, else the person finishes.
-    approach_speed, skill: of the person's arm and eye, see `ScriptedOperator`.
-
-    Raises ValueError for a skill of 0 or less and for a foresight that is no chance.
-    """
-
-    reaction_s: tuple[float, float] = (0.2, 0.5)
-    foresight: float = 1.0
-    no_progress_s: float = 1.5
-    late_s: float = 8.0
-    false_alarms_per_s: float = 0.0
-    hand_back: float = 0.0
-    approach_speed: float = 0.0
-    skill: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.skill <= 0:
-            raise ValueError(f"online.person.skill {self.skill!r}: expected more than 0; 1 is a demonstrator's")
-        if not 0 <= self.foresight <= 1:
-            raise ValueError(f"online.person.foresight {self.foresight!r}: expected a chance from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +111,7 @@ class SimulatedPerson:
         self.reasons: list[str] = []
         self._devices = Devices(self._rng, model, rig.control_hz)
         self.cube_to_ee = self._devices.cube_to_ee
+        self.authority = self._config.authority
 
     def tick(self, command: np.ndarray) -> HumanCommand | None:
         """What the person shows, or None while it only watches. command: [A] rad, the last executed."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from dexhil.control.limits import limit_command
 from dexhil.names import check_known
+from dexhil.rig import RigConfig
 from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF, Observation
 from dexhil.sim.rendering import CameraRenderer
@@ -45,13 +46,13 @@ class SimRig:
 
     def __init__(
         self,
-        tasks: Sequence[str] = ("plush", "tissue"),
+        tasks: Sequence[str] = RigConfig.tasks,
         *,
-        difficulty: float = 0.5,
+        difficulty: float = RigConfig.difficulty,
         surroundings: float | None = None,
-        image_size: int = 64,
-        cameras: Sequence[str] = ("scene", "wrist"),
-        control_hz: float = 20.0,
+        image_size: int = RigConfig.image_size,
+        cameras: Sequence[str] = RigConfig.cameras,
+        control_hz: float = RigConfig.control_hz,
     ) -> None:
         """difficulty: 0 to 1, how much a task varies; surroundings: the same of what it is not about, None: as much.
 

@@ -6,19 +6,23 @@ go. The glove's frame and the cube's are any: only how they move may count.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil.control.takeover import HumanCommand
+from dexhil.control.takeover import NOISE_HALF_RAD, NOISE_M, NOISE_RAD, HumanCommand
 from dexhil.retargeting.hand import hand_length
 from dexhil.retargeting.keypoints import hand_size
 from dexhil.retargeting.runtime import Model, Retargeter
 from dexhil.retargeting.synthetic import FIST, LOWER, OPEN, UPPER, Person, draw_person, keypoints_of
-from dexhil.robots.poses import compose, inverse, make_pose
+from dexhil.robots.poses import compose, inverse, make_pose, rotation
 from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.sim.operator import Intent, grasp_to_hand
 from dexhil.sim.strategies.base import Grasp
 
+# Made by `experiments/retarget.py` as it stands, for the simulated hand: a study needs none of its own.
+SIMULATED_RETARGETER = Path(__file__).with_name("retargeter.npz")
 FINGER_SPEED = 6.0  # rad/s, the fastest that a joint of a person's hand turns
 PRACTISED = (Grasp(thumb_opposition=1.0), Grasp(1.0, 1.0, 1.0, 1.0))
 _PROBE, _DAMPING, _EASE = 1e-3, 0.02, 0.3
@@ -111,6 +115,14 @@ class Devices:
         if self._glove is not None and self._retargeter is not None:
             q_hand = self._retargeter(self._glove.show(q_hand))
         return HumanCommand(self._cube.pose(intent.pose_base_ee), q_hand)
+
+
+def with_sensor_noise(human: HumanCommand, rng: np.random.Generator) -> HumanCommand:
+    """What sensors show of a hand at rest: 1 mm and 0.5 degrees of the cube, 0.01 rad of every joint."""
+    cube = human.pose_camera_cube
+    turn = Rotation.from_rotvec(rng.normal(0.0, 2.0 * NOISE_HALF_RAD, 3)) * rotation(cube)
+    pose = make_pose(cube[:3] + rng.normal(0.0, NOISE_M, 3), turn)
+    return HumanCommand(pose, human.q_hand + rng.normal(0.0, NOISE_RAD, len(human.q_hand)))
 
 
 def _any_pose(rng: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,6 @@ best tuned with AdamW.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Any
 
@@ -14,9 +13,10 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from dexhil.names import check_known
+from dexhil.training.config import OptimizerConfig
 
-OPTIMIZERS = ("muon", "adamw")
+FINAL_FRACTION = 0.1  # of the peak rate, at the end of the schedule and after it
+BETAS = (0.9, 0.95)  # of AdamW
 UPDATE_RMS = 0.2  # of a Muon step, relative to the rate: AdamW's usual one, so that their rates compare
 VECTOR_RATE = 0.5  # of what is not a matrix, relative to the rate
 
@@ -36,35 +36,6 @@ _MATRICES = tuple(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """steps: length of the schedule; the rate falls to `final_fraction` of its peak there and stays.
-
-    name: "muon" or "adamw".
-    """
-
-    steps: int
-    name: str = "muon"
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    final_fraction: float = 0.1
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    b1: float = 0.9
-    b2: float = 0.95
-
-    def __post_init__(self) -> None:
-        check_known("optimizer", self.name, OPTIMIZERS)
-        if not 0 <= self.warmup_steps < self.steps:
-            raise ValueError(
-                f"warmup_steps: expected 0 <= warmup_steps < steps = {self.steps}, got {self.warmup_steps}"
-            )
-        if self.learning_rate <= 0 or self.clip_norm <= 0:
-            raise ValueError(
-                f"learning_rate and clip_norm must be positive, got {self.learning_rate}, {self.clip_norm}"
-            )
-
-
 def schedule(config: OptimizerConfig) -> optax.Schedule:
     """Learning rate by optimiser step: linear from 0, cosine to the final fraction."""
     return optax.warmup_cosine_decay_schedule(
@@ -72,7 +43,7 @@ def schedule(config: OptimizerConfig) -> optax.Schedule:
         peak_value=config.learning_rate,
         warmup_steps=config.warmup_steps,
         decay_steps=config.steps,
-        end_value=config.learning_rate * config.final_fraction,
+        end_value=config.learning_rate * FINAL_FRACTION,
     )
 
 
@@ -98,20 +69,20 @@ def matrix_axes(params: Any) -> Any:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by the global norm, then what `config.name` says.
+    """Clip by the global norm, then what `config.optimizer` says.
 
     Sources: Muon with the scale of arXiv 2502.16982, from optax.
     """
     rate = schedule(config)
-    if config.name == "adamw":
-        step = optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decay_mask)
+    if config.optimizer == "adamw":
+        step = optax.adamw(rate, b1=BETAS[0], b2=BETAS[1], weight_decay=config.weight_decay, mask=decay_mask)
     else:
         step = muon(
             rate,
             weight_decay=config.weight_decay,
             weight_decay_mask=decay_mask,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
+            adam_b1=BETAS[0],
+            adam_b2=BETAS[1],
             adam_learning_rate=lambda count: VECTOR_RATE * rate(count),
             muon_weight_dimension_numbers=matrix_axes,
             consistent_rms=UPDATE_RMS,

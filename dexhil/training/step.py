@@ -18,11 +18,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from dexhil.names import check_known
 from dexhil.training.augment import AugmentConfig, augment
+from dexhil.training.config import StepConfig
 from dexhil.training.partition import Params, cast_frozen, merge_trees, parameter_group, select, split_tree
 from dexhil.training.sharding import MIN_SHARDED, parameter_shardings, place, place_like, to_device, to_host
 from dexhil.transforms.normalization import images_to_float
+
+EMA_EVERY = 10  # steps between two updates of an average that lives on the host
 
 LossFn = Callable[[Params, dict[str, Any], jax.Array], jax.Array]
 
@@ -41,28 +43,6 @@ class TrainState:
     ema_params: Params | None
     step: Any
     frozen: Params = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class StepConfig:
-    """seed: of noise and augmentation, folded with the step. accumulate: micro-batches per step (B a multiple of it).
-    ema: where the average of the parameters lives: "device", "host" (updated every `ema_every` steps, with the decay of
-    as many), or "off". ema_decay: 0 keeps the last parameters. augment: None for none.
-    rtc_max_delay: see `draw_delays`.
-    """
-
-    seed: int = 0
-    accumulate: int = 1
-    ema: str = "device"
-    ema_decay: float = 0.999
-    ema_every: int = 10
-    augment: AugmentConfig | None = None
-    rtc_max_delay: int = 0
-
-    def __post_init__(self) -> None:
-        check_known("ema", self.ema, ("device", "host", "off"))
-        if self.ema_every < 1:
-            raise ValueError(f"ema_every: expected at least 1 step, got {self.ema_every}")
 
 
 class NonFiniteError(ValueError):
@@ -162,19 +142,21 @@ def draw_delays(inputs: Mapping[str, Any], key: jax.Array, max_delay: int) -> di
 def _gradients(
     loss_fn: LossFn, params: Params, frozen: Params, inputs: dict[str, Any], key: jax.Array, config: StepConfig
 ) -> tuple[jax.Array, Params]:
-    """Loss and gradient by `params` of the whole batch, over `accumulate` micro-batches: the same as in one piece."""
+    """Loss and gradient by `params` of the whole batch, over `accumulation` micro-batches: the same as in one piece."""
 
     def numerator(params: Params, part: dict[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
         augment_key, noise_key = jax.random.split(key)
-        part = draw_delays(_prepare(part, augment_key, config.augment), key, config.rtc_max_delay)
+        part = draw_delays(
+            _prepare(part, augment_key, AugmentConfig() if config.augment else None), key, config.rtc_max_delay
+        )
         loss = loss_fn(merge_trees(params, frozen), part, noise_key)
         return weighted_loss(loss, part["action_mask"], part["weight"])
 
     value_and_grad = jax.value_and_grad(numerator, has_aux=True)
-    if config.accumulate == 1:
+    if config.accumulation == 1:
         (total, count), gradient = value_and_grad(params, inputs, key)
     else:
-        (total, count), gradient = _accumulate(value_and_grad, params, inputs, key, config.accumulate)
+        (total, count), gradient = _accumulate(value_and_grad, params, inputs, key, config.accumulation)
     count = jnp.maximum(count, 1.0)
     return total / count, jax.tree.map(lambda g: g / count, gradient)
 
@@ -186,7 +168,7 @@ def _accumulate(value_and_grad: Callable, params: Params, inputs: dict[str, Any]
     """
     batch = len(inputs["action_mask"])
     if batch % pieces:
-        raise ValueError(f"accumulate: {pieces} micro-batches do not divide batch_size {batch}; choose a divisor")
+        raise ValueError(f"accumulation: {pieces} micro-batches do not divide batch_size {batch}; choose a divisor")
     parts = jax.tree.map(lambda x: x.reshape(batch // pieces, pieces, *x.shape[1:]).swapaxes(0, 1), inputs)
 
     def add(carry: Any, part_and_key: Any) -> tuple[Any, None]:
@@ -209,16 +191,18 @@ def make_train_step(
     learning_rate: optax.Schedule,
     config: StepConfig,
     like: TrainState | None = None,
+    *,
+    seed: int = 0,
 ) -> Any:
     """The jitted step: (state, inputs on the device) -> (state, metrics). The given state is donated: do not reuse it.
 
     inputs: as from `model_inputs`, with actions. like: the state where it lives; on several devices the new one would
     else go where the compiler likes. metrics: scalars loss, grad_norm, lr, param_norm and
-    grad_norm/<group>, see `parameter_group`.
+    grad_norm/<group>, see `parameter_group`. seed: of noise and augmentation, folded with the step.
     """
 
     def train_step(state: TrainState, inputs: dict[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss, gradient = _gradients(loss_fn, state.params, state.frozen, inputs, key, config)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -253,8 +237,8 @@ def _step_with_host_average(step: Any, config: StepConfig, state: TrainState, in
     """The step without the average, which follows every so many steps, a leaf at a time on the device."""
     ema, done = state.ema_params, int(state.step) + 1
     state, metrics = step(dataclasses.replace(state, ema_params=None), inputs)
-    if done % config.ema_every == 0:
-        decay = jnp.prod(ema_decay_at(config.ema_decay, jnp.arange(done - config.ema_every, done)))
+    if done % EMA_EVERY == 0:
+        decay = jnp.prod(ema_decay_at(config.ema_decay, jnp.arange(done - EMA_EVERY, done)))
         ema = jax.tree.map(lambda e, p: to_host(_average_leaf(to_device(e), p, decay)), ema, state.params)
     return dataclasses.replace(state, ema_params=ema), metrics
 

@@ -180,7 +180,7 @@ class Bench:
         began = time.monotonic()
         while not condition():
             self.session.supervise()
-            if clear and self.control.lost:
+            if clear and self.control.watch.lost:
                 self.press("clear_estop")
             if time.monotonic() - began > PATIENCE_S:
                 raise TimeoutError(f"never came: {self.control.latest}; said {self.said[-3:]}")

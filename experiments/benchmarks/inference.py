@@ -23,13 +23,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation.rollout import run_trial
 from dexhil.models.config import CONFIGS, get_model_config
 from dexhil.models.inputs import model_inputs
 from dexhil.models.tokenizer import Tokenizer
 from dexhil.models.vla import abstract_params
 from dexhil.policy import Policy, RtcChoice
+from dexhil.rig import RigConfig
 from dexhil.schema import ActionChunk, Observation
+from dexhil.settings import from_values
 from dexhil.training.checkpoints import CheckpointMeta, load_meta
 from experiments.benchmarks.flops import inference_work, utilisation
 from experiments.benchmarks.measure import machine, milliseconds, summary, with_cameras, write_result
@@ -133,7 +136,7 @@ def measure_handover(checkpoint: Path, trials: int, latency_steps: int) -> dict[
 
     meta = load_meta(checkpoint)
     result: dict[str, Any] = {"latency_steps": latency_steps, "trials": trials}
-    with contextlib.closing(make_rig(meta.config["rig"])) as rig:
+    with contextlib.closing(make_rig(from_values(RigConfig, meta.config["rig"], "rig"))) as rig:
         for handover, rtc in MODES:
             most = meta.model.rtc_max_delay if rtc == "trained" else meta.model.chunk // 2
             if latency_steps > most or (rtc == "trained" and not most):
@@ -160,9 +163,8 @@ def one_trial(
         tape,
         tasks[index % len(tasks)],
         1_000_000 + index,  # never a seed of a demonstration
-        execute_steps=execute_steps,
+        executor=ExecutorConfig(execute_steps, handover),
         latency_steps=latency_steps,
-        handover=handover,
     )
     change = np.abs(np.diff(tape.commands, axis=0)).max(axis=1)
     taken_over = np.isin(np.arange(1, len(tape.commands)), [step + latency_steps for step in tape.asked[1:]])

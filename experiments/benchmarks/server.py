@@ -48,7 +48,8 @@ from dexhil.serving.client import PolicyClient
 from dexhil.serving.server import Limits
 from dexhil.serving.stats import percentiles
 from dexhil.training.checkpoints import Checkpoints
-from dexhil.training.optimizer import OptimizerConfig, make_optimizer
+from dexhil.training.config import OptimizerConfig
+from dexhil.training.optimizer import make_optimizer
 from dexhil.training.step import init_state
 from experiments.benchmarks.train_step import make_meta
 

@@ -25,7 +25,6 @@ from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.policy import Policy, RtcChoice
 from dexhil.schema import ARM_DOF, Observation
 from dexhil.training.checkpoints import CheckpointMeta
-from dexhil.training.optimizer import OPTIMIZERS
 from dexhil.transforms.normalization import fit_normalization
 from experiments.benchmarks.flops import peaks
 from experiments.benchmarks.measure import (
@@ -79,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mode", default="full", choices=("full", "lora"))
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--flow-samples", type=int, default=1)
-    parser.add_argument("--optimizer", default="muon", choices=OPTIMIZERS)
+    parser.add_argument("--optimizer", default="muon", choices=("muon", "adamw"))
     parser.add_argument("--ema", default="device", choices=("device", "off"))
     parser.add_argument("--fsdp", type=int, default=1, help="devices that share one copy of the parameters")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of activations; default: the model's")

@@ -1,9 +1,8 @@
 """The study of human-in-the-loop rounds in simulation, which `experiments/hil.py` runs. The rest is as in sim.py."""
 
-from ml_collections import ConfigDict
-
-from dexhil.config import Config
+from dexhil.config import Config, as_config
 from experiments.configs import sim
+from experiments.settings import HilConfig
 
 PRESETS = ("default", "quick", "debug")
 
@@ -30,17 +29,7 @@ def get_config(preset: str = "default") -> Config:
     config.eval.trials = 100
     config.eval.max_seconds = config.online.max_seconds  # as long as under supervision: time to recover counts
 
-    config.hil = ConfigDict()
-    config.hil.arms = ("dexhil", "dagger", "offline")  # all: experiments/arms.py; the first is compared with each
-    config.hil.rounds = 3
-    config.hil.demonstrations = 30  # per task, for the warm-up
-    config.hil.per_round = 10  # corrected episodes, or demonstrations, per task and round
-    config.hil.round_steps = 1000  # gradient steps of a round, the same for every arm
-    config.hil.round_learning_rate = 2e-3
-    config.hil.round_warmup_steps = 100
-    config.hil.final_trials = 200  # per task after the last round, where the arms are compared; else eval.trials
-    config.hil.jobs = 1  # arms at a time
-
+    config.hil = as_config(HilConfig())
     if preset == "quick":
         config.train.steps = 500
         config.hil.rounds = 2
@@ -56,6 +45,6 @@ def get_config(preset: str = "default") -> Config:
         config.hil.per_round = 1
         config.hil.round_steps = 2
         config.hil.round_warmup_steps = 1
-        config.online.most_attempts = 2
+        config.online.max_attempts = 2
         config.eval.trials = config.hil.final_trials = 1
     return config

@@ -16,7 +16,7 @@ PRESETS = ("default", "quick", "debug")
 def get_config(preset: str = "default") -> Config:
     """As fr3_dexhand021.py."""
     config = fr3_dexhand021.get_config(preset)
-    config.safety.watchdog_least_s = 0.25  # the stand-ins share the processor with the loops that watch them
+    config.safety.watchdog_min_s = 0.25  # the stand-ins share the processor with the loops that watch them
     config.devices.arm = ConfigDict({"driver": "fr3", "host": "127.0.0.1", "realtime": False, "silent_s": 0.5})
     config.devices.hand = ConfigDict(
         {

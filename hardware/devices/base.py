@@ -26,7 +26,7 @@ class Stamped(Generic[Value]):
     """A reading. t_device: s, when it was measured; t_received: s, when it arrived; seq: counts readings from 1.
 
     valid: False where the device said that the value cannot be trusted (a lost tag, a silent servo); `value` is then
-    the last good one. Age is judged by the reader: see `hardware.runtime.safety`.
+    the last good one. Age is judged by the reader: see `hardware.runtime.watch`.
     """
 
     value: Value
@@ -57,12 +57,13 @@ class ArmState:
 class OperatorState:
     """What a person asks for now, with keys or buttons. `events` since the last read are in order, each once.
 
-    engage: held or toggled, the person wants control. events: of "success", "failure", "discard", "estop",
-    "clear_estop", "start", "quit".
+    engage: held or toggled, the person wants control; authority: of what, see `dexhil.control.takeover`. events: of
+    "success", "failure", "discard", "estop", "clear_estop", "start", "quit".
     """
 
     engage: bool
     events: tuple[str, ...] = ()
+    authority: str = "both"
 
 
 class Device(Protocol[Value]):

@@ -2,6 +2,7 @@
 
 Right shoulder: dead-man switch, held while the person is in control. Left stick: forward and left; right stick: up and
 turn about the vertical. With the left shoulder held the sticks tilt instead. Right trigger: grasp; left trigger: pinch.
+Cross left, right, down: the person takes the arm, the hand, both.
 Several devices share one pad: SDL, below pygame, has one event queue for a process.
 """
 
@@ -36,6 +37,7 @@ EVENTS = {
     "a": "success", "x": "failure", "y": "discard", "b": "estop", "dpup": "clear_estop", "start": "start",
     "back": "quit",
 }  # fmt: skip
+AUTHORITY = {"dpleft": "arm", "dpright": "hand", "dpdown": "both"}  # what a takeover takes, from now on
 LARGEST_STEP_S = 0.1  # an arm that was not read for longer moves no further than in this time
 
 _HAND = FR3_DEXHAND021.home[ARM_DOF:].astype(np.float64)
@@ -192,6 +194,7 @@ class GamepadOperator(_OnPad):
         unknown = sorted(set(self._events) - set(BUTTONS))
         if unknown:
             raise ValueError(f"{name}: no buttons {unknown} on a gamepad; known: {list(BUTTONS)}")
+        self._authority = "both"
         self._pressed: collections.deque[str] = collections.deque(maxlen=64)
         self._pad.listeners.append(self._pressed)
 
@@ -202,8 +205,10 @@ class GamepadOperator(_OnPad):
             return None
         pressed = [self._pressed.popleft() for _ in range(len(self._pressed))]
         events = tuple(self._events[button] for button in pressed if button in self._events)
+        for button in pressed:
+            self._authority = AUTHORITY.get(button, self._authority)
         engage = reading.valid and DEAD_MAN in reading.value.held
-        return _with_value(reading, OperatorState(engage, events))
+        return _with_value(reading, OperatorState(engage, events, self._authority))
 
 
 class GamepadArm(_OnPad):

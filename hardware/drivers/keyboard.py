@@ -18,9 +18,11 @@ KEYS = {
     "s": "success", "f": "failure", "d": "discard", "e": "estop", "\x1b": "estop", "c": "clear_estop", "\r": "start",
     "\n": "start", "q": "quit",
 }  # fmt: skip
+AUTHORITY = {"a": "arm", "h": "hand", "b": "both"}  # what a takeover takes, from now on
 SEQUENCE = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]")  # what an arrow or function key sends; not Escape
 HELP = (
-    "space: take over, give back  s: success  f: failure  d: discard  enter: start  e, escape: stop  c: clear  q: quit"
+    "space: take over, give back  a, h, b: arm, hand, both  s: success  f: failure  d: discard  enter: start  "
+    "e, escape: stop  c: clear  q: quit"
 )
 
 
@@ -35,7 +37,7 @@ class Keyboard(Stream[OperatorState]):
         self._terminal = terminal
         self._file: int | None = None
         self._mode: list | None = None
-        self._engage = False
+        self._engage, self._authority = False, "both"
         self._events: collections.deque[str] = collections.deque(maxlen=64)
 
     def read(self) -> Stamped[OperatorState] | None:
@@ -44,7 +46,7 @@ class Keyboard(Stream[OperatorState]):
         if reading is None:
             return None
         events = tuple(self._events.popleft() for _ in range(len(self._events)))
-        state = OperatorState(reading.valid and reading.value.engage, events)
+        state = OperatorState(reading.valid and reading.value.engage, events, reading.value.authority)
         return Stamped(state, reading.t_device, reading.t_received, reading.seq, reading.valid)
 
     def _open(self) -> None:
@@ -74,12 +76,14 @@ class Keyboard(Stream[OperatorState]):
             if not typed:
                 raise DeviceError(self._message("the terminal was closed"))
             self._type(typed.decode("ascii", "replace"))
-        return Sample(OperatorState(self._engage), time.monotonic())
+        return Sample(OperatorState(self._engage, authority=self._authority), time.monotonic())
 
     def _type(self, typed: str) -> None:
         for key in SEQUENCE.sub("", typed):
             if key == TOGGLE:
                 self._engage = not self._engage
+            elif key.lower() in AUTHORITY:
+                self._authority = AUTHORITY[key.lower()]
             elif key.lower() in KEYS:
                 self._events.append(KEYS[key.lower()])
                 self._engage = self._engage and KEYS[key.lower()] != "estop"

@@ -5,6 +5,7 @@ python -m hardware.emulators.all
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import signal
 import subprocess
@@ -33,6 +34,7 @@ def write_recordings(folder: Path) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     if not Path(peers.FOLDER, "scene.db3").is_file():
         write_recordings(Path(peers.FOLDER))
     processes = []

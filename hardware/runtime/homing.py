@@ -10,6 +10,7 @@ from dexhil.robots.poses import make_pose, rotation
 from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF
 
+HOMING_SPEED = 0.15  # fraction of the velocity limits
 SPEED_M, SPEED_RAD = 0.05, 0.3  # per s, of a hand that goes straight
 ENDS_RAD = 1e-4  # a hand's way that moves no joint by more in a tick has ended: the joints do the rest
 
@@ -52,8 +53,8 @@ class WayHome:
         """Joints one tick on, of a hand on its straight way, at constant speed."""
         here = arm_ik.forward(q_arm)
         rest = self._pose_base_home[:3] - here[:3]
-        turn = (rotation(self._pose_base_home) * rotation(here).inv()).as_rotvec()
-        ticks = max(np.linalg.norm(rest) / SPEED_M, np.linalg.norm(turn) / SPEED_RAD) / self._period_s
-        share = 1.0 / max(float(ticks), 1.0)
-        pose = make_pose(here[:3] + share * rest, Rotation.from_rotvec(share * turn) * rotation(here))
+        rotated = (rotation(self._pose_base_home) * rotation(here).inv()).as_rotvec()
+        ticks = max(np.linalg.norm(rest) / SPEED_M, np.linalg.norm(rotated) / SPEED_RAD) / self._period_s
+        fraction = 1.0 / max(float(ticks), 1.0)
+        pose = make_pose(here[:3] + fraction * rest, Rotation.from_rotvec(fraction * rotated) * rotation(here))
         return arm_ik.solve(pose, q_arm).q_arm

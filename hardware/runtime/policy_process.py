@@ -14,57 +14,65 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.control.executor import Request
 from dexhil.evaluation.rollout import Policy
 from dexhil.schema import Observation
+from dexhil.workers import leave_signals_to_parent, use_one_thread
 from hardware.runtime.pace import Pace
-from hardware.runtime.plans import Plan
-from hardware.runtime.processes import leave_signals_to_parent
 from hardware.runtime.slots import SharedSlot
 
 OFFSET_S = 0.004  # after the observer's tick on the common grid
+SERVER_S = 2.0  # the longest that a policy server may take; less than what counts as hung
 HEAD_BYTES = 1 << 16
 REPORT_BYTES = 1 << 18
-_ENVIRONMENT = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "OMP_NUM_THREADS": "1",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-}
-_STATS_EVERY = 10  # ticks
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """What to plan from. t_observed: monotonic s; epoch: of the takeover state; seed: of the policy's noise."""
+class Question:
+    """What to plan, from what. seed: of the policy's noise."""
 
     observation: Observation
-    t_observed: float
-    epoch: int
+    request: Request
     seed: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the process last said, at t (monotonic s). plan: None until there is one, and after an `error`.
+    """What the process last said, at t (monotonic s). request: the last that was answered, with actions float32 [H, A]
+    rad or with an `error`.
 
-    identity: {"checkpoint_id", "robot", "cameras"} of the loaded policy; empty while it loads. stats: its loop's.
+    identity: {"checkpoint_id", "robot", "cameras", "control_hz", "max_delay"} of the loaded policy; empty while it
+    loads. stats: of its loop.
     """
 
     t: float
-    plan: Plan | None = None
+    request: Request | None = None
+    actions: np.ndarray | None = None
     error: str = ""
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     stats: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def checkpoint_policy(checkpoint: Path, step: int | None = None) -> Callable[[], Policy]:
-    """A factory for `PolicyProcess`: loads JAX and the checkpoint only where it is called."""
-    return functools.partial(_load_checkpoint, checkpoint, step)
+def checkpoint_policy(checkpoint: Path, step: int | None = None, rtc: str = "none") -> Callable[[], Policy]:
+    """A factory for `PolicyProcess`: loads JAX and the checkpoint only where it is called. rtc: as of `Policy.load`."""
+    return functools.partial(_load_checkpoint, checkpoint, step, rtc)
 
 
-def _load_checkpoint(checkpoint: Path, step: int | None) -> Policy:
+def server_policy(uri: str, key: str) -> Callable[[], Policy]:
+    """As `checkpoint_policy`, of a policy server: no JAX here. While it is away `infer` fails, and control holds."""
+    return functools.partial(_connect, uri, key)
+
+
+def _connect(uri: str, key: str) -> Policy:
+    from dexhil.serving.client import PolicyClient
+
+    return PolicyClient(uri, key=key, timeout_s=SERVER_S)
+
+
+def _load_checkpoint(checkpoint: Path, step: int | None, rtc: str) -> Policy:
     from dexhil.policy import Policy as Trained
 
-    return Trained.load(checkpoint, step)
+    return Trained.load(checkpoint, step, rtc=rtc)
 
 
 class PolicyProcess:
@@ -85,12 +93,12 @@ class PolicyProcess:
         """Starts the process; it loads while the caller goes on. After an end of the process, starts a new one."""
         self.stop()
         context = multiprocessing.get_context("spawn")
-        self._requests: SharedSlot[Request] = SharedSlot(context, self._image_bytes + HEAD_BYTES)
+        self._questions: SharedSlot[Question] = SharedSlot(context, self._image_bytes + HEAD_BYTES)
         self._reports: SharedSlot[Report] = SharedSlot(context, REPORT_BYTES)
         self._started = time.monotonic()
         self._process = context.Process(
             target=_serve,
-            args=(self._factory, self.hz, self._requests, self._reports, os.getpid()),
+            args=(self._factory, self.hz, self._questions, self._reports, os.getpid()),
             name="policy",
             daemon=True,
         )
@@ -100,9 +108,9 @@ class PolicyProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, request: Request) -> None:
-        """Leaves the newest observation; never waits."""
-        self._requests.write(request)
+    def ask(self, question: Question) -> None:
+        """Leaves the newest question; never waits."""
+        self._questions.write(question)
 
     def newest(self) -> Report | None:
         """The last report, None before the first; never waits."""
@@ -121,7 +129,9 @@ class PolicyProcess:
     def fault(self, now: float) -> str:
         """What is wrong with the process, "" where nothing is."""
         if self._process is None or not self._process.is_alive():
-            code = None if self._process is None else self._process.exitcode
+            report, code = (None, None) if self._process is None else (self.newest(), self._process.exitcode)
+            if report is not None and not report.identity:
+                return report.error
             return f"policy: its process ended ({_reason(code)}); its own message is above"
         report = self.newest()
         if report is None or not report.identity:
@@ -145,40 +155,53 @@ def _reason(code: int | None) -> str:
 
 
 def _serve(
-    factory: Callable[[], Policy], hz: float, requests: SharedSlot[Request], reports: SharedSlot[Report], parent: int
+    factory: Callable[[], Policy], hz: float, questions: SharedSlot[Question], reports: SharedSlot[Report], parent: int
 ) -> None:
-    """The process: plans from the newest observation, at `hz`."""
+    """The process: looks for a new question at `hz`, and answers it."""
     leave_signals_to_parent()
     os.nice(5)  # control goes first
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    policy = factory()
+    use_one_thread()
+    try:
+        policy = factory()
+    except Exception as error:  # whatever it is, the parent says it in one line
+        reports.write(Report(time.monotonic(), error=f"policy: {error}"))
+        raise SystemExit(2) from (error if os.environ.get("DEXHIL_TRACEBACK") else None)
     said = Report(time.monotonic(), identity=_identity(policy))
     reports.write(said)
-    pace, number, last = Pace(hz, offset_s=OFFSET_S), 0, None
+    pace, last = Pace(hz, offset_s=OFFSET_S), None
     while os.getppid() == parent:
         pace.wait()
-        request = requests.read()
-        if request is not None and request is not last:
-            number, last = number + 1, request
-            said = dataclasses.replace(said, **_plan(policy, request, number))
+        question = questions.read()
+        if question is not None and question is not last:
+            last = question
+            said = dataclasses.replace(said, request=question.request, **_answer(policy, question))
         said = dataclasses.replace(said, t=time.monotonic(), stats=pace.stats.summary())
         reports.write(said)
 
 
-def _plan(policy: Policy, request: Request, number: int) -> dict[str, Any]:
-    """{"plan", "error"} of one inference."""
+def _answer(policy: Policy, question: Question) -> dict[str, Any]:
+    """{"actions", "error"} of one inference."""
     try:
-        chunk = policy.infer(request.observation, seed=request.seed)
+        chunk = policy.infer(question.observation, seed=question.seed, **question.request.options)
         actions = np.asarray(chunk.actions, np.float32)
         if not np.isfinite(actions).all():
-            return {"plan": None, "error": "policy: returned an action that is not finite; load another checkpoint"}
-        return {"plan": Plan(actions, request.t_observed, request.epoch, number), "error": ""}
+            return {"actions": None, "error": "policy: returned an action that is not finite; load another checkpoint"}
+        return {"actions": actions, "error": ""}
     except Exception as error:  # whatever a policy raises, control must hear of it
-        return {"plan": None, "error": f"policy: {type(error).__name__}: {error}"}
+        return {"actions": None, "error": f"policy: {type(error).__name__}: {error}"}
 
 
 def _identity(policy: Any) -> dict[str, Any]:
-    meta = getattr(policy, "meta", None)
+    """Of a policy in this process (`meta`) or behind a server (`info`)."""
     facts = {"checkpoint_id": getattr(policy, "checkpoint_id", type(policy).__name__)}
-    return facts if meta is None else facts | {"robot": meta.robot, "cameras": tuple(meta.model.cameras)}
+    meta, info = getattr(policy, "meta", None), getattr(policy, "info", None)
+    said = info or meta
+    if said is None:
+        return facts
+    cameras, max_delay = (meta.model.cameras, policy.max_delay) if info is None else (info.cameras, info.max_delay)
+    return facts | {
+        "robot": said.robot,
+        "control_hz": said.control_hz,
+        "cameras": tuple(cameras),
+        "max_delay": max_delay,
+    }

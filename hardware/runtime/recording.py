@@ -12,12 +12,13 @@ import multiprocessing
 import os
 import queue
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dexhil.episodes.recorder import REPAIR_COMMAND, EpisodeWriter
 from dexhil.schema import EpisodeMetadata, Step
-from hardware.runtime.processes import leave_signals_to_parent
+from dexhil.workers import leave_signals_to_parent
 
 SAFETY_FILE = "safety.jsonl"
 START_S = 60.0
@@ -31,12 +32,12 @@ class Recorder:
         self.root, self._hz = Path(root), control_hz
         self.fault = ""
         self._process: Any = None
-        self._finished: list[str] = []
+        self._answered: dict[str, str] = {}
 
     def start(self) -> None:
         """Starts the process; a former one is ended. What it had open stays on disk, for repair."""
         self.stop()
-        context = multiprocessing.get_context("spawn")
+        context, self._answered = multiprocessing.get_context("spawn"), {}
         self.root.mkdir(parents=True, exist_ok=True)
         self._queue = context.Queue(QUEUE_STEPS)
         self._answers, theirs = context.Pipe(duplex=False)
@@ -53,24 +54,30 @@ class Recorder:
     def pid(self) -> int:
         return self._process.pid
 
-    def open(self, draft: EpisodeMetadata) -> None:
-        self._send("open", draft)
+    def open(self, draft: EpisodeMetadata, timeout_s: float = 20.0) -> None:
+        """Begins an episode; on return its file is there, or `fault` says why not. Not for a control loop."""
+        self._ask("open", draft, timeout_s)
 
     def step(self, step: Step) -> None:
         self._send("step", step)
 
-    def event(self, event: dict[str, Any]) -> None:
-        self._send("event", event)
+    def events(self, events: Sequence[dict[str, Any]]) -> None:
+        self._send("events", list(events))
 
     def finish(self, metadata: EpisodeMetadata, timeout_s: float = 20.0) -> Path | None:
         """Ends the episode; its path, None where `fault` says why there is none. Waits: not for a control loop."""
-        self._send("finish", metadata)
+        path = self._ask("finish", metadata, timeout_s)
+        return Path(path) if path else None
+
+    def _ask(self, kind: str, value: Any, timeout_s: float) -> str:
+        """The answer to a message, "" where there is a fault."""
+        self._send(kind, value)
         deadline = time.monotonic() + timeout_s
-        while not self.poll() and not self._finished:
+        while not self.poll() and kind not in self._answered:
             if time.monotonic() > deadline:
                 self.fault = f"recorder: no answer for {timeout_s:.0f} s; is the disk under {self.root} working?"
             time.sleep(0.01)
-        return Path(self._finished.pop()) if self._finished else None
+        return self._answered.pop(kind, "")
 
     def abandon(self) -> None:
         """Drops the open episode."""
@@ -81,10 +88,10 @@ class Recorder:
         with contextlib.suppress(EOFError, OSError):
             while self._process is not None and self._answers.poll():
                 kind, value = self._answers.recv()
-                if kind == "finished":
-                    self._finished.append(value)
-                elif kind == "error":
+                if kind == "error":
                     self.fault = self.fault or f"recorder: {value}"
+                else:
+                    self._answered[kind] = value
         if self._process is not None and not self._process.is_alive() and not self.fault:
             self.fault = (
                 f"recorder: its process ended; finished episodes under {self.root} are untouched, the steps of the "
@@ -140,19 +147,21 @@ def _obey(
 ) -> EpisodeWriter | None:
     if kind == "open":
         _closed(writer)
-        return EpisodeWriter(root, control_hz=hz, draft=value)
+        writer = EpisodeWriter(root, control_hz=hz, draft=value)
+        answers.send((kind, str(writer.directory)))
+        return writer
     if writer is None:
         return None
     if kind == "step":
         writer.append(value)
-    elif kind == "event":
+    elif kind == "events":
         with (writer.directory / SAFETY_FILE).open("a") as file:
-            file.write(json.dumps(value) + "\n")
+            file.writelines(json.dumps(event) + "\n" for event in value)
     elif kind == "abandon":
         writer.abandon()
         return None
     elif kind == "finish":
-        answers.send(("finished", str(writer.finish(value))))
+        answers.send((kind, str(writer.finish(value))))
         return None
     return writer
 

@@ -2,134 +2,186 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dexhil.commands import Run
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.rollout import Trial
 from dexhil.progress import format_seconds
-from dexhil.reports.evaluation import score_facts, score_sections, trial_sections
-from dexhil.reports.page import Block, Clip, Clips, Fact, Page, Section, Table, Text, key_values, write_page
-from hardware.runtime.trials import Done, Trials
+from dexhil.reports.evaluation import failure_table, score_facts, score_sections
+from dexhil.reports.page import Block, Clip, Clips, Fact, Section, Table, Text, percent, write_run_page
+from hardware.runtime.done import Done
+from hardware.runtime.films import film_path
+from hardware.runtime.trials import Trials
 
 LOOPS = ("policy", "arm", "hand")
+NO_SCORE: dict[str, Any] = {"tasks": {}, "mean_rate": None}
+
+
+def finish_run(run: Run, trials: Trials, lineage: Mapping[str, Any], **more: Any) -> None:
+    """Writes report.json and report.html, and says where."""
+    results = {**results_of(trials), **more}
+    report = run.report(results, lineage={"checkpoint": trials.checkpoint, **lineage} if trials.checkpoint else lineage)
+    print(f"report: {write_hardware_report(run.workdir, report, trials)}", flush=True)
 
 
 def results_of(trials: Trials) -> dict[str, Any]:
-    """The results of report.json. score: what the policy did alone; score_assisted: with a person's help too.
+    """The results of report.json. score: what the policy did alone, empty for demonstrations; score_assisted: with a
+    person's help too.
 
     safety_events: interventions of the safety layer, `safety` says of which cause. takeovers: how often a person took
-    over; `jumps`: rad, over all joints, see `hardware.runtime.control.Change`.
+    over; `jumps`: rad, over all joints. human_seconds: in which a person commanded; watched_seconds: of the episodes
+    in which a person watched, all of these. loops, scheduling, policy_restarts, memory_mb: of the last call.
     """
-    counted = [found for found in trials.done if found.episode.success >= 0]
-    changes = [change for found in trials.done for change in found.episode.changes]
+    counted = [found for found in trials.done if found.success >= 0]
+    causes = sum((Counter(found.causes) for found in trials.done), Counter[str]())
     return {
-        "score": _score(trials.tasks, counted, assisted=False),
-        "score_assisted": _score(trials.tasks, counted, assisted=True),
+        "score": NO_SCORE if not trials.checkpoint else _score(trials.tasks, counted, lambda found: found.alone),
+        "score_assisted": _score(trials.tasks, counted, lambda found: found.succeeded),
         "loops": trials.loops,
-        "safety_events": sum(trials.causes.values()),
-        "safety": trials.causes,
-        "takeovers": sum(len(found.episode.takeovers) for found in trials.done),
+        "scheduling": trials.scheduling,
+        "safety_events": causes.total(),
+        "safety": dict(causes.most_common()),
+        "takeovers": sum(found.takeovers for found in trials.done),
         "jumps": {
-            kind: {
-                "count": sum(change.kind == kind for change in changes),
-                "asked_max": max((change.asked.max for change in changes if change.kind == kind), default=0.0),
-                "felt_max": max((change.felt.max for change in changes if change.kind == kind), default=0.0),
-            }
-            for kind in ("takeover", "release")
+            "takeover": _jumps(jump for found in trials.done for jump in found.takeover_jumps),
+            "release": _jumps(jump for found in trials.done for jump in found.release_jumps),
         },
-        "human_seconds": sum(found.episode.human_seconds() for found in trials.done),
+        "human_seconds": sum(found.human_seconds for found in trials.done),
+        "watched_seconds": sum(found.seconds for found in trials.done),
         "policy_restarts": trials.policy_restarts,
         "memory_mb": {name: _memory(values) for name, values in trials.memory_mb.items()},
         "episodes": [episode_facts(found) for found in trials.done],
+        "error": trials.error,
     }
 
 
 def episode_facts(found: Done) -> dict[str, Any]:
     """One row of the table of episodes."""
-    episode = found.episode
     return {
         "episode_id": found.episode_id,
         "task": found.task,
         "seed": found.seed,
-        "success": found.success,
-        "ended": episode.ended,
+        "success": found.succeeded,
+        "ended": found.ended,
         "failure": found.failure,
-        "seconds": episode.seconds,
-        "takeovers": len(episode.takeovers),
-        "engage_jump": episode.max_jump("takeover"),
-        "release_jump": episode.max_jump("release"),
-        "interventions": len(episode.interventions),
-        "recorded": str(episode.path) if episode.path else "",
+        "seconds": found.seconds,
+        "human_seconds": found.human_seconds,
+        "takeovers": found.takeovers,
+        "takeover_jump": max((jump for jump, _ in found.takeover_jumps), default=0.0),
+        "release_jump": max((jump for jump, _ in found.release_jumps), default=0.0),
+        "interventions": sum(found.causes.values()),
+        "recorded": found.recorded,
     }
 
 
 def write_hardware_report(workdir: Path, report: Mapping[str, Any], trials: Trials) -> Path:
     """Writes workdir/report.html."""
-    results, rows = report["results"], [_as_trial(found) for found in trials.done]
-    score_now = results["score"] if results["score"]["tasks"] else None
+    results = report["results"]
+    films = _clips(workdir / "videos", trials.done)
     sections = [
-        *score_sections(score_now, rows),
-        Section("Loops", [_loop_table(results["loops"]), Text(_LOOP_TEXT)]),
-        Section("Safety layer", _safety_blocks(results)),
+        *([Section("Stopped", [Text(trials.error)])] if trials.error else []),
+        *_score_sections(results, trials.done),
+        *([Section("Films", [Clips(films)])] if films else []),
+        Section(f"All {len(trials.done)} episodes", [_episode_table(trials.done)]),
         Section("Takeovers", [_jump_table(results["jumps"]), Text(_JUMP_TEXT)]),
-        *([Section("Films", [Clips(_clips(trials))])] if trials.films else []),
-        *trial_sections(rows),
-        Section("Memory", [_memory_table(results["memory_mb"])]),
-        Section("Config", [key_values(report["config"])], folded=True),
+        Section("Loops", [_loop_table(results["loops"]), Text(f"{_LOOP_TEXT} Scheduling: {results['scheduling']}.")]),
+        Section("Safety layer", _safety_blocks(results)),
+        Section("Memory", [_memory_table(results["memory_mb"])], folded=True),
     ]
-    page = Page(
-        title=f"{report['command']}: {workdir.name}",
-        subtitle=f"DexHiL {report['code_version']} · {format_seconds(report['seconds'])}",
-        facts=[*score_facts(score_now), *_loop_facts(results), Fact("takeovers", str(results["takeovers"]))],
-        sections=sections,
-    )
-    return write_page(workdir / "report.html", page)
+    return write_run_page(workdir, report, _facts(results), sections)
 
 
 _LOOP_TEXT = (
     "Jitter: how long after its deadline a tick began. Missed: deadlines met more than one period late; the loop skips "
-    "them and keeps its phase."
+    "them and keeps its phase. Of the last call."
 )
 _JUMP_TEXT = (
-    "Asked: the first command after the change of control against the pose in which the robot would have come to rest, "
-    "before limits. Felt: the executed command against that stop, one tick on. Largest joint, rad."
+    "The first command after the change of control against the pose in which the robot would have come to rest, before "
+    "limits. Largest joint and Euclidean norm, rad."
 )
 
 
-def _score(tasks: tuple[str, ...], done: list[Done], *, assisted: bool) -> dict[str, Any]:
-    outcomes = {
-        task: [found.success if assisted else found.autonomous for found in done if found.task == task]
-        for task in tasks
-    }
+def _facts(results: Mapping[str, Any]) -> list[Fact]:
+    """Headline figures: with help, alone, whose time it took, how well the loops kept theirs."""
+    assisted, alone, loops = results["score_assisted"], results["score"], results["loops"]
+    facts = []
+    if alone["tasks"]:
+        facts += [Fact("success alone", percent(alone["mean_rate"]), "the policy, without a person")]
+    if assisted["tasks"]:
+        label, detail = ("success with help", "takeovers allowed") if alone["tasks"] else ("success", "demonstrations")
+        facts += [Fact(label, percent(assisted["mean_rate"]), detail)]
+    facts += [
+        *(score_facts(alone)[1:] if alone["tasks"] else []),
+        Fact("takeovers", str(results["takeovers"])),
+        Fact("a person's time", format_seconds(results["human_seconds"]), "in control"),
+        Fact("watched", format_seconds(results["watched_seconds"]), "episodes, all of them"),
+    ]
+    return facts + [
+        Fact(f"{name} loop", f"{loops[name]['mean_hz']:.2f} Hz", f"p99 {loops[name]['jitter_p99_ms']:.1f} ms late")
+        for name in LOOPS
+        if name in loops
+    ]
+
+
+def _score_sections(results: Mapping[str, Any], done: Sequence[Done]) -> list[Section]:
+    """Success of the policy alone, then with a person's help, and why episodes failed."""
+    kinds = {"score": "Success of the policy alone", "score_assisted": "Success, takeovers allowed"}
+    sections = []
+    for key, title in kinds.items():
+        if results[key]["tasks"]:
+            (section,) = score_sections(results[key], [])
+            sections.append(Section(title, section.blocks))
+    failed = [
+        Trial(found.task, found.seed, found.succeeded, found.seconds, found.failure or found.ended) for found in done
+    ]
+    if any(not trial.success for trial in failed):
+        sections.append(Section("Why episodes failed", [failure_table(failed)]))
+    return sections
+
+
+def _episode_table(done: Sequence[Done]) -> Table:
+    rows = [
+        (
+            found.task, str(found.seed), found.succeeded, f"{found.seconds:.1f}", _how(found),
+            f"{found.human_seconds:.1f}",
+        )
+        for found in done
+    ]  # fmt: skip
+    return Table(("task", "seed", "outcome", "seconds", "how", "a person's seconds"), rows, tall=True)
+
+
+def _how(found: Done) -> str:
+    """Who brought it about, or why it failed."""
+    help_ = f"{found.takeovers} takeover{'s' * (found.takeovers > 1)}" if found.takeovers else ""
+    if found.succeeded:
+        return help_ or ("demonstrated" if found.human_seconds else "alone")
+    why = found.failure or found.ended
+    return f"{why}, {help_}" if help_ else why
+
+
+def _score(tasks: tuple[str, ...], done: list[Done], outcome: Callable[[Done], bool]) -> dict[str, Any]:
+    outcomes = {task: [outcome(found) for found in done if found.task == task] for task in tasks}
     tried = {task: values for task, values in outcomes.items() if values}
-    return score(tried) if tried else {"tasks": {}, "mean_rate": None}
+    return score(tried) if tried else NO_SCORE
+
+
+def _jumps(jumps: Iterable[tuple[float, float]]) -> dict[str, float]:
+    found = list(jumps)
+    return {
+        "count": len(found),
+        "max": max((largest for largest, _ in found), default=0.0),
+        "l2_max": max((norm for _, norm in found), default=0.0),
+    }
 
 
 def _memory(values: list[tuple[float, float]]) -> dict[str, float]:
     """The first value is taken after a fifth of the time: until then caches fill."""
     settled = values[len(values) // 5 :]
     return {"settled": settled[0][1], "last": settled[-1][1], "max": max(megabytes for _, megabytes in values)}
-
-
-def _as_trial(found: Done) -> Trial:
-    return Trial(found.task, found.seed, found.autonomous, found.episode.seconds, _why(found))
-
-
-def _why(found: Done) -> str:
-    if found.autonomous:
-        return ""
-    return "taken over" if found.success else found.failure or found.episode.ended
-
-
-def _loop_facts(results: Mapping[str, Any]) -> list[Fact]:
-    loops = results["loops"]
-    return [
-        Fact(f"{name} loop", f"{loops[name]['mean_hz']:.2f} Hz", f"p99 {loops[name]['jitter_p99_ms']:.1f} ms late")
-        for name in LOOPS
-        if name in loops
-    ]
 
 
 def _loop_table(loops: Mapping[str, Mapping[str, float]]) -> Table:
@@ -145,7 +197,7 @@ def _loop_table(loops: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def _safety_blocks(results: Mapping[str, Any]) -> list[Block]:
-    rows = [(cause, str(count)) for cause, count in sorted(results["safety"].items(), key=lambda item: -item[1])]
+    rows = [(cause, str(count)) for cause, count in results["safety"].items()]
     text = "Each is in the safety.jsonl of its episode's folder, with times, joints and sizes. Not safety-rated."
     return (
         [Table(("cause", "interventions"), rows), Text(text)] if rows else [Text("The safety layer had nothing to do.")]
@@ -154,10 +206,10 @@ def _safety_blocks(results: Mapping[str, Any]) -> list[Block]:
 
 def _jump_table(jumps: Mapping[str, Mapping[str, float]]) -> Table:
     rows = [
-        (kind, str(values["count"]), f"{values['asked_max']:.2e}", f"{values['felt_max']:.2e}")
+        (kind, str(values["count"]), f"{values['max']:.2e}", f"{values['l2_max']:.2e}")
         for kind, values in jumps.items()
     ]
-    return Table(("change", "count", "asked, largest", "felt, largest"), rows)
+    return Table(("change", "count", "largest joint", "norm"), rows)
 
 
 def _memory_table(memory: Mapping[str, Mapping[str, float]]) -> Table:
@@ -165,10 +217,10 @@ def _memory_table(memory: Mapping[str, Mapping[str, float]]) -> Table:
     return Table(("process", "MB, settled", "MB, at the end", "MB, most"), rows)
 
 
-def _clips(trials: Trials) -> list[Clip]:
-    by_id = {found.episode_id: found for found in trials.done}
+def _clips(folder: Path, done: Sequence[Done]) -> list[Clip]:
+    films = [(found, film_path(folder, found.episode_id)) for found in done]
     return [
-        Clip(path.read_bytes(), f"{name}: {_why(by_id[name]) or 'success'}", by_id[name].success)
-        for name, path in trials.films.items()
-        if name in by_id
+        Clip(film.read_bytes(), f"{found.task}, seed {found.seed}: {_how(found)}", found.succeeded, poster.read_bytes())
+        for found, film in films
+        if film.is_file() and (poster := film.with_suffix(".jpg")).is_file()
     ]

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from dexhil.config import Config, ConfigError, load_config
+from dexhil.config import Config, ConfigError, read_section
+from dexhil.control.executor import ExecutorConfig
 from dexhil.control.guard import Box
+from dexhil.control.safety import SafetyLayer, SafetySettings
 from dexhil.retargeting.runtime import Retargeter, load
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import RobotSpec, get_robot
 from dexhil.schema import ARM_DOF
 from hardware.devices.registry import make_device
 from hardware.runtime.control import Control, Phase, Settings
+from hardware.runtime.options import RIGS
 from hardware.runtime.policy_process import PolicyProcess
-from hardware.runtime.safety import SafetyLayer, SafetySettings
 from hardware.runtime.session import Session
+from hardware.settings import RatesConfig
 from hardware.simulated.devices import sim_devices
 from hardware.simulated.world import World, WorldSettings
 from hardware.teleop.teleop import Teleop
 
 ROLES = ("arm", "hand", "tracker", "glove", "operator")
-RIGS = ("real", "sim")
 Made = TypeVar("Made", bound=Control)
 
 
@@ -43,8 +44,10 @@ class Rig:
 
     def control(self, config: Config, policy: PolicyProcess | None, kind: type[Made] = Control) -> Made:
         """The control of these devices with the config's limits, rates and calibration."""
-        safety, rates = safety_settings(config, simulated=self.world is not None), config.rates
-        settings = Settings(rates.arm_hz, rates.hand_hz, rates.policy_hz, config.policy.stale_s, config.policy.fade_s)
+        safety = safety_settings(config, simulated=self.world is not None)
+        rates = read_section(config, "rates", RatesConfig)
+        executor = ExecutorConfig.of(config.policy)
+        settings = Settings(rates.arm_hz, rates.hand_hz, rates.policy_hz, config.policy.stale_s, executor)
         layer = SafetyLayer(self.spec, safety, arm_hz=rates.arm_hz, hand_hz=rates.hand_hz)
         named = {role: self.devices[role] for role in ("tracker", "glove", "operator")}
         teleop = Teleop(
@@ -90,7 +93,7 @@ class Rig:
         latest, world = session.control.latest, self.world
         if world is None or not world.alive:
             return
-        if session.control.lost:
+        if session.control.watch.lost:
             self.devices["operator"].press("clear_estop")
         if self._held and not latest.holding:
             session.control.teleop.cube_to_ee = world.regrip()
@@ -117,29 +120,12 @@ class Rig:
         session.wait_for_event("start")
 
 
-def load_rig_config(argv: Sequence[str], parser: argparse.ArgumentParser) -> tuple[Config, argparse.Namespace]:
-    """Config and options of a hardware command, --rig among them.
-
-    Raises ConfigError for devices on the command line that --rig sim would replace without a word.
-    """
-    parser.add_argument(
-        "--rig", default="real", help="real, or sim: the simulator for all devices and the person (default: real)"
-    )
-    config, options = load_config(argv, parser)
-    named = [argument for argument in argv if argument.startswith("--config.devices.")]
-    if named and options.rig == "sim":
-        raise ConfigError(
-            f"{named[0]}: --rig sim simulates every device, and the person too; leave it out, or take --rig real"
-        )
-    return config, options
-
-
 def make_rig(config: Config, kind: str) -> Rig:
     """The rig of a config. kind: of RIGS. Raises ConfigError where the config does not fit it."""
     if kind not in RIGS:
         raise ConfigError(f"--rig {kind}: expected one of {', '.join(RIGS)}")
     spec = get_robot(config.rig.robot)
-    check_rates(config)
+    read_section(config, "rates", RatesConfig)
     tasks = tuple(config.rig.tasks)
     instructions = dict(config.rig.instructions)
     missing = [task for task in tasks if task not in instructions]
@@ -164,19 +150,6 @@ def make_rig(config: Config, kind: str) -> Rig:
     return Rig(spec, devices, instructions)
 
 
-def check_rates(config: Config) -> None:
-    """Raises ConfigError for rates that no loop, or no one loop, can have."""
-    rates = config.rates
-    for name in ("policy_hz", "arm_hz", "hand_hz"):
-        if not 0.0 < rates[name] < np.inf:
-            raise ConfigError(f"rates.{name}: expected a number above 0, got {rates[name]:g}")
-    per_arm = rates.hand_hz / rates.arm_hz
-    if per_arm != round(per_arm):
-        raise ConfigError(
-            f"rates: hand_hz {rates.hand_hz:g} must be a multiple of arm_hz {rates.arm_hz:g}: one loop tells both"
-        )
-
-
 def world_settings(config: Config) -> WorldSettings:
     """The simulator that stands in for the config's rig."""
     sim = config.sim
@@ -195,15 +168,8 @@ def safety_settings(config: Config, *, simulated: bool = False) -> SafetySetting
     """The config's section `safety`."""
     values = config.safety.to_dict()
     if simulated:
-        values["watchdog_least_s"] = max(values["watchdog_least_s"], config.sim.watchdog_least_s)
+        values["watchdog_min_s"] = max(values["watchdog_min_s"], config.sim.watchdog_min_s)
     box = values.pop("box")
-    for name, value in values.items():
-        low, high = (
-            (0.0 if name in ("soft_start_s", "position_margin") else 1e-9),
-            (1.0 if name == "velocity_share" else 1e9),
-        )
-        if not low <= value <= high:
-            raise ConfigError(f"safety.{name}: expected a number from {low:.3g} to {high:.3g}, got {value:g}")
     lower, upper = (np.array(box.pop(end), np.float64) for end in ("lower", "upper"))
     if lower.shape != (3,) or not (lower < upper).all():
         raise ConfigError(f"safety.box: expected lower below upper in x, y and z (m), got {lower} and {upper}")

@@ -10,40 +10,39 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
-import sys
-import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dexhil.control.executor import plan_seed
 from dexhil.control.takeover import Mode
 from dexhil.episodes.recorder import repair
-from dexhil.evaluation.rollout import plan_seed
 from dexhil.schema import EpisodeMetadata, Observation, Step
 from hardware.devices.base import DeviceError
 from hardware.runtime.control import ARRIVED_RAD, Change, Control, Phase, Snapshot
-from hardware.runtime.pace import LoopStats, Pace
-from hardware.runtime.policy_process import PolicyProcess, Request
+from hardware.runtime.loops import Loops
+from hardware.runtime.policy_process import PolicyProcess, Question
 from hardware.runtime.recording import Recorder
-from hardware.runtime.safety import check_device
+from hardware.runtime.upkeep import Upkeep
+from hardware.runtime.watch import check_device
 
 SUPERVISE_S = 0.02
-RECONNECT_S = 2.0
+REST_S = 0.5  # long enough to come to rest
+ENDS = {"success": 1, "failure": 0, "discard": -1, "quit": -1}  # what a person presses, and the success it means
 
 
 class Observer:
-    """Observations for the policy, and the steps of a recorded episode: each with what came of it a period later."""
+    """Observations for the policy, and the steps of a recorded episode: each with what was commanded at its time."""
 
     def __init__(self, control: Control, policy: PolicyProcess | None, recorder: Recorder) -> None:
         self._control, self._policy, self._recorder = control, policy, recorder
         self._pending: tuple[Observation, float] | None = None
         self._began: float | None = None
-        self.instruction, self.seed, self.steps = "", 0, 0
+        self.instruction, self.seed, self.steps, self._ticks = "", 0, 0, -1
 
     def begin(self, now: float, instruction: str, seed: int) -> None:
         """Records from the next tick on."""
@@ -54,15 +53,15 @@ class Observer:
         self._began = None
 
     def tick(self, now: float) -> None:
-        began, latest = self._began, self._control.latest
+        began = self._began
         observation = self._observe(now, now - (began or 0.0))
         if began is not None and self._pending is not None:
-            self._recorder.step(_step(self._pending[0], latest))
+            self._recorder.step(_step(self._pending[0], self._control.since(self._pending[1])))
             self.steps += 1
         self._pending = None if began is None or observation is None or now <= began else (observation, now)
-        if observation is not None and self._policy is not None:
-            seed = plan_seed(self.seed, latest.epoch)  # the same noise between two takeovers: plans agree
-            self._policy.ask(Request(observation, now, latest.epoch, seed))
+        self._ticks = self._ticks + 1 if self._control.latest.phase is Phase.RUNNING else -1
+        if observation is not None and self._policy is not None and (request := self._control.policy.request(now)):
+            self._policy.ask(Question(observation, request, plan_seed(self.seed, max(self._ticks, 0))))
 
     def _observe(self, now: float, timestamp: float) -> Observation | None:
         """What the devices say, None where one of them says nothing that can be trusted."""
@@ -84,7 +83,10 @@ class Observer:
 
 
 def _step(observation: Observation, latest: Snapshot) -> Step:
-    return Step(observation, latest.command, policy_action=latest.policy_action, is_intervention=latest.is_intervention)
+    return Step(
+        observation, latest.command, policy_action=latest.policy_action, is_intervention=latest.is_intervention,
+        is_commanded=latest.is_commanded,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -116,10 +118,14 @@ class Episode:
         return sum(end - begin for begin, end, who in self.control if who == "person")
 
 
+class Quit(Exception):
+    """The person has had enough, or asked the command to stop."""
+
+
 class Session:
     """A robot, its loops and its helpers. Use it as a context manager.
 
-    say: gets every message for the person, outside the control loop.
+    say: gets every message for the person, outside the control loop. stopping: whether the command is to end.
     """
 
     def __init__(
@@ -127,22 +133,19 @@ class Session:
     ) -> None:
         self.control, self.policy, self.recorder, self._say = control, policy, recorder, say
         self.observer = Observer(control, policy, recorder)
-        settings = control.settings
-        self._per_arm = round(settings.hand_hz / settings.arm_hz)
-        self.hand_pace, self.observer_pace = Pace(settings.hand_hz), Pace(settings.policy_hz)
-        self.arm_stats = LoopStats(settings.arm_hz)
+        self.loops, self.upkeep = Loops(control, self.observer.tick), Upkeep(control, policy, say)
+        self.stopping: Callable[[], bool] = lambda: False
+        self.broken = ""
         self.causes: Counter[str] = Counter()
-        self.policy_restarts = 0
-        self._running = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._reconnecting: threading.Thread | None = None
-        self._policy_told, self._changes, self._interventions = "", deque(), deque()
-        self._switch = sys.getswitchinterval()
+        self.identity: dict[str, Any] = {}
+        self._changes, self._interventions = list[Change](), list[dict[str, Any]]()
 
     def __enter__(self) -> Session:
-        with contextlib.ExitStack() as started:  # what fails on the way leaves nothing running
+        with contextlib.ExitStack() as started:  # whatever fails, what was started is stopped, in reverse order
             started.callback(self.recorder.stop)
             self.recorder.start()
+            if self.recorder.fault:
+                raise DeviceError(self.recorder.fault)
             if self.policy is not None:
                 started.callback(self.policy.stop)
                 self.policy.start()
@@ -151,38 +154,28 @@ class Session:
                 device.connect()
             if self.policy is not None:
                 self.identity = self.policy.wait_until_ready()
+            started.callback(self.loops.stop)
+            self.loops.start()
+            started.callback(self._come_to_rest)
             self._started = started.pop_all()
-        sys.setswitchinterval(0.0005)  # control is not to wait for another thread's share
-        gc.collect()
-        gc.freeze()  # what lives for the whole run is not looked through again
-        self._running.set()
-        self._threads = [
-            threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
-            for name, loop in (("control", self._control_loop), ("observer", self._observer_loop))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._say(f"scheduling of the loops: {self.loops.scheduling}")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.control.request(Phase.IDLE)
-        time.sleep(0.5 if self._running.is_set() else 0.0)  # long enough to come to rest
-        self._running.clear()
-        for thread in self._threads:
-            thread.join(2.0)
-        sys.setswitchinterval(self._switch)
         self._started.close()
+
+    def _come_to_rest(self) -> None:
+        self.control.request(Phase.IDLE)
+        time.sleep(REST_S)
 
     def devices(self) -> list[Any]:
         control, teleop = self.control, self.control.teleop
         return [control.arm, control.hand, *control.cameras.values(), teleop.tracker, teleop.glove, teleop.operator]
 
-    def loops(self) -> dict[str, dict[str, Any]]:
+    def loop_stats(self) -> dict[str, dict[str, Any]]:
         """Rate and jitter of every loop since the start."""
-        found = {"arm": self.arm_stats.summary(), "hand": self.hand_pace.stats.summary()}
-        found["observer"] = self.observer_pace.stats.summary()
         report = self.policy.newest() if self.policy is not None else None
-        return {"policy": report.stats, **found} if report is not None and report.stats else found
+        return ({"policy": report.stats} if report is not None and report.stats else {}) | self.loops.stats()
 
     def go_to(self, phase: Phase, timeout_s: float = 5.0) -> None:
         """Changes the phase and waits until the control loop is in it. Raises DeviceError where it does not follow."""
@@ -201,16 +194,12 @@ class Session:
         )
 
     def wait_for_event(self, wanted: str) -> None:
-        """Waits, as long as it takes, until the person presses `wanted`. Raises KeyboardInterrupt on "quit"."""
-        self._drain_events()
-        while True:
+        """Waits, as long as it takes, until the person presses `wanted`. Raises Quit on "quit"."""
+        self._pressed(())
+        while (event := self._pressed((wanted, "quit"))) != wanted:
+            if event or self.stopping():
+                raise Quit
             self.supervise()
-            while not self.control.events.empty():
-                event = self.control.events.get()
-                if event == "quit":
-                    raise KeyboardInterrupt
-                if event == wanted:
-                    return
             time.sleep(SUPERVISE_S)
 
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
@@ -232,59 +221,88 @@ class Session:
         watch: Callable[[float], bool] = lambda seconds: True,
         from_takeover: bool = False,
     ) -> Episode:
-        """Records one episode until a person (or a rig that judges itself) ends it, time is up or recording breaks.
+        """Records one episode until a person (or a rig that judges itself) ends it, time is up or something breaks.
 
         watch: called with the seconds so far, some 50 times a second; False ends the episode as "quit". from_takeover:
-        time and recording begin when the person first takes over, as in a demonstration.
+        time and recording begin when the person first takes over, as in a demonstration. Where the session cannot go on
+        `broken` says why, and what was recorded is kept. Raises DeviceError, before anything moves, where nothing can
+        be recorded.
         """
+        self._open(draft)
+        self._changes, self._interventions, who = [], [], list[tuple[float, str]]()
+        self._pressed(())
+        self.observer.instruction, self.observer.seed = instruction, draft.seed
+        self.control.request(Phase.RUNNING)
+        ended = self._await_takeover(watch) if from_takeover else ""
+        began = time.monotonic()
+        if not ended:
+            self.observer.begin(began, instruction, draft.seed)
+            ended = self._until_over(began, max_seconds, watch, who)
+            self.observer.end()
+        self.control.request(Phase.IDLE)
+        time.sleep(0.1)
+        self._take_messages(all_interventions=True)
+        return self._finish(draft, began, ended, who, from_takeover)
+
+    def _open(self, draft: EpisodeMetadata) -> None:
         if self.recorder.poll():
             self.recorder.start()
-        self._changes.clear()
-        self._interventions.clear()
-        self._drain_events()
-        self.observer.instruction = instruction
         self.recorder.open(draft)
-        self.control.request(Phase.RUNNING)
-        while from_takeover and not self.control.latest.is_intervention and watch(0.0):
-            self.supervise()
+        if self.recorder.fault:
+            raise DeviceError(self.recorder.fault)
+
+    def _await_takeover(self, watch: Callable[[float], bool]) -> str:
+        """Waits for the person's first takeover. Why the episode is over before it, "" where it is not."""
+        ended = ""
+        while not ended and not self.control.latest.is_intervention:
             time.sleep(SUPERVISE_S)
-        began = time.monotonic()
-        self.observer.begin(began, instruction, draft.seed)
-        who: list[tuple[float, str]] = []
+            ended = self._ended(0.0, np.inf, watch, ("discard", "quit"))
+        return ended
+
+    def _until_over(
+        self, began: float, max_seconds: float, watch: Callable[[float], bool], who: list[tuple[float, str]]
+    ) -> str:
+        """Waits for the end of the episode and says why it ended; adds to `who` (s, name) was in control."""
         ended = ""
         while not ended:
             time.sleep(SUPERVISE_S)
             seconds = time.monotonic() - began
-            self.supervise()
             who.append((seconds, _in_control(self.control.latest)))
-            ended = self._ended(seconds, max_seconds) or ("" if watch(seconds) else "quit")
-        self.observer.end()
-        self.control.request(Phase.IDLE)
-        time.sleep(0.1)
-        self.supervise(all_interventions=True)
-        return self._finish(draft, began, ended, who, from_takeover)
+            ended = self._ended(seconds, max_seconds, watch, tuple(ENDS))
+        return ended
 
-    def _ended(self, seconds: float, max_seconds: float) -> str:
+    def _ended(
+        self, seconds: float, max_seconds: float, watch: Callable[[float], bool], presses: tuple[str, ...]
+    ) -> str:
         """Why the episode is over, "" while it is not."""
+        try:
+            self.supervise()
+            goes_on = watch(seconds)
+        except DeviceError as error:
+            self.broken = str(error)
+            return self.broken
+        pressed = self._pressed(presses) or self.recorder.fault
+        return pressed or ("time" if seconds > max_seconds else "" if goes_on else "quit")
+
+    def _pressed(self, wanted: tuple[str, ...]) -> str:
+        """The first of `wanted` that the person pressed since the last call, "" for none; others are forgotten."""
         while not self.control.events.empty():
             event = self.control.events.get()
-            if event in ("success", "failure", "discard", "quit"):
+            if event in wanted:
                 return event
-        if self.recorder.fault:
-            return self.recorder.fault
-        return "time" if seconds > max_seconds else ""
+        return ""
 
     def _finish(
         self, draft: EpisodeMetadata, began: float, ended: str, who: list[tuple[float, str]], from_takeover: bool
     ) -> Episode:
-        success = {"success": 1, "failure": 0, "time": 0}.get(ended, -1)
-        changes, spans = list(self._changes)[int(from_takeover) :], list(self._interventions)
-        episode = Episode(success, ended, who[-1][0], changes, spans, _stretches(who))
-        if ended in ("discard", "quit") or self.observer.steps == 0:
+        success = 0 if ended == "time" else ENDS.get(ended, -1)
+        changes = self._changes[int(from_takeover) :]
+        episode = Episode(success, ended, who[-1][0] if who else 0.0, changes, self._interventions, _stretches(who))
+        if ended in ("discard", "quit") or not who or self.observer.steps == 0:
             self.recorder.abandon()
             return episode
-        for span in spans:
-            self.recorder.event(span | {"begin": span["begin"] - began, "end": span["end"] - began})
+        spans = [span | {key: span[key] - began for key in ("begin", "end")} for span in self._interventions]
+        self.recorder.events(spans)
         if not self.recorder.poll():
             jump = episode.max_jump("takeover")
             takeovers = len(episode.takeovers)
@@ -298,91 +316,37 @@ class Session:
     def _salvage(self) -> None:
         """What a broken recorder left becomes an episode, as far as it was written."""
         self.recorder.start()
-        self.control.outside = {}
+        self.control.watch.outside = {}
         try:
             for line in repair(self.recorder.root).lines():
                 self._say(f"repair: {line}")
         except (OSError, ValueError) as error:
             self._say(f"repair of {self.recorder.root} failed: {error}")
 
-    def supervise(self, *, all_interventions: bool = False) -> None:
-        """One round beside the loops: messages to the person, helpers kept alive, devices reconnected."""
-        control, now = self.control, time.monotonic()
-        if not all(thread.is_alive() for thread in self._threads):
-            raise DeviceError(f"a control loop died: {self._broken}")
-        while control.told:
-            self._say(control.told.popleft()[1])
+    def supervise(self) -> None:
+        """One round beside the loops: messages to the person, helpers kept alive, devices reconnected.
+
+        Raises DeviceError where the session cannot go on.
+        """
+        self._take_messages()
+        self.loops.check()
+        fault = self.recorder.poll()
+        self.control.watch.outside = {"recorder": fault} if fault else {}
+        self.upkeep.look_after(time.monotonic())
+
+    def _take_messages(self, *, all_interventions: bool = False) -> None:
+        control = self.control
+        while control.messages.told:
+            self._say(control.messages.told.popleft()[1])
         while not control.changes.empty():
             self._changes.append(control.changes.get())
         if all_interventions:
             control.request_log()
             time.sleep(0.05)
-        while not control.interventions.empty():
-            span = control.interventions.get()
+        while not control.messages.interventions.empty():
+            span = control.messages.interventions.get()
             self.causes[span["cause"]] += 1
             self._interventions.append(span)
-        fault = self.recorder.poll()
-        outside = {"recorder": fault} if fault else {}
-        control.outside = outside
-        self._keep_policy(now)
-        self._reconnect()
-
-    def _keep_policy(self, now: float) -> None:
-        """A policy process that ended or hangs is started again; control holds meanwhile, for want of a plan."""
-        fault = self.policy.fault(now) if self.policy is not None else ""
-        if fault and self.policy is not None:
-            self._say(f"{fault}; it is started again")
-            self.policy_restarts += 1
-            self.policy.start()
-
-    def _reconnect(self) -> None:
-        """A lost device is closed and opened again in a thread of its own, until it works."""
-        lost = [getattr(self.control, name) for name in list(self.control.lost)]
-        busy = self._reconnecting is not None and self._reconnecting.is_alive()
-        broken = [device for device in lost if not device.health().ok]
-        if broken and not busy:
-            self._reconnecting = threading.Thread(target=self._connect_again, args=(broken[0],), daemon=True)
-            self._reconnecting.start()
-
-    def _connect_again(self, device: Any) -> None:
-        try:
-            device.stop()
-            device.connect()
-            self._say(f"{device.name}: connected again; press clear to go on")
-        except DeviceError as error:
-            self._say(f"{device.name}: {error}")
-            time.sleep(RECONNECT_S)
-
-    def _drain_events(self) -> None:
-        while not self.control.events.empty():
-            self.control.events.get()
-
-    def _guarded(self, loop: Callable[[], None]) -> None:
-        try:
-            loop()
-        except Exception as error:
-            self._broken = f"{type(error).__name__}: {error}"
-            raise
-
-    _broken = ""
-
-    def _control_loop(self) -> None:
-        last_arm = -1
-        while self._running.is_set():
-            index = self.hand_pace.wait()
-            now = time.monotonic()
-            arm_index = index // self._per_arm
-            arm_due = arm_index != last_arm
-            if arm_due:
-                missed = max(arm_index - last_arm - 1, 0) if last_arm >= 0 else 0
-                self.arm_stats.add(now, arm_index / self.control.settings.arm_hz, missed)
-                last_arm = arm_index
-            self.control.tick(now, arm_due)
-
-    def _observer_loop(self) -> None:
-        while self._running.is_set():
-            self.observer_pace.wait()
-            self.observer.tick(time.monotonic())
 
 
 def _in_control(latest: Snapshot) -> str:
@@ -392,7 +356,7 @@ def _in_control(latest: Snapshot) -> str:
 
 
 def _stretches(who: list[tuple[float, str]]) -> list[tuple[float, float, str]]:
-    """Runs of equal names as (start s, end s, name)."""
+    """Runs of equal names as (start s, end s, name); [] of nothing."""
     starts = [i for i, (_, name) in enumerate(who) if i == 0 or who[i - 1][1] != name]
-    ends = [*starts[1:], len(who) - 1]
+    ends = [*starts[1:], len(who) - 1][: len(starts)]
     return [(who[a][0], who[b][0], who[a][1]) for a, b in zip(starts, ends, strict=True)]

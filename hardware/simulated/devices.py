@@ -78,7 +78,7 @@ class SimOperator(SimDevice):
         self._successes = reading.value.successes
         pressed, self._pressed = self._pressed, ()
         events += pressed
-        state = OperatorState(reading.value.engage, events)
+        state = OperatorState(reading.value.engage, events, reading.value.authority)
         return Stamped(state, reading.t_device, reading.t_received, reading.seq, reading.valid)
 
 

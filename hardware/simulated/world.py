@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.rig import RigConfig
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
+from dexhil.workers import leave_signals_to_parent
 from hardware.devices.base import ArmState, DeviceError, Stamped
 from hardware.runtime.pace import Pace
-from hardware.runtime.processes import leave_signals_to_parent
+from hardware.runtime.scheduling import run_first
 from hardware.runtime.slots import SharedSlot
 
 STEP_HZ = 100.0
@@ -29,6 +31,7 @@ TRACKER_EVERY = 3  # steps: 33 Hz
 MOST_BEHIND = 10  # steps that are made up for; time stands still for the rest
 REGRIP_STEPS = 10
 SMALL = 1 << 14
+FILM_SIZE = 320, 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +41,11 @@ class WorldSettings:
     retargeter: file through which the person's hand is to pass; "": the glove gives hand joints itself.
     """
 
-    tasks: tuple[str, ...] = ("plush", "tissue")
-    difficulty: float = 0.5
-    image_size: int = 64
-    cameras: tuple[str, ...] = ("scene", "wrist")
-    camera_hz: float = 20.0
+    tasks: tuple[str, ...] = RigConfig.tasks
+    difficulty: float = RigConfig.difficulty
+    image_size: int = RigConfig.image_size
+    cameras: tuple[str, ...] = RigConfig.cameras
+    camera_hz: float = RigConfig.control_hz
     person: dict[str, Any] = dataclasses.field(default_factory=dict)
     retargeter: str = ""
 
@@ -57,10 +60,11 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class PersonState:
-    """engage: the person wants control. successes: counts episodes that the rig judged successful."""
+    """engage: the person wants control of what `authority` says. successes: episodes that the rig judged successful."""
 
     engage: bool
     successes: int
+    authority: str = "both"
 
 
 class World:
@@ -113,9 +117,9 @@ class World:
         """(success, category of the failure, why the person took over) of the episode so far."""
         return self._ask(("judge",))
 
-    def film(self, width: int, height: int) -> np.ndarray:
-        """uint8 [height, width, 3] of the scene now."""
-        return self._ask(("film", width, height))
+    def film(self) -> np.ndarray:
+        """uint8 [240, 320, 3] of the scene now."""
+        return self._ask(("film",))
 
     def regrip(self) -> np.ndarray:
         """The person saw the robot hold: lets go, then takes over anew, holding the cube as returned (C of eq. 3)."""
@@ -170,6 +174,7 @@ class _Served:
         for task in reversed(settings.tasks):
             self.reset(task, 0, False)
             self.rig.observe()  # opens the renderers
+            self.rig.render("scene", *FILM_SIZE)
         self.q = self.rig.joints[:ARM_DOF]
         self.running = False
 
@@ -201,23 +206,17 @@ class _Served:
     def step(self, now: float) -> None:
         """One hundredth of a second."""
         if self.running:
-            self.rig.apply(self._command(now))
+            self.rig.apply(step_command(self.rig.command, *self._targets(), now))
         if self.person is not None and not self.succeeded:
             self._let_person_act()
         if self.running and not self.succeeded and self.rig.success():
             self.succeeded, self.engage = True, False
             self.successes += 1
 
-    def _command(self, now: float) -> np.ndarray:
-        """float32 [A] rad for this step: the arm goes straight to its target, so that it is there at its time."""
-        command = self.rig.command
+    def _targets(self) -> tuple[Target | None, Target | None]:
+        """What arm and hand were commanded since the last reset."""
         arm, hand = self.world.arm_target.read(), self.world.hand_target.read()
-        if arm is not None and arm is not self.forgotten[0]:
-            left = max(arm.t_execute - now, 1.0 / STEP_HZ)
-            command[:ARM_DOF] += (arm.joints - command[:ARM_DOF]) * min(1.0, 1.0 / (STEP_HZ * left))
-        if hand is not None and hand is not self.forgotten[1]:
-            command[ARM_DOF:] = hand.joints
-        return command
+        return None if arm is self.forgotten[0] else arm, None if hand is self.forgotten[1] else hand
 
     def _let_person_act(self) -> None:
         self.pause -= 1
@@ -238,7 +237,8 @@ class _Served:
         self._say("arm", self.world.arm, state)
         self._say("hand", self.world.hand, q[ARM_DOF:])
         self._say("glove", self.world.glove, self.glove)
-        self._say("operator", self.world.person, PersonState(self.engage, self.successes))
+        authority = "both" if self.person is None else self.person.authority
+        self._say("operator", self.world.person, PersonState(self.engage, self.successes, authority))
         if self._due("tracker", index, TRACKER_EVERY):
             self._say("tracker", self.world.tracker, self.cube)
         per_picture = round(STEP_HZ / self.world.settings.camera_hz)
@@ -266,7 +266,7 @@ class _Served:
         if kind == "judge":
             return self.rig.success(), self.rig.failure(), list(self.person.reasons) if self.person else []
         if kind == "film":
-            return self.rig.render("scene", *values)
+            return self.rig.render("scene", *FILM_SIZE)
         if kind == "regrip":
             return self.regrip()
         if kind == "inject":
@@ -274,10 +274,24 @@ class _Served:
         return None
 
 
+def step_command(command: np.ndarray, arm: Target | None, hand: Target | None, now: float) -> np.ndarray:
+    """float32 [A] rad for the step at `now`, the last being `command`: the arm goes straight to its target, so that it
+    is there at its time.
+    """
+    command = command.copy()
+    if arm is not None:
+        left = max(arm.t_execute - now, 1.0 / STEP_HZ)
+        command[:ARM_DOF] += (arm.joints - command[:ARM_DOF]) * min(1.0, 1.0 / (STEP_HZ * left))
+    if hand is not None:
+        command[ARM_DOF:] = hand.joints
+    return command
+
+
 def _serve(world: World, pipe: Connection, parent: int) -> None:
     """The process."""
     leave_signals_to_parent()
     served = _Served(world)
+    run_first({})  # as the devices that it stands for, which have processors of their own
     pace, done = Pace(STEP_HZ), None
     while os.getppid() == parent:
         index = pace.wait()

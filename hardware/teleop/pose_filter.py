@@ -1,4 +1,4 @@
-"""A One-Euro filter on poses: smooth while the hand rests, quick while it moves. NumPy and SciPy only.
+"""One-Euro filters on poses and joints: smooth while the hand rests, quick while it moves. NumPy and SciPy only.
 
 Source: Casiez, Roussel, Vogel 2012, "1 euro filter". Position and rotation have a filter each, over their speeds.
 """
@@ -20,6 +20,30 @@ def share(cutoff_hz: float, elapsed_s: float) -> float:
     """How much of the way to a new value a first-order low pass goes in `elapsed_s`."""
     radians = 2.0 * np.pi * cutoff_hz * elapsed_s
     return radians / (radians + 1.0)
+
+
+@dataclasses.dataclass
+class JointFilter:
+    """cutoff_hz: while at rest. per_radian: Hz more for every rad/s, joint by joint."""
+
+    cutoff_hz: float = 3.0
+    per_radian: float = 8.0
+    _joints: np.ndarray | None = None
+    _time: float = 0.0
+    _speed: np.ndarray | None = None
+
+    def __call__(self, joints: np.ndarray, time_s: float) -> np.ndarray:
+        """The filtered joints [m] rad of those measured at `time_s`."""
+        elapsed = time_s - self._time
+        self._time = time_s
+        if self._joints is None or self._speed is None or not 0.0 < elapsed <= LARGEST_GAP_S:
+            self._joints, self._speed = joints, np.zeros_like(joints)
+            return joints
+        step = joints - self._joints
+        self._speed = self._speed + share(SPEED_CUTOFF_HZ, elapsed) * (step / elapsed - self._speed)
+        radians = 2.0 * np.pi * elapsed * (self.cutoff_hz + self.per_radian * np.abs(self._speed))
+        self._joints = self._joints + radians / (radians + 1.0) * step
+        return self._joints
 
 
 @dataclasses.dataclass

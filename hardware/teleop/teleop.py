@@ -6,11 +6,13 @@ import dataclasses
 
 import numpy as np
 
+from dexhil.control.safety import SafetySettings
 from dexhil.control.takeover import HumanCommand
 from dexhil.retargeting.runtime import Retargeter
 from dexhil.robots.poses import IDENTITY
 from hardware.devices.base import Glove, Operator, OperatorState, Stamped, Tracker
-from hardware.runtime.safety import SafetySettings, check_device
+from hardware.runtime.watch import check_device
+from hardware.teleop.pose_filter import JointFilter
 
 
 @dataclasses.dataclass
@@ -27,6 +29,7 @@ class Teleop:
     safety: SafetySettings
     retargeter: Retargeter | None = None
     cube_to_ee: np.ndarray = dataclasses.field(default_factory=lambda: IDENTITY.copy())
+    _smooth: JointFilter = dataclasses.field(default_factory=JointFilter)
     _glove_seen: int = 0
     _q_hand: np.ndarray | None = None
 
@@ -73,5 +76,6 @@ class Teleop:
         if np.shape(q_hand) != (self.hand_dof,) or not np.isfinite(q_hand).all():
             hint = "" if self.retargeter else "; key points need a retargeter (teleop.retargeter)"
             return None, f"{self.glove.name}: expected {self.hand_dof} finite joints, got {np.shape(q_hand)}{hint}"
-        self._glove_seen, self._q_hand = reading.seq, np.asarray(q_hand, np.float64)
+        self._glove_seen = reading.seq
+        self._q_hand = self._smooth(np.asarray(q_hand, np.float64), reading.t_device)
         return self._q_hand, ""

@@ -34,7 +34,7 @@ def test_an_anchor_at_another_pose_shows_although_the_first_command_does_not(mon
 
     def wrong(command, human):
         anchors = anchored(command, human)
-        pose = make_pose(anchors.pose_base_ee[:3] + [0.03, 0.0, 0.0], rotation(anchors.pose_base_ee))
+        pose = make_pose(anchors.pose_base_ee[:3] + 0.02, rotation(anchors.pose_base_ee))
         return dataclasses.replace(anchors, pose_base_ee=pose)
 
     monkeypatch.setattr(takeover, "_anchor", wrong)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dexhil.control.limiter import Limiter
+from dexhil.control.safety import motion_limits
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
-from hardware.runtime.safety import motion_limits
 from tests.hardware.fakes import SETTINGS
 
 PARTS = {"arm": (slice(0, ARM_DOF), 30.0), "hand": (slice(ARM_DOF, None), 90.0)}

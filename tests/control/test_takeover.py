@@ -17,7 +17,7 @@ from dexhil.control.takeover import (
     start,
 )
 from dexhil.robots import arm_ik
-from dexhil.robots.poses import IDENTITY, compose, inverse, make_pose
+from dexhil.robots.poses import IDENTITY, compose, inverse, make_pose, rotation
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
 
@@ -190,3 +190,128 @@ def test_the_emergency_stop_is_latched(rng):
     assert decision.mode is Mode.RELEASING
     _, decision = tick(state, policy=policy, epoch=state.epoch)
     assert decision.mode is Mode.AUTONOMOUS
+
+
+NOISE = {"cube_m": 1e-3, "cube_rad": np.radians(0.5), "hand_rad": 0.01}  # of a hand at rest, standard deviations
+
+
+def noisy(human: HumanCommand, rng: np.random.Generator) -> HumanCommand:
+    """What sensors show of it."""
+    turn = Rotation.from_rotvec(rng.normal(0, NOISE["cube_rad"], 3))
+    cube = human.pose_camera_cube
+    pose = make_pose(cube[:3] + rng.normal(0, NOISE["cube_m"], 3), turn * rotation(cube))
+    return HumanCommand(
+        pose * [1, 1, 1, *[rng.choice([-1, 1])] * 4], human.q_hand + rng.normal(0, NOISE["hand_rad"], HAND)
+    )
+
+
+@pytest.mark.parametrize("hz", [20, 30, 90])
+@pytest.mark.parametrize("repeats", [1, 3])  # a slow device shows the same to a fast loop
+def test_a_person_who_holds_still_within_sensor_noise_moves_nothing(rng, hz, repeats):
+    for _ in range(3):
+        human = HumanCommand(random_pose(rng), rng.uniform(SPEC.lower[ARM_DOF:], SPEC.upper[ARM_DOF:]))
+        command, grip = random_command(rng), random_pose(rng, 0.05)
+        state, shown = start(command), human
+        for k in range(5 * hz):
+            shown = noisy(human, rng) if k % repeats == 0 else shown
+            state, decision = advance(state, Inputs(True, shown, None), SPEC, grip)
+            state = executed(state, decision.command)
+            assert jump(command, decision.command).max < 0.005
+        assert state.anchors is not None
+        assert state.anchors.path < 0.005
+
+
+@pytest.mark.parametrize("hz", [20, 90])
+def test_a_person_who_stops_moving_stops_the_robot(rng, hz):
+    human = HumanCommand(random_pose(rng), np.full(HAND, 0.2))
+    state, after = start(random_command(rng)), []
+    for k in range(6 * hz):
+        human = dataclasses.replace(human, q_hand=np.full(HAND, 0.2 + min(k / hz, 1.0) * 0.8))
+        state, decision = tick(state, noisy(human, rng))
+        after += [decision.command] if k > 2 * hz else []
+    assert np.ptp(after, axis=0).max() < 0.02
+
+
+def test_slow_motion_counts_however_small_its_steps(rng):
+    human = HumanCommand(random_pose(rng), np.full(HAND, 0.2))
+    state, _ = tick(start(SPEC.home), human)
+    for q in np.linspace(0.2, 0.6, 1800):
+        state, _ = tick(state, noisy(dataclasses.replace(human, q_hand=np.full(HAND, q)), rng))
+    wanted = np.minimum(SPEC.home[ARM_DOF:] + 0.04, SPEC.upper[ARM_DOF:] - 1e-6)
+    assert (state.command[ARM_DOF:] > wanted).all()
+
+
+def test_fingers_move_by_themselves_alone(rng):
+    """The thumb turns and comes back: the fingers, which hold something, stay; the person's are open."""
+    robot, hand = SPEC.home.copy(), np.full(HAND, 0.2)
+    robot[ARM_DOF:] = np.minimum(0.9, SPEC.upper[ARM_DOF:])
+    cube = random_pose(rng)
+    state, _ = tick(start(robot), HumanCommand(cube, hand))
+    for phase in np.linspace(0, np.pi, 60):
+        state, _ = tick(state, HumanCommand(cube, hand + np.eye(HAND)[0] * 0.6 * np.sin(phase)))
+    np.testing.assert_allclose(state.command[ARM_DOF + 1 :], robot[ARM_DOF + 1 :], atol=1e-6)
+    assert abs(state.command[ARM_DOF] - 0.9) > 0.1
+
+
+@pytest.mark.parametrize("closing", [True, False])
+@pytest.mark.parametrize("hz", [20, 90])
+def test_no_finger_ever_goes_against_the_persons(rng, closing, hz):
+    for _ in range(5):
+        ends = np.sort(rng.uniform(0.0, 1.2, (2, HAND)), axis=0)
+        robot = random_command(rng)
+        robot[ARM_DOF:] = rng.uniform(SPEC.lower[ARM_DOF:], SPEC.upper[ARM_DOF:])
+        begins, stops = ends if closing else ends[::-1]
+        cube, state = random_pose(rng), start(robot)
+        for share in np.linspace(0, 1, hz):
+            before = state.command[ARM_DOF:]
+            state, decision = tick(state, HumanCommand(cube, begins + share * (stops - begins)))
+            step = decision.command[ARM_DOF:] - before
+            assert ((step if closing else -step) > -1e-6).all()
+
+
+def test_the_anchor_is_the_last_command_whatever_was_measured(rng):
+    command = random_command(rng)
+    state = executed(start(SPEC.home), command)
+    state, decision = tick(state, HumanCommand(random_pose(rng), np.zeros(HAND)))
+    np.testing.assert_allclose(decision.command, command, atol=1e-5)
+    assert state.anchors is not None
+    np.testing.assert_array_equal(state.anchors.command, command)
+
+
+@pytest.mark.parametrize(("authority", "persons"), [("arm", slice(0, ARM_DOF)), ("hand", slice(ARM_DOF, None))])
+def test_the_policy_keeps_what_the_person_does_not_take(rng, authority, persons):
+    policy, human = random_command(rng), HumanCommand(random_pose(rng), np.full(HAND, 0.3))
+    state, decision = tick(start(SPEC.home), human, policy, authority=authority)
+    np.testing.assert_allclose(decision.command, SPEC.home, atol=1e-5)  # of its first tick everything holds
+    moved = HumanCommand(
+        compose(human.pose_camera_cube, make_pose(np.full(3, 0.02), Rotation.identity())), np.ones(HAND)
+    )
+    for _ in range(20):
+        state, decision = tick(state, moved, policy, authority=authority)
+    assert decision.is_intervention
+    ours = np.zeros(SPEC.action_dim, bool)
+    ours[persons] = True
+    np.testing.assert_array_equal(decision.command[~ours], policy[~ours])
+    assert (np.abs(decision.command - policy)[ours] > 1e-3).any()
+    assert (np.abs(decision.command - SPEC.home)[ours] > 1e-3).any()
+
+
+@pytest.mark.parametrize(("first", "then"), [("arm", "both"), ("both", "hand"), ("hand", "arm"), ("both", "arm")])
+def test_a_change_of_authority_moves_nothing_until_the_policy_has_planned_anew(rng, first, then):
+    human, old = HumanCommand(random_pose(rng), rng.uniform(0, 1, HAND)), random_command(rng)
+    state = start(SPEC.home)
+    for _ in range(5):
+        state, _ = tick(state, human, old, authority=first)
+    stale, before = state.epoch, state.command
+    for _ in range(5):
+        state, decision = tick(state, human, old + 0.1, epoch=stale, authority=then)
+        assert jump(before, decision.command).max < 1e-4
+        assert decision.is_intervention
+    assert state.epoch == stale + 1
+    state, decision = tick(state, human, old, authority=then)
+    assert jump(before, decision.command).max > 1e-3 or then == "both"
+
+
+def test_an_unknown_authority_is_named():
+    with pytest.raises(ValueError, match="authority 'legs': expected one of both, arm, hand"):
+        Inputs(False, None, None, authority="legs")

@@ -31,6 +31,10 @@ class FakeRig:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
+    @property
+    def command(self) -> np.ndarray:
+        return self.joints
+
     def reset(self, *, task: str, seed: int) -> Observation:
         self.calls = [f"reset {task} {seed}"]
         self.task, self.seed, self.steps, self.done = task, seed, 0, False

@@ -90,13 +90,21 @@ def test_pairs_with_different_numbers_of_trials_are_refused():
         study_results(study)
 
 
-def test_human_time_counts_corrections_that_failed():
-    failed = episode("dexhil", 1, seed=1, success=False)
-    study = dataclasses.replace(full_study(), online=(*full_study().online, failed))
-    results = study_results(study)
-    assert results["human_seconds"]["dexhil"] == [6.0, 3.0]
-    assert results["labour"]["watched_seconds"]["dexhil"] == [20.0, 10.0]
-    assert results["labour"]["corrections"] == 6
+def test_human_time_counts_corrections_that_failed_too():
+    study = full_study()
+    failed = dataclasses.replace(study, online=tuple(dataclasses.replace(e, success=False) for e in study.online))
+    results = study_results(failed)
+    assert results["human_seconds"]["dexhil"] == [3.0, 3.0]
+    assert results["human_seconds_with_watching"]["dexhil"] == [10.0, 10.0]
+
+
+def test_a_hand_back_is_reported_as_asked_for_and_as_executed():
+    study = full_study()
+    limited = dataclasses.replace(
+        study, online=(episode("dexhil", 1, released_executed=[(0.01, 0.02), (0.015, 0.02)]),)
+    )
+    results = study_results(limited)
+    assert (results["max_release_jump"], results["max_release_jump_executed"]) == (0.02, 0.015)
 
 
 def test_human_time_counts_demonstrations_and_the_persons_control():
@@ -110,6 +118,8 @@ def test_human_time_counts_demonstrations_and_the_persons_control():
         "both arms' rollouts of round 1 are the same"
     )
     assert work["watched_seconds"]["dexhil"] == [10.0, 10.0]
+    watched = results["human_seconds_with_watching"]
+    assert watched == {"dexhil": [10.0, 10.0], "dagger": [10.0], "offline": [120.0, 0.0]}
     assert work["paper"] == {"demonstration_s": 10.0, "correction_s": 3.0}
 
 

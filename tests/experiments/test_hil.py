@@ -192,8 +192,11 @@ def options_of(part: hil.Part) -> dict[str, str]:
     [
         ("hil.jobs=0", r"hil\.jobs 0: expected at least 1"),
         ("hil.arms=dexhil,dexhil", "'dexhil' is named 2 times"),
-        ("rig.surroundings=2.0", r"surroundings 2\.0: expected"),
-        ("collect.coverage=1.5", r"collect\.coverage 1\.5: expected a share of the rig's difficulty, 0 to 1"),
+        ("rig.surroundings=2.0", r"rig\.surroundings 2\.0: expected a fraction from 0 to 1"),
+        ("rig.control_hz=2000.0", r"rig\.control_hz 2000\.0: expected more than 0 and at most"),
+        ("hil.round_warmup_steps=2", r"hil\.round_warmup_steps 2: expected fewer than round_steps = 2"),
+        ("collect.workers=0", r"collect\.workers 0: expected at least 1"),
+        ("collect.coverage=1.5", r"collect\.coverage 1\.5: expected a fraction from 0 to 1"),
         ("online.person.skill=0.0", r"online\.person\.skill 0\.0: expected more than 0"),
         ("online.person.retargeter=none.npz", r"none\.npz: no such file"),
         ("train.init_from=nowhere", "nowhere: no folder 'checkpoints' there"),
@@ -240,10 +243,12 @@ def test_an_unknown_arm_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_a_config_without_a_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has no section `hil`"):
+    with pytest.raises(ConfigError, match=r"has no section .hil., which this command needs; start from .*hil_sim.py"):
         hil.main(["--config=experiments/configs/sim.py", f"--workdir={tmp_path}"])
 
 
 def test_a_part_that_fails_is_named(tmp_path: Path) -> None:
+    (tmp_path / "demonstrations" / "round0").mkdir(parents=True)
+    (tmp_path / "demonstrations" / "round0" / "episodes").write_text("in the way of the folder")
     with pytest.raises(ConfigError, match=r"round 0: demonstrations failed with exit status 2.*The part alone: python"):
-        hil.main([*arguments(tmp_path), "--config.collect.workers=0"])
+        hil.main(arguments(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from dexhil.retargeting import network, runtime
 from dexhil.retargeting.hand import simulated_dexhand021
 from dexhil.schema import ARM_DOF
 from dexhil.sim.rig import SimRig
-from experiments.configs import sim
 from experiments.online import make_person, read_online
+from experiments.settings import SupervisorConfig
 
 ALWAYS = {"false_alarms_per_s": 1e3, "reaction_s": (0.0, 0.0)}
 
@@ -21,11 +22,11 @@ ALWAYS = {"false_alarms_per_s": 1e3, "reaction_s": (0.0, 0.0)}
 def test_the_persons_hand_goes_through_the_retargeter_of_the_config(tmp_path: Path) -> None:
     hand = simulated_dexhand021()
     runtime.save(runtime.Model(hand, network.init(np.random.default_rng(0), hand, 16), {}), tmp_path / "r.npz")
-    settings = sim.get_config().online.person.to_dict() | ALWAYS
+    settings = SupervisorConfig(**ALWAYS)
     rig, shown = SimRig(cameras=()), {}
     for path in ("", str(tmp_path / "r.npz")):
         rig.reset(task="plush", seed=0)
-        command = make_person(rig, 0, settings | {"retargeter": path}).tick(rig.command)
+        command = make_person(rig, 0, dataclasses.replace(settings, retargeter=path)).tick(rig.command)
         assert command is not None
         shown[path] = command.q_hand
     assert shown[""] == pytest.approx(rig.command[ARM_DOF:], abs=0.05)
@@ -49,6 +50,5 @@ def test_rollouts_that_failed_are_read_with_the_persons_time(tmp_path: Path) -> 
 
 
 def test_a_retargeter_that_is_not_there_is_named() -> None:
-    settings = sim.get_config().online.person.to_dict() | {"retargeter": "none.npz"}
     with pytest.raises(ValueError, match=r"none\.npz: no such file; train a retargeter"):
-        make_person(SimRig(cameras=()), 0, settings)
+        make_person(SimRig(cameras=()), 0, SupervisorConfig(retargeter="none.npz"))

@@ -3,26 +3,28 @@
 import dataclasses
 import os
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dexhil.control.executor import ExecutorConfig, Request
 from dexhil.control.guard import Box
+from dexhil.control.safety import SafetyLayer, SafetySettings
 from dexhil.robots import arm_ik
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF, ActionChunk, Observation
 from hardware.devices.base import ArmState, DeviceError, Health, OperatorState, Stamped
 from hardware.runtime.control import Control, Phase, Settings
-from hardware.runtime.plans import Plan
 from hardware.runtime.policy_process import Report
-from hardware.runtime.safety import SafetyLayer, SafetySettings
 from hardware.teleop.teleop import Teleop
 
 BOX = Box(np.array([0.2, -0.5, 0.0]), np.array([0.85, 0.5, 0.9]))
 SETTINGS = SafetySettings(BOX, soft_start_s=0.0)
 TICK_S = 1.0 / 90.0
+RATES = Settings(executor=ExecutorConfig(execute_steps=1))  # a fresh plan at every observation
 
 
 class FakeDevice:
@@ -50,7 +52,9 @@ class FakeDevice:
 
 
 class FakeActuator(FakeDevice):
-    """Goes where it is told, at once; `broken` makes every command fail. commands: all that it was told."""
+    """Goes half of the way to where it is commanded in every tick, as a real one lags; `broken` makes every command
+    fail. commands: all that it was told.
+    """
 
     value: Any
 
@@ -64,9 +68,9 @@ class FakeActuator(FakeDevice):
             raise DeviceError(f"{self.name}: {self.broken}")
         self.commands.append(np.array(target))
         if isinstance(self.value, ArmState):
-            self.value = arm_state(target)
+            self.value = arm_state((self.value.q + target) / 2)
         else:
-            self.value = np.array(target)
+            self.value = (self.value + target) / 2
         return np.array(target)
 
 
@@ -96,7 +100,7 @@ def arm_state(q_arm: np.ndarray) -> ArmState:
 class Bench:
     """A control with fake devices. The test moves its clock: `run` ticks at 90 Hz and returns the snapshots."""
 
-    def __init__(self, settings: SafetySettings = SETTINGS) -> None:
+    def __init__(self, settings: SafetySettings = SETTINGS, rates: Settings = RATES) -> None:
         self.now = 100.0
         self.ticks = 0
         self.arm = FakeActuator("fr3", arm_state(SPEC.home[:ARM_DOF]), self.clock)
@@ -105,8 +109,8 @@ class Bench:
         self.tracker = FakeDevice("cube", IDENTITY.copy(), self.clock)
         self.glove = FakeDevice("glove", SPEC.home[ARM_DOF:].astype(np.float64), self.clock, 1 / 90)
         self.operator = FakeOperator(self.clock)
-        self.report: Report | None = None
-        self.planning, self.number = True, 0
+        self.report: Report | None = Report(self.now, identity={"x": 1})
+        self.planning, self.asked = True, deque[Request]()
         self.goal = SPEC.home.copy()
         layer = SafetyLayer(SPEC, settings, arm_hz=30.0, hand_hz=90.0)
         self.control = Control(
@@ -116,34 +120,34 @@ class Bench:
             {"scene": self.camera},
             Teleop(self.tracker, self.glove, self.operator, SPEC.hand_dof, settings),
             layer,
-            self.newest,
-            Settings(),
+            lambda: self.report,
+            rates,
         )
         self.tick()  # off: the command is what the robot measures
 
     def clock(self) -> float:
         return self.now
 
-    def newest(self) -> Report | None:
-        """A fresh plan from the present command to `goal`, made at once."""
-        if self.planning and self.ticks % 5 == 0:
-            self.number += 1
+    def observe(self) -> None:
+        """Asks where the control wants a plan; the answer, from the present command to `goal`, is there at once."""
+        if request := self.control.policy.request(self.now):
+            self.asked.append(request)
+        if self.planning and self.asked:
             at = self.control.latest.command
-            rows = (
-                at + np.linspace(0.0, 1.0, 17)[1:, None] * (self.goal - at)
-                if np.isfinite(self.goal).all()
-                else (np.tile(self.goal, (16, 1)))
-            )
-            self.report = Report(
-                self.now,
-                Plan(rows.astype(np.float32), self.now, self.control.latest.epoch, self.number),
-                identity={"x": 1},
-            )
-        return self.report
+            way = np.linspace(0.0, 1.0, 17)[1:, None] * (self.goal - at)
+            rows = at + way if np.isfinite(self.goal).all() else np.tile(self.goal, (16, 1))
+            self.answer(rows.astype(np.float32))
+
+    def answer(self, actions: np.ndarray | None, error: str = "") -> None:
+        """The policy's report on the newest request."""
+        self.report = Report(self.now, self.asked.pop(), actions, error, identity={"x": 1})
+        self.asked.clear()
 
     def tick(self) -> Any:
         self.now += TICK_S
         self.ticks += 1
+        if self.ticks % 5 == 0:
+            self.observe()
         return self.control.tick(self.now, self.ticks % 3 == 0)
 
     def run(self, seconds: float) -> list[Any]:
@@ -156,15 +160,15 @@ class Bench:
         self.run(0.1)
 
     def said(self) -> str:
-        return "\n".join(message for _, message in self.control.told)
+        return "\n".join(message for _, message in self.control.messages.told)
 
     def causes(self) -> set[str]:
         """Of all interventions so far."""
         self.control.request_log()
         self.tick()
         found = set()
-        while not self.control.interventions.empty():
-            found.add(self.control.interventions.get()["cause"])
+        while not self.control.messages.interventions.empty():
+            found.add(self.control.messages.interventions.get()["cause"])
         return found
 
 
@@ -181,10 +185,12 @@ class StillPolicy:
     flags: Path
     checkpoint_id: str = "still/1"
 
-    def infer(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+    def infer(self, observation: Observation, *, seed: int = 0, prefix: Any = None, delay: int = 0) -> ActionChunk:
         wanted = {path.name for path in self.flags.iterdir()}
         here = np.concatenate([observation.q_arm, observation.q_hand])
         actions = np.tile(here, (16, 1)).astype(np.float32)
+        if prefix is not None:
+            actions[:delay] = prefix[:delay]
         if "nan" in wanted:
             actions[3, 2] = np.nan
         if "raise" in wanted:
@@ -212,9 +218,9 @@ class Live:
     operator: FakeOperator
 
 
-def live_control(newest: Any = None) -> Live:
+def live_control(newest: Any = None, handover: str = "replace") -> Live:
     """Control of fake devices on the real clock."""
-    patient = dataclasses.replace(SETTINGS, watchdog_least_s=2.0)
+    patient = dataclasses.replace(SETTINGS, watchdog_min_s=2.0)
     arm, hand = FakeActuator("fr3", arm_state(SPEC.home[:ARM_DOF])), FakeActuator("dexhand", SPEC.home[ARM_DOF:].copy())
     operator = FakeOperator()
     control = Control(
@@ -231,6 +237,6 @@ def live_control(newest: Any = None) -> Live:
         ),
         SafetyLayer(SPEC, patient, arm_hz=30.0, hand_hz=90.0),
         newest,
-        Settings(stale_s=2.0),
+        Settings(stale_s=2.0, executor=ExecutorConfig(handover=handover)),
     )
     return Live(control, arm, hand, operator)

@@ -10,9 +10,7 @@ from dexhil.control.takeover import Mode
 from dexhil.robots.poses import make_pose, rotation
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
-from hardware.runtime.control import Phase
-from hardware.runtime.plans import Plan
-from hardware.runtime.policy_process import Report
+from hardware.runtime.control import Phase, Settings
 from tests.hardware.fakes import BOX, SETTINGS, TICK_S, Bench, somewhere
 
 WATCHDOG_S = 0.1 + 2 * TICK_S
@@ -62,7 +60,7 @@ def test_modes_of_a_takeover_in_order_and_stale_plans_are_dropped(bench: Bench):
     assert modes == [Mode.ENGAGING, Mode.HUMAN, Mode.HUMAN]
     assert bench.control.latest.is_intervention
     epoch = bench.control.latest.epoch
-    bench.planning = False  # what is planned now was planned before the hand-back
+    bench.planning = False  # what is executed now was planned before the hand-back
     bench.operator.value = False
     assert {snapshot.mode for snapshot in bench.run(0.1)} == {Mode.RELEASING}
     assert bench.control.latest.epoch == epoch + 1
@@ -79,8 +77,10 @@ def test_a_person_who_holds_still_stops_the_robot_without_a_jump(bench: Bench):
         bench.tracker.value = make_pose(rng.uniform(-1, 1, 3), rotation(np.r_[0, 0, 0, rng.normal(size=4)]))
         bench.glove.value = rng.uniform(SPEC.lower[ARM_DOF:], SPEC.upper[ARM_DOF:]).astype(float)
         bench.operator.value = True
+        rest = bench.control.safety.resting_point()
         bench.run(0.6)
         assert still(bench.run(0.2))
+        np.testing.assert_allclose(bench.control.latest.command, rest, atol=2e-3)  # though arm and hand lag behind
         bench.operator.value = False
         bench.run(0.1)
     changes = []
@@ -88,7 +88,9 @@ def test_a_person_who_holds_still_stops_the_robot_without_a_jump(bench: Bench):
         changes.append(bench.control.changes.get())
     assert sum(change.kind == "takeover" for change in changes) == 20
     assert sum(change.kind == "release" for change in changes) == 20
-    assert max(change.asked.max for change in changes) < 1e-4
+    assert max(change.asked.max for change in changes if change.kind == "takeover") < 1e-4
+    released = [change.asked.max for change in changes if change.kind == "release"]
+    assert 0.001 < np.median(released) < 0.1  # what the policy asks for; it fades in
     assert max(change.felt.max for change in changes) < 0.005
 
 
@@ -123,7 +125,7 @@ def test_random_and_hostile_input_sends_nothing_outside_the_limits():
         assert np.isfinite(q).all()
         assert len(q) > 100
         assert ((q >= SPEC.lower[joints] - rounding) & (q <= SPEC.upper[joints] + rounding)).all()
-        assert (np.abs(v) <= settings.velocity_share * SPEC.max_velocity[joints] + rounding * hz).all()
+        assert (np.abs(v) <= settings.velocity_fraction * SPEC.max_velocity[joints] + rounding * hz).all()
         assert np.abs(a).max() <= acceleration + 4 * rounding * hz**2
         assert np.abs(j).max() <= jerk + 8 * rounding * hz**3
     places = depths(np.array(bench.arm.commands), SPEC.home[ARM_DOF:], dataclasses.replace(BOX, tips_m=-0.2))
@@ -151,7 +153,7 @@ def test_a_silent_arm_is_lost_after_a_second_and_comes_back_with_a_persons_conse
     bench.run(0.2)
     bench.arm.alive = False
     bench.run(1.5)
-    assert "arm" in bench.control.lost
+    assert "arm" in bench.control.watch.lost
     told = len(bench.arm.commands)
     bench.operator.press("clear_estop")
     bench.run(0.2)
@@ -164,7 +166,7 @@ def test_a_silent_arm_is_lost_after_a_second_and_comes_back_with_a_persons_conse
     bench.operator.press("clear_estop")
     bench.goal = np.concatenate([moved_by_hand, SPEC.home[ARM_DOF:]])
     bench.run(0.1)
-    assert not bench.control.lost
+    assert not bench.control.watch.lost
     assert np.abs(bench.arm.commands[told] - moved_by_hand).max() < 0.02
 
 
@@ -251,28 +253,43 @@ def test_after_an_emergency_stop_motion_starts_slowly():
     assert (speed[ARM_DOF:] < 0.2 * SPEC.max_velocity[ARM_DOF:]).all()
 
 
-def test_a_policy_without_a_fresh_plan_holds_and_goes_on_with_one(bench: Bench):
+def test_a_policy_that_does_not_answer_holds_the_robot_and_goes_on_when_it_does(bench: Bench):
     bench.run(0.2)
     bench.planning = False
-    bench.run(0.45)
+    bench.run(0.52)
     assert bench.control.latest.mode is Mode.HOLD
+    assert not bench.control.latest.is_commanded
     bench.run(0.3)
     assert still(bench.run(0.1))
-    assert "last plan" in bench.said()
+    assert "no answer (limit 0.4 s)" in bench.said()
     bench.planning = True
     bench.goal = somewhere(np.random.default_rng(5))
     assert moves(bench)
     assert "watchdog:policy" in bench.causes()
 
 
-def test_a_plan_that_ends_before_it_is_stale_holds_and_says_so(bench: Bench):
+def test_a_chunk_that_ends_before_the_next_one_is_there_is_held_and_nobody_commands(bench: Bench):
     bench.planning = False
-    actions = np.tile(bench.control.latest.command, (4, 1))
-    bench.report = Report(bench.now, Plan(actions, bench.now, bench.control.latest.epoch, 99), identity={"x": 1})
+    bench.run(0.1)
+    bench.answer(np.linspace(bench.control.latest.command, SPEC.home + 0.1, 4).astype(np.float32))
     bench.run(0.3)
+    assert bench.control.latest.mode is Mode.AUTONOMOUS
+    assert not bench.control.latest.is_commanded
+    bench.run(0.35)
     assert bench.control.latest.mode is Mode.HOLD
-    assert "last plan has ended" in bench.said()
     assert "watchdog:policy" in bench.causes()
+
+
+def test_an_answer_that_comes_late_to_a_robot_at_rest_is_followed(bench: Bench):
+    """A policy on a slow machine: the robot holds, and moves when it has answered."""
+    bench.planning = False
+    bench.run(1.0)
+    assert bench.control.latest.mode is Mode.HOLD
+    first, bench.goal = bench.asked[-1], somewhere(np.random.default_rng(5))
+    bench.run(0.6)
+    bench.asked.append(first)
+    bench.answer(np.linspace(bench.control.latest.command, bench.goal, 17)[1:].astype(np.float32))
+    assert moves(bench, 0.3)
 
 
 def test_a_policy_that_is_started_again_is_a_reason_to_hold(bench: Bench):
@@ -284,7 +301,8 @@ def test_a_policy_that_is_started_again_is_a_reason_to_hold(bench: Bench):
 
 def test_a_policy_that_reports_an_error_holds_at_once(bench: Bench):
     bench.planning = False
-    bench.report = Report(bench.now, error="policy: returned an action that is not finite", identity={"x": 1})
+    bench.run(0.1)
+    bench.answer(None, "policy: returned an action that is not finite")
     assert bench.tick().mode is Mode.HOLD
     assert "not finite" in bench.said()
 
@@ -292,18 +310,29 @@ def test_a_policy_that_reports_an_error_holds_at_once(bench: Bench):
 def test_another_reason_to_hold_is_told_at_once_and_the_same_only_once(bench: Bench):
     bench.planning = False
     for error in ("out of memory after 3 s", "out of memory after 4 s", "not finite"):
-        bench.report = Report(bench.now, error=f"policy: {error}", identity={"x": 1})
-        bench.run(0.5)
+        bench.run(0.2)
+        bench.answer(None, f"policy: {error}")
+        bench.run(0.3)
     assert bench.said().count("out of memory") == 1
     assert bench.said().count("not finite") == 1
 
 
 def test_a_plan_of_another_robot_is_not_followed(bench: Bench):
     bench.planning = False
-    plan = Plan(np.zeros((16, 7), np.float32), bench.now, 99, 1)
-    bench.report = Report(bench.now, plan, identity={"x": 1})
+    bench.run(0.1)
+    bench.answer(np.zeros((16, 7), np.float32))
     assert bench.tick().mode is Mode.HOLD
     assert "[H, 19]" in bench.said()
+
+
+def test_a_chunk_that_is_too_short_for_the_settings_is_not_followed():
+    bench = Bench(rates=Settings())
+    bench.planning = False
+    bench.start()
+    bench.answer(np.tile(SPEC.home, (4, 1)))
+    bench.tick()
+    assert "execute_steps: 8 is more than the policy's chunk of 4 actions" in bench.said()
+    assert bench.control.latest.mode is not Mode.AUTONOMOUS
 
 
 def test_a_clock_that_jumps_ahead_holds_and_recovers(bench: Bench):
@@ -331,11 +360,11 @@ def test_readings_from_the_future_are_not_trusted(bench: Bench):
 
 
 def test_what_others_find_wrong_holds_the_robot_too(bench: Bench):
-    bench.control.outside = {"recorder": "recorder: the disk is full"}
+    bench.control.watch.outside = {"recorder": "recorder: the disk is full"}
     bench.run(0.4)
     assert still(bench.run(0.1))
     assert "the disk is full" in bench.said()
-    bench.control.outside = {}
+    bench.control.watch.outside = {}
     bench.goal = somewhere(np.random.default_rng(5))
     assert moves(bench)
 
@@ -352,3 +381,35 @@ def test_the_guard_stops_the_arm_before_a_place_that_is_not_allowed(joint: int, 
     bench.goal = SPEC.home.copy()  # the way back is open
     bench.run(4.0)
     np.testing.assert_allclose(bench.arm.commands[-1], SPEC.home[:ARM_DOF], atol=0.05)
+
+
+def test_a_plan_from_before_an_episode_is_not_followed_in_it(bench: Bench):
+    bench.planning = False
+    bench.run(0.2)
+    bench.control.request(Phase.IDLE)
+    bench.run(0.3)
+    bench.control.request(Phase.RUNNING)
+    bench.tick()
+    bench.answer(np.linspace(bench.control.latest.command, SPEC.home + 0.3, 16).astype(np.float32))
+    assert still(bench.run(0.2))
+    assert not bench.control.latest.is_commanded
+
+
+def test_what_is_recorded_is_what_the_device_was_commanded_and_by_when(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    times = []
+
+    def halved(target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
+        times.append(t_execute - bench.now)
+        return np.asarray(target, np.float32) / 2
+
+    monkeypatch.setattr(bench.hand, "command", halved)
+    bench.run(0.1)
+    np.testing.assert_allclose(bench.control.latest.command[ARM_DOF:], bench.control.safety.command[ARM_DOF:] / 2)
+    np.testing.assert_allclose(times, TICK_S)
+
+
+def test_a_step_is_recorded_with_the_first_command_after_its_observation(bench: Bench):
+    snapshots = bench.run(0.2)
+    assert bench.control.since(snapshots[3].t) is snapshots[3]
+    assert bench.control.since(snapshots[3].t + 1e-4) is snapshots[4]
+    assert bench.control.since(bench.now + 1.0) is snapshots[-1]

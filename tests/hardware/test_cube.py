@@ -19,7 +19,7 @@ from hardware.emulators import cube as peer
 from hardware.teleop import cube
 from hardware.teleop.calibration import load_intrinsics, save_intrinsics
 from hardware.teleop.cube_tracking import JUMPS, CubeTracker, Tracked, turned
-from hardware.teleop.pose_filter import PoseFilter
+from hardware.teleop.pose_filter import JointFilter, PoseFilter
 from tests.hardware.support import wait_for
 
 SCENE = peer.camera()
@@ -36,6 +36,19 @@ def at(distance: float, turn: Rotation = LEANING, side: float = 0.02) -> np.ndar
 
 def picture(pose: np.ndarray) -> np.ndarray:
     return peer.render(pose, SCENE, BACKGROUND, RNG)
+
+
+def test_the_joint_filter_calms_each_joint_and_hardly_lags() -> None:
+    rng, calm = np.random.default_rng(1), JointFilter()
+    noisy = rng.normal(0, 0.005, (300, 2))
+    assert np.std([calm(q, k / 90) for k, q in enumerate(noisy)][90:]) < 0.5 * np.std(noisy)
+    moving, lag = JointFilter(), 0.0
+    for k in range(180):
+        q = np.array([2.0 * k / 90, 0.0])
+        found = moving(q, k / 90)
+        lag = (q - found)[0] / 2.0
+        assert found[1] == 0.0
+    assert lag < 0.02, "s behind a finger at 2 rad/s"
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"--config.devices.cameras.scene.file={folder / 'scene.db3'}",
             f"--config.teleop.retargeter={folder / 'retargeter.npz'}",
             *(f"--config.devices.{name}.silent_s=5.0" for name in ("arm", "hand", "cameras.scene")),
-            "--config.safety.watchdog_least_s=5.0",  # patient: other tests share the processor
+            "--config.safety.watchdog_min_s=5.0",  # patient: other tests share the processor
             "--config.policy.stale_s=5.0",
             "--config.episode.max_seconds=60.0",
         )

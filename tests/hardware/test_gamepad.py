@@ -61,6 +61,17 @@ def test_engaged_only_while_the_dead_man_switch_is_held(operator: GamepadOperato
     wait_for(lambda: not engaged(operator))
 
 
+def test_the_cross_chooses_what_a_takeover_takes(operator: GamepadOperator, virtual: VirtualGamepad) -> None:
+    def authority() -> str:
+        reading = operator.read()
+        return reading.value.authority if reading else ""
+
+    for name, wanted in (("dpleft", "arm"), ("dpright", "hand"), ("dpdown", "both")):
+        virtual.button(name, True)
+        wait_for(lambda wanted=wanted: authority() == wanted)
+        virtual.button(name, False)
+
+
 def test_every_press_is_told_once_and_in_order(operator: GamepadOperator, virtual: VirtualGamepad) -> None:
     events: list[str] = []
 

@@ -45,6 +45,13 @@ def test_space_takes_over_and_gives_back(keyboard: Keyboard, terminal: tuple[int
         wait_for(lambda engaged=engaged: state(keyboard).engage is engaged)
 
 
+def test_keys_choose_what_a_takeover_takes(keyboard: Keyboard, terminal: tuple[int, int]) -> None:
+    assert state(keyboard).authority == "both"
+    for key, authority in ((b"a", "arm"), (b"H", "hand"), (b"b", "both")):
+        os.write(terminal[0], key)
+        wait_for(lambda authority=authority: state(keyboard).authority == authority)
+
+
 def test_keys_become_events_once_in_order_and_a_stop_gives_back(keyboard: Keyboard, terminal: tuple[int, int]) -> None:
     os.write(terminal[0], b" ")
     wait_for(lambda: state(keyboard).engage)

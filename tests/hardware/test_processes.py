@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import resource
@@ -9,15 +10,17 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dexhil.control.executor import Request
 from dexhil.episodes.recorder import list_episodes, read_episode, repair
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import EpisodeMetadata, Step
-from hardware.runtime.policy_process import PolicyProcess, Report, Request
-from hardware.runtime.recording import SAFETY_FILE, Recorder
+from hardware.runtime.policy_process import PolicyProcess, Question, Report
+from hardware.runtime.recording import QUEUE_STEPS, SAFETY_FILE, Recorder
 from tests.hardware.fakes import StillPolicy, observation
 
 PATIENCE_S = 60.0
@@ -43,19 +46,22 @@ def policy(flags: Path) -> Iterator[PolicyProcess]:
     process.stop()
 
 
-def ask(policy: PolicyProcess, epoch: int = 0) -> Request:
-    request = Request(observation(), time.monotonic(), epoch, 0)
-    policy.ask(request)
+numbers = itertools.count(1)
+
+
+def ask(policy: PolicyProcess, prefix: np.ndarray | None = None) -> Request:
+    request = Request(time.monotonic(), 0, next(numbers), prefix is None, prefix, 0 if prefix is None else 2)
+    policy.ask(Question(observation(), request, 0))
     return request
 
 
-def answer(policy: PolicyProcess, epoch: int = 0) -> Report:
+def answer(policy: PolicyProcess, prefix: np.ndarray | None = None) -> Report:
     """The report on a new observation."""
-    request = ask(policy, epoch)
+    request = ask(policy, prefix)
 
     def told() -> bool:
         report = policy.newest()
-        return report is not None and (bool(report.error) or report.plan is not None) and report.t > request.t_observed
+        return report is not None and report.request is not None and report.request.number == request.number
 
     wait_for(told)
     report = policy.newest()
@@ -63,15 +69,20 @@ def answer(policy: PolicyProcess, epoch: int = 0) -> Report:
     return report
 
 
-def test_a_plan_carries_the_time_and_epoch_of_its_observation(policy: PolicyProcess):
+def test_an_answer_carries_its_request_and_the_policy_got_prefix_and_delay(policy: PolicyProcess):
     assert policy.wait_until_ready() == {"checkpoint_id": "still/1"}
-    wait_for(lambda: (plan := answer(policy, epoch=7).plan) is not None and plan.epoch == 7)
-    plan = answer(policy, epoch=7).plan
-    assert plan is not None
-    assert 0 <= time.monotonic() - plan.t_observed < PATIENCE_S
-    np.testing.assert_allclose(plan.actions, np.tile(SPEC.home, (16, 1)))
+    report = answer(policy)
+    assert report.request is not None
+    assert 0 <= time.monotonic() - report.request.time < PATIENCE_S
+    assert report.actions is not None
+    np.testing.assert_allclose(report.actions, np.tile(SPEC.home, (16, 1)))
     assert policy.fault(time.monotonic()) == ""
     assert set(answer(policy).stats) == {"target_hz", "mean_hz", "jitter_p50_ms", "jitter_p99_ms", "missed"}
+    prefix = np.tile(SPEC.home + np.float32(0.1), (5, 1))
+    actions = answer(policy, prefix).actions
+    assert actions is not None
+    np.testing.assert_array_equal(actions[:2], prefix[:2])
+    np.testing.assert_allclose(actions[2:], np.tile(SPEC.home, (14, 1)))
 
 
 @pytest.mark.parametrize(("flag", "message"), [("nan", "not finite"), ("raise", "out of ideas")])
@@ -81,7 +92,7 @@ def test_a_policy_that_returns_nonsense_gives_an_error_in_place_of_a_plan_and_re
     policy.wait_until_ready()
     (flags / flag).touch()
     wait_for(lambda: message in answer(policy).error)
-    assert policy.newest().plan is None  # type: ignore[union-attr]
+    assert policy.newest().actions is None  # type: ignore[union-attr]
     (flags / flag).unlink()
     wait_for(lambda: not answer(policy).error)
 
@@ -106,7 +117,7 @@ def test_a_policy_that_ends_or_hangs_is_told_and_can_be_started_again(policy: Po
         path.unlink()
     policy.start()
     assert policy.wait_until_ready()
-    assert answer(policy).plan is not None
+    assert answer(policy).actions is not None
 
 
 def metadata(name: str, success: int = 1) -> EpisodeMetadata:
@@ -137,7 +148,7 @@ def test_an_episode_is_recorded_with_what_the_safety_layer_did(recorder: Recorde
     recorder.open(metadata("one", -1))
     for number in range(5):
         recorder.step(step(number))
-    recorder.event({"cause": "velocity", "begin": 0.1})
+    recorder.events([{"cause": "velocity", "begin": 0.1}])
     path = recorder.finish(metadata("one"), timeout_s=PATIENCE_S)
     assert path is not None
     episode = read_episode(path)
@@ -194,3 +205,42 @@ def test_a_recorder_that_stands_still_never_makes_control_wait(recorder: Recorde
         recorder.step(step(number))
     assert "steps behind" in recorder.fault
     os.kill(recorder.pid, signal.SIGCONT)
+
+
+def test_more_interventions_than_the_queue_holds_are_recorded(recorder: Recorder):
+    recorder.open(metadata("one", -1))
+    recorder.step(step(0))
+    recorder.events([{"cause": "velocity", "begin": k} for k in range(3 * QUEUE_STEPS)])
+    path = recorder.finish(metadata("one"), timeout_s=PATIENCE_S)
+    assert recorder.fault == ""
+    assert path is not None
+    assert len((path / SAFETY_FILE).read_text().splitlines()) == 3 * QUEUE_STEPS
+
+
+def test_an_answer_of_before_a_new_start_is_not_taken_for_the_next(recorder: Recorder):
+    recorder.open(metadata("one", -1))
+    recorder.step(step(0))
+    assert recorder.finish(metadata("one"), timeout_s=-1.0) is None  # too late, though it is written
+    assert "no answer" in recorder.fault
+    wait_for(lambda: list_episodes(recorder.root))
+    recorder.poll()
+    recorder.start()
+    assert record(recorder, "next") == recorder.root / "next"
+
+
+def test_an_episode_begins_only_once_its_file_is_there(recorder: Recorder):
+    recorder.open(metadata("one", -1))
+    assert list(recorder.root.glob(".open-*/steps.bin"))
+    recorder.abandon()
+
+
+def no_checkpoint() -> Any:
+    raise ValueError("/nowhere: expected the workdir of a training run")
+
+
+def test_a_policy_that_cannot_be_loaded_says_why_in_one_line():
+    process = PolicyProcess(no_checkpoint, hz=20.0, image_bytes=1 << 10)
+    process.start()
+    with pytest.raises(OSError, match=r"^policy: /nowhere: expected the workdir of a training run$"):
+        process.wait_until_ready()
+    process.stop()

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from dexhil.control.guard import depths
+from dexhil.control.safety import SafetyLayer
 from dexhil.robots import arm_ik
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
 from hardware.devices.base import Stamped
-from hardware.runtime.safety import SafetyLayer, too_old
+from hardware.runtime.watch import too_old
 from tests.hardware.fakes import BOX, SETTINGS, TICK_S
 
 FIST, OPEN = SPEC.upper[ARM_DOF:].copy(), SPEC.lower[ARM_DOF:].copy()

@@ -5,9 +5,10 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF, EpisodeMetadata
 from hardware.devices.base import DeviceError
 from hardware.runtime.control import Phase
-from hardware.runtime.policy_process import PolicyProcess
+from hardware.runtime.policy_process import PolicyProcess, Report
 from hardware.runtime.recording import SAFETY_FILE, Recorder
-from hardware.runtime.session import Episode, Session
+from hardware.runtime.session import Episode, Quit, Session
+from hardware.runtime.upkeep import FRUITLESS_STARTS, Upkeep
 from tests.hardware.fakes import FakeOperator, StillPolicy, arm_state, live_control
 
 
@@ -111,8 +113,9 @@ def test_an_episode_with_a_takeover_is_recorded_as_it_happened(stage: Stage):
     assert (np.diff(times) > 0).all()
     for step in recorded.steps:
         np.testing.assert_allclose(step.action, SPEC.home, atol=0.01)
-        assert np.isnan(step.policy_action).all() or not step.is_intervention
-    loops = stage.session.loops()
+    corrected = [step for step in recorded.steps if step.is_intervention]
+    assert any(np.isfinite(step.policy_action).all() for step in corrected)  # the policy is asked meanwhile
+    loops = stage.session.loop_stats()
     assert set(loops) >= {"policy", "arm", "hand"}
     assert {name: loops[name]["target_hz"] for name in ("policy", "arm", "hand")} == {
         "policy": 20,
@@ -139,7 +142,7 @@ def test_a_broken_policy_holds_the_robot_is_told_and_started_again(stage: Stage,
     episode = stage.during(stage.autonomous, break_it, stage.held, lambda: stage.heard(told), mend_it, stage.autonomous)
     assert episode.success == 1
     assert "watchdog:policy" in {span["cause"] for span in episode.interventions}
-    assert stage.session.policy_restarts == (0 if fault == "nan" else 1)
+    assert stage.session.upkeep.restarts == (0 if fault == "nan" else 1)
     assert episode.path is not None
     spans = [json.loads(line) for line in (episode.path / SAFETY_FILE).read_text().splitlines()]
     assert any(span["cause"] == "watchdog:policy" and 0 <= span["begin"] <= episode.seconds for span in spans)
@@ -168,7 +171,7 @@ def test_a_broken_recorder_holds_the_robot_episodes_survive_and_the_next_one_is_
     assert stage.during(stage.autonomous, lambda: stage.steps(5)).path is not None
     names = [path.name for path in list_episodes(stage.recorder.root)]
     assert names == ["episode-1", "episode-2", "episode-3"]
-    assert not any(stage.control.outside)
+    assert not any(stage.control.watch.outside)
 
 
 def test_a_lost_actuator_is_connected_again_and_waits_for_consent(stage: Stage):
@@ -189,7 +192,7 @@ def test_a_lost_actuator_is_connected_again_and_waits_for_consent(stage: Stage):
         stage.held,
         lambda: hand.connected > 1,
         mend_it,
-        lambda: stage.operator.press("clear_estop") or not stage.control.lost,
+        lambda: stage.operator.press("clear_estop") or not stage.control.watch.lost,
         stage.autonomous,
     )
     assert episode.success == 1
@@ -256,3 +259,130 @@ def test_a_robot_that_does_not_get_there_is_an_error_with_its_reason(stage: Stag
     stage.session.go_to(Phase.OFF)
     with pytest.raises(DeviceError, match=r"arrive at home.*pad"):
         stage.session.home(timeout_s=0.5)
+
+
+def test_quit_and_discard_end_an_episode_that_waits_for_its_takeover(stage: Stage):
+    draft = EpisodeMetadata("demo", "plush", -1, "offline", 0, "", "tester", SPEC.name, 0, 0, 0.0)
+    demonstrate = functools.partial(stage.session.run_episode, draft, "Grab", 120.0, from_takeover=True)
+    stage.during(lambda: stage.steps(3))  # an episode before it, whose steps are not this one's
+    for event in ("discard", "quit"):
+        calls = iter(range(1000))
+
+        def press(_: float, event: str = event, calls: Iterator[int] = calls) -> bool:
+            number = next(calls)
+            assert number < 500, "it waits for ever"
+            if number == 3:
+                stage.operator.press("success")  # of nothing yet
+            if number == 20:
+                stage.operator.press(event)
+            return True
+
+        episode = demonstrate(watch=press)
+        assert (episode.ended, episode.path, episode.seconds, episode.success) == (event, None, 0.0, -1)
+    assert demonstrate(watch=lambda seconds: False).ended == "quit"
+    assert [path.name for path in list_episodes(stage.recorder.root)] == ["episode-1"]
+
+
+def test_a_person_who_quits_or_a_command_that_stops_ends_the_wait_for_start(stage: Stage):
+    said = iter([*[False] * 5, True])
+    stage.session.stopping = lambda: next(said)
+    with pytest.raises(Quit):
+        stage.session.wait_for_event("start")
+    stage.session.stopping = lambda: stage.operator.press("quit") or False
+    with pytest.raises(Quit):
+        stage.session.wait_for_event("start")
+    stage.session.stopping = lambda: stage.operator.press("start") or False
+    stage.session.wait_for_event("start")
+
+
+def test_nothing_moves_where_nothing_can_be_recorded(stage: Stage):
+    shutil.rmtree(stage.recorder.root)
+    stage.recorder.root.write_text("in the way")
+    with pytest.raises(DeviceError, match="recorder: "):
+        stage.during(lambda: True)
+    assert stage.control.latest.phase is Phase.IDLE
+
+
+def test_an_episode_in_which_the_session_breaks_is_kept_and_says_why(stage: Stage):
+    def break_it() -> bool:
+        def fail() -> None:
+            raise DeviceError("a control loop died: of the test")
+
+        stage.session.loops.check = fail  # type: ignore[method-assign]
+        return False
+
+    episode = stage.during(lambda: stage.steps(5), break_it)
+    assert stage.session.broken == episode.ended == "a control loop died: of the test"
+    assert episode.success == -1
+    assert episode.path is not None
+    assert len(read_episode(episode.path).steps) >= 5
+
+
+class Started:
+    """Stands for recorder or policy: what is started and stopped, into one list."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log, self.fault = name, log, ""
+
+    def start(self) -> None:
+        self.log.append(f"start {self.name}")
+
+    def stop(self) -> None:
+        self.log.append(f"stop {self.name}")
+
+    def wait_until_ready(self) -> dict[str, str]:
+        raise OSError("policy: no such checkpoint")
+
+
+@pytest.mark.parametrize("broken", ["camera", "policy", "recorder"])
+def test_what_was_started_is_stopped_in_reverse_order_when_a_start_fails(broken: str):
+    log: list[str] = []
+    live = live_control(None)
+    recorder, policy = Started("recorder", log), Started("policy", log)
+    session = Session(live.control, policy, recorder, log.append)  # type: ignore[arg-type]
+
+    def connect(name: str) -> None:
+        log.append(f"start {name}")
+        if name == "d435" and broken == "camera":
+            raise DeviceError("d435: missing")
+
+    for device in session.devices():
+        device.connect = functools.partial(connect, device.name)
+        device.stop = functools.partial(log.append, f"stop {device.name}")
+    recorder.fault = "recorder: does not start" if broken == "recorder" else ""
+    with pytest.raises(OSError, match=r"d435: missing|no such checkpoint|does not start"), session:
+        pass
+    started = [line.removeprefix("start ") for line in log if line.startswith("start ")]
+    stopped = [line.removeprefix("stop ") for line in log if line.startswith("stop ")]
+    assert stopped == started[::-1]
+    assert len(started) == {"recorder": 1, "camera": 5, "policy": 8}[broken]
+
+
+class DyingPolicy:
+    """A policy whose every process ends. plans: whether it gave one before."""
+
+    def __init__(self, plans: bool) -> None:
+        self.starts, self.plans = 0, plans
+
+    def start(self) -> None:
+        self.starts += 1
+
+    def fault(self, now: float) -> str:
+        return "policy: no memory"
+
+    def newest(self) -> Report | None:
+        return Report(0.0, actions=np.zeros((1, 1)) if self.plans else None)
+
+
+def test_a_policy_that_dies_before_every_first_plan_is_given_up():
+    said: list[str] = []
+    policy = DyingPolicy(plans=False)
+    upkeep = Upkeep(live_control(None).control, policy, said.append)  # type: ignore[arg-type]
+    for _ in range(FRUITLESS_STARTS - 1):
+        upkeep.look_after(0.0)
+    with pytest.raises(DeviceError, match=r"policy: no memory\. Started 3 times without a plan"):
+        upkeep.look_after(0.0)
+    assert (policy.starts, upkeep.restarts, len(said)) == (2, 2, 2)
+    policy.plans = True  # one that worked meanwhile is started again, as often as it takes
+    for _ in range(10):
+        upkeep.look_after(0.0)

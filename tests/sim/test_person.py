@@ -6,11 +6,15 @@ import itertools
 import numpy as np
 import pytest
 
+from dexhil.control import takeover
+from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation.supervised import run_supervised
 from dexhil.schema import ActionChunk
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.person import Attention, PersonConfig, SimulatedPerson, Watch, foresee
 from dexhil.sim.rig import SimRig
+
+AS_THEY_ARE = ExecutorConfig(fade_s=0.0)  # chunks take over at once
 
 
 class Wanderer:
@@ -56,7 +60,9 @@ def supervise(rig, task, seed, config=None, expert=False):
     person = SimulatedPerson(rig, seed=seed, config=config)
     steps = []
     policy, plan = (Expert(rig, seed), 1) if expert else (Wanderer(rig), 8)
-    outcome = run_supervised(rig, policy, person, seed=seed, execute_steps=plan, max_seconds=20.0, record=steps.append)
+    outcome = run_supervised(
+        rig, policy, person, seed=seed, executor=ExecutorConfig(plan), max_seconds=20.0, record=steps.append
+    )
     return outcome, steps, person
 
 
@@ -72,7 +78,7 @@ def test_a_failing_policy_is_corrected_without_a_jump(rig, task):
     assert flags == sorted(flags)
     assert outcome.human_seconds == pytest.approx(sum(flags) / 20)
     for step in steps:
-        assert np.isnan(step.policy_action).all() == step.is_intervention
+        assert np.isfinite(step.policy_action).all()  # the policy is asked while the person acts, too
         step.validate()
 
 
@@ -97,9 +103,7 @@ def test_an_arm_folded_against_its_limits_is_led_back_and_the_policy_goes_on(rig
     rig.data.qpos[[rig.model.joint(name).qposadr[0] for name in rig.spec.joint_names[:7]]] = folded
     rig.stop()  # commands what is measured
     person = SimulatedPerson(rig, seed=13)
-    outcome = run_supervised(
-        rig, Still(rig), person, seed=13, execute_steps=8, max_seconds=20.0, record=lambda step: None
-    )
+    outcome = run_supervised(rig, Still(rig), person, seed=13, max_seconds=20.0, record=lambda step: None)
     assert outcome.success
     assert [who for *_, who in outcome.control] == ["policy", "person", "policy", "person"]
     assert abs(rig.joints[0]) < 1.0
@@ -121,16 +125,64 @@ def test_a_takeover_of_one_tick_has_both_its_jumps(rig, monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(person, "tick", lambda command: shown if next(ticks) == 5 else None)
     outcome = run_supervised(
-        rig, Wanderer(rig), person, seed=4, execute_steps=8, max_seconds=1.0, record=lambda step: None
+        rig, Wanderer(rig), person, seed=4, executor=AS_THEY_ARE, max_seconds=1.0, record=lambda step: None
     )
     assert [who for *_, who in outcome.control] == ["policy", "person", "policy"]
     assert len(outcome.engaged) == len(outcome.released) == 1
-    assert outcome.released[0].max == pytest.approx(0.03, abs=0.01)
+    assert outcome.released[0].asked.max == pytest.approx(0.03, abs=0.01)
+    assert outcome.released[0].executed.max == pytest.approx(0.03, abs=0.01)
+    assert outcome.human_seconds + outcome.watch_seconds == pytest.approx(outcome.seconds)
+
+
+def test_the_action_is_what_limits_let_through_and_a_hand_back_says_both(rig, monkeypatch):
+    """The policy asks for 1 rad at once: 4 rad/s of the hand let through 0.2 in one step of 0.05 s."""
+    rig.reset(task="plush", seed=4)
+    person, ticks = SimulatedPerson(rig, seed=4), itertools.count()
+    shown = person._devices.show(ScriptedOperator(rig, seed=4).intent)
+    monkeypatch.setattr(person, "tick", lambda command: shown if 3 <= next(ticks) < 5 else None)
+    policy = Still(rig)
+    monkeypatch.setattr(policy, "infer", lambda observation, seed: ActionChunk(far, observation.timestamp))
+    far = np.repeat(rig.command[None], 16, axis=0)
+    far[:, 8] = np.clip(far[:, 8] + 1.0, rig.spec.lower[8], rig.spec.upper[8])
+    steps = []
+    outcome = run_supervised(rig, policy, person, seed=4, executor=AS_THEY_ARE, max_seconds=0.3, record=steps.append)
+    before, first, after = rig.spec.home, steps[0], steps[-1]
+    assert first.policy_action[8] == pytest.approx(far[0, 8])
+    assert first.action[8] < far[0, 8] - 0.1
+    assert np.abs(first.action - before)[7:].max() <= (rig.spec.max_velocity[7:] / 20).max() + 1e-6
+    assert outcome.released[0].asked.max > outcome.released[0].executed.max > 0
+    assert np.isfinite(after.policy_action).all()
+
+
+def test_a_takeover_with_a_wrong_anchor_has_a_jump(rig, monkeypatch):
+    anchored = takeover._anchor
+
+    def wrong(command, human):
+        anchors = anchored(command, human)
+        return dataclasses.replace(anchors, hand=anchors.hand + 0.1)
+
+    monkeypatch.setattr(takeover, "_anchor", wrong)
+    outcome, _, _ = supervise(rig, "plush", 0)
+    assert outcome.engaged[0].max > 0.05
+
+
+def test_a_person_may_take_the_arm_alone(rig):
+    outcome, steps, person = supervise(rig, "plush", 0, PersonConfig(authority="arm"))
+    assert person.reasons
+    persons = [step for step in steps if step.is_intervention]
+    limits = rig.spec.max_velocity[7:] / 20
+    followed = [np.abs(step.action - step.policy_action)[7:] for step in persons[2:]]
+    assert outcome.human_seconds > 0
+    assert np.median([(gap < limits + 0.02).mean() for gap in followed]) == 1.0, "the hand is the policy's"
 
 
 @pytest.mark.parametrize(
     ("habit", "message"),
-    [({"skill": 0}, "skill 0: expected more than 0"), ({"foresight": 2}, "foresight 2: expected a chance")],
+    [
+        ({"skill": 0}, "skill 0: expected more than 0"),
+        ({"foresight": 2}, "foresight 2: expected a fraction from 0 to 1"),
+        ({"authority": "legs"}, r"authority 'legs' is not known.*\['both', 'arm', 'hand'\]"),
+    ],
 )
 def test_an_impossible_person_is_refused(habit, message):
     with pytest.raises(ValueError, match=message):

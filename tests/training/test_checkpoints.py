@@ -23,7 +23,8 @@ from dexhil.training.checkpoints import (
     load_meta,
     load_train_state,
 )
-from dexhil.training.optimizer import OptimizerConfig, make_optimizer
+from dexhil.training.config import OptimizerConfig
+from dexhil.training.optimizer import make_optimizer
 from dexhil.training.step import TrainState, init_state
 
 OPTIMIZER = make_optimizer(OptimizerConfig(steps=10, warmup_steps=1))

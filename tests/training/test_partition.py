@@ -10,17 +10,19 @@ import pytest
 
 from dexhil.models.config import TINY
 from dexhil.models.vla import init_params
+from dexhil.training import step as step_module
 from dexhil.training.checkpoints import CheckpointError, Checkpoints, load_ema_params, load_train_state
-from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
+from dexhil.training.config import OptimizerConfig, StepConfig
+from dexhil.training.optimizer import make_optimizer, schedule
 from dexhil.training.partition import cast_frozen, frozen_paths, merge_trees, path_name, split_tree
 from dexhil.training.sharding import make_mesh
-from dexhil.training.step import StepConfig, make_state, make_train_step, policy_params, start_from
+from dexhil.training.step import make_state, make_train_step, policy_params, start_from
 from tests.models.test_lora import ADAPTED
 from tests.tolerances import TINY_STEP, assert_close
 from tests.training.test_step import WIDTH, make_inputs
 
 LAYERS = "PaliGemma/llm/layers"
-OPTIONS = OptimizerConfig(steps=50, name="adamw", warmup_steps=0, learning_rate=0.05)
+OPTIONS = OptimizerConfig(steps=50, optimizer="adamw", warmup_steps=0, learning_rate=0.05)
 
 
 @functools.cache
@@ -165,16 +167,18 @@ def test_no_gradient_of_a_frozen_weight_is_computed():
     assert counts == [5 + 3 + 2, 5 + 5 + 4]
 
 
-def test_averages_on_the_host_are_those_on_the_device():
-    device, host = run(start(), 6), run(start(ema="host"), 6, ema="host", ema_every=1)
+def test_averages_on_the_host_are_those_on_the_device(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(step_module, "EMA_EVERY", 1)
+    device, host = run(start(), 6), run(start(ema="host"), 6, ema="host")
     assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(host.ema_params)} == {"pinned_host"}
     of_device, of_host = (jax.tree.leaves((state.params, state.ema_params)) for state in (device, host))
     for one, other in zip(of_device, of_host, strict=True):
         assert_close(one, other, TINY_STEP)
 
 
-def test_averages_on_the_host_follow_every_so_many_steps():
-    state = run(start(ema="host"), 5, ema="host", ema_every=3, ema_decay=0.9)
+def test_averages_on_the_host_follow_every_so_many_steps(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(step_module, "EMA_EVERY", 3)
+    state = run(start(ema="host"), 5, ema="host", ema_decay=0.9)
     begin, third = start(), run(start(), 3)
     decay = np.prod([min(0.9, (1 + n) / (10 + n)) for n in range(3)])
     expected = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, begin.params, third.params)
@@ -234,7 +238,10 @@ def test_a_run_starts_from_another_s_parameters(ema):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"ema": "cpu"}, r"ema 'cpu' is not known.*\['device', 'host', 'off'\]"), ({"ema_every": 0}, "at least 1 step")],
+    [
+        ({"ema": "cpu"}, r"ema 'cpu' is not known.*\['device', 'host', 'off'\]"),
+        ({"accumulation": 0}, "accumulation 0: expected at least 1"),
+    ],
 )
 def test_bad_averages_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):

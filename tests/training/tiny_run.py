@@ -25,11 +25,12 @@ from dexhil.models.config import TINY, VLAConfig
 from dexhil.models.sampling import sample_actions
 from dexhil.models.vla import flow_loss, init_params
 from dexhil.training.checkpoints import CheckpointMeta, Checkpoints, load_train_state
+from dexhil.training.config import OptimizerConfig, StepConfig
 from dexhil.training.distributed import any_process, initialise, leave
-from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
+from dexhil.training.optimizer import make_optimizer, schedule
 from dexhil.training.partition import frozen_paths
 from dexhil.training.sharding import make_mesh, parameter_shardings, place, place_batch
-from dexhil.training.step import StepConfig, TrainState, make_state, make_train_step
+from dexhil.training.step import TrainState, make_state, make_train_step
 from dexhil.transforms.normalization import Normalization, NormStats
 
 SAMPLES, BATCH = 40, 8
@@ -87,7 +88,7 @@ class TinyRun:
 
     def __init__(self, case: str, mesh: Mesh) -> None:
         self.case, self.mesh, self._step = CASES[case], mesh, None
-        options = OptimizerConfig(steps=20, name=self.case.optimizer, warmup_steps=0, learning_rate=1e-3)
+        options = OptimizerConfig(steps=20, optimizer=self.case.optimizer, warmup_steps=0, learning_rate=1e-3)
         self._optimizer, self._schedule = make_optimizer(options), schedule(options)
 
     def start(self) -> TrainState:

@@ -1,8 +1,7 @@
-"""What every command passes before an actuator hears of it, in the control process. NOT safety-rated: see README.md.
+"""What every command passes before an actuator hears of it. Pure. NOT safety-rated: see hardware/README.md.
 
 `SafetyLayer` turns what is wanted into what may be sent: finite, within position, velocity, acceleration and jerk
-limits, at rest only where `dexhil.control.guard` allows. `too_old` judges the age of readings. `SafetyLog` keeps every
-intervention with its cause.
+limits, at rest only where `dexhil.control.guard` allows. `SafetyLog` keeps every intervention with its cause.
 """
 
 from __future__ import annotations
@@ -17,58 +16,26 @@ from dexhil.control.limiter import Limiter, Motion, MotionLimits
 from dexhil.control.limits import UnsafeCommandError, check_command
 from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF
-from hardware.devices.base import Device, Stamped
+from dexhil.settings import Fraction, NotNegative, Positive, Settings
 
 NOTICED_RAD = 0.02  # a command this far from what was asked for counts as an intervention of the limits
-AHEAD_S = 1.0  # a reading may be newer than the tick that looks at it, by as long as the tick was held up
 _GAP_S = 0.3  # a cause that comes back sooner is still the same intervention
 
 
 @dataclasses.dataclass(frozen=True)
-class SafetySettings:
-    """velocity_share: of the robot's own limits. Accelerations rad/s^2, jerks rad/s^3 of arm and hand.
+class SafetySettings(Settings):
+    """Limits of what is commanded and of how old a reading may be."""
 
-    position_margin: rad kept from the joints' ends. watchdog_periods, watchdog_least_s: a reading is too old after so
-    many periods of its device, but never before so many seconds. soft_start_s: in which the speed rises from nothing to
-    full after a start, an emergency stop and a lost device.
-    """
-
-    box: Box
-    velocity_share: float = 0.8
-    arm_acceleration: float = 10.0
-    arm_jerk: float = 300.0
-    hand_acceleration: float = 40.0
-    hand_jerk: float = 2000.0
-    position_margin: float = 0.02
-    watchdog_periods: float = 3.0
-    watchdog_least_s: float = 0.1
-    soft_start_s: float = 1.0
-
-
-def too_old(reading: Stamped[Any] | None, period_s: float, now: float, settings: SafetySettings) -> str:
-    """Why a reading must not be used, "" where it may: absent, marked invalid by its device, older than the watchdog
-    allows, by when it was measured as by when it arrived, or from the future, which says that a clock jumped.
-    """
-    if reading is None:
-        return "gives no reading"
-    limit = max(settings.watchdog_periods * period_s, settings.watchdog_least_s)
-    age = now - reading.t_received
-    if age > limit:
-        return f"is silent for {1e3 * age:.0f} ms (limit {1e3 * limit:.0f} ms)"
-    if age < -max(limit, AHEAD_S):
-        return f"has a reading from {-1e3 * age:.0f} ms ahead: a clock jumped"
-    if now - reading.t_device > limit:
-        late, age = reading.t_received - reading.t_device, now - reading.t_device
-        return f"says what was {1e3 * age:.0f} ms ago, {1e3 * late:.0f} ms late on arrival (limit {1e3 * limit:.0f} ms)"
-    return "" if reading.valid else "says that its reading cannot be trusted"
-
-
-def check_device(device: Device[Any], now: float, settings: SafetySettings) -> tuple[Stamped[Any] | None, str]:
-    """(its newest reading, why that must not be used as in `too_old`, with the device's own words; "" where it may)."""
-    reading = device.read()
-    fault = too_old(reading, device.period_s, now, settings)
-    said = device.health().message if fault else ""
-    return reading, f"{fault} ({said})" if said else fault
+    box: Box  # of the pinch point
+    velocity_fraction: Fraction = 0.8  # of the robot's own limits
+    arm_acceleration: Positive = 10.0  # rad/s^2, FR3's own
+    arm_jerk: Positive = 300.0  # rad/s^3; FR3 allows 5,000
+    hand_acceleration: Positive = 40.0  # rad/s^2
+    hand_jerk: Positive = 2000.0  # rad/s^3
+    position_margin: NotNegative = 0.02  # rad kept from the arm joints' ends
+    watchdog_periods: Positive = 3.0  # a reading is too old after so many periods of its device,
+    watchdog_min_s: Positive = 0.1  # s, but never before
+    soft_start_s: NotNegative = 1.0  # speed rises to full after a start, an emergency stop and a lost device
 
 
 def motion_limits(spec: RobotSpec, part: slice, settings: SafetySettings) -> MotionLimits:
@@ -79,7 +46,7 @@ def motion_limits(spec: RobotSpec, part: slice, settings: SafetySettings) -> Mot
     return MotionLimits(
         lower=spec.lower[part].astype(np.float64) + margin,
         upper=spec.upper[part].astype(np.float64) - margin,
-        velocity=settings.velocity_share * spec.max_velocity[part].astype(np.float64),
+        velocity=settings.velocity_fraction * spec.max_velocity[part].astype(np.float64),
         acceleration=np.full(joints, settings.arm_acceleration if arm else settings.hand_acceleration),
         jerk=np.full(joints, settings.arm_jerk if arm else settings.hand_jerk),
     )
@@ -166,7 +133,7 @@ class SafetyLayer:
     def limit(self, wanted: np.ndarray, now: float, arm_due: bool, speed: float = 1.0) -> np.ndarray:
         """The next command on the way to `wanted` [A] rad, float32 [A]; brakes where that cannot be made safe.
 
-        speed: share of the velocity limits, as after a soft start.
+        speed: fraction of the velocity limits, as after a soft start.
         """
         if self.estopped:
             self.log.note(now, "estop", self.estopped)
@@ -224,7 +191,7 @@ class SafetyLayer:
         return f"{CAUSES[index]}: the {name} would come to rest {1e3 * then[index]:.0f} mm too far"
 
     def _soft(self, now: float) -> float:
-        """Share of the velocity limits that soft start leaves."""
+        """Fraction of the velocity limits that soft start leaves."""
         return float(np.clip((now - self._soft_since) / max(self.settings.soft_start_s, 1e-9), 0.02, 1.0))
 
 

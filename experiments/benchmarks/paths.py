@@ -1,0 +1,227 @@
+"""Success of one checkpoint on the simulated trial's path and on the robot's, the same starts, noise and latency.
+
+    python experiments/benchmarks/paths.py --checkpoint runs/demo --out docs/paths.json [--trials 200]
+        [--latency-steps 2] [--config hardware/configs/fr3_dexhand021.py] [--modes replace rtc]
+
+"simulation" is `run_trial`, at the policy's rate. "hardware" is `hardware.runtime.Control` with its observer, limits,
+guard and rates (arm 30, hand 90 a second), devices that the simulator stands behind, and a clock of its own, faster
+than real time. Writes per path and mode the score, and with paired 95 % intervals the differences hardware - simulation
+of each mode and rtc - replace of each path. Goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dexhil.commands import write_json
+from dexhil.config import Config, read_config_file
+from dexhil.control.executor import ExecutorConfig
+from dexhil.evaluation.intervals import mcnemar, paired_difference, score
+from dexhil.evaluation.rollout import run_trial
+from dexhil.policy import Policy
+from dexhil.robots.poses import IDENTITY
+from dexhil.schema import ARM_DOF
+from dexhil.sim.rig import SimRig
+from dexhil.training.checkpoints import load_meta
+from experiments.rigs import make_rig
+from hardware.devices.base import ArmState, Health, OperatorState, Stamped
+from hardware.runtime.control import Phase
+from hardware.runtime.policy_process import Question, Report
+from hardware.runtime.rig import Rig
+from hardware.runtime.session import Observer
+from hardware.simulated.world import STEP_HZ, Target, step_command
+
+FIRST_SEED = 1_000_000  # never a seed of a demonstration
+REST_S = 0.5  # from the reset scene to the begin of the episode
+
+
+class VirtualDevice:
+    """Says what `value` was set to, always fresh; an actuator keeps its target for the simulator."""
+
+    def __init__(self, name: str, clock: VirtualRobot, value: Any = None) -> None:
+        self.name, self.period_s, self.value, self.target = name, 1.0 / STEP_HZ, value, None
+        self._clock, self._seq = clock, 0
+
+    def connect(self) -> None:
+        """Is always there."""
+
+    def read(self) -> Stamped[Any]:
+        self._seq += 1
+        return Stamped(self.value, self._clock.now, self._clock.now, self._seq)
+
+    def command(self, target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
+        self.target = Target(np.array(target, np.float32), t_execute)
+        return self.target.joints.copy()
+
+    def health(self) -> Health:
+        return Health(True)
+
+    def stop(self) -> None:
+        """Has nothing to stop."""
+
+
+class VirtualRobot:
+    """Control and observer of one trial, on a clock of their own, around the simulator at STEP_HZ."""
+
+    def __init__(self, sim: SimRig, policy: Policy, config: Config, seed: int, latency_steps: int) -> None:
+        self.now, self._sim, self._policy, self._rates = 0.0, sim, policy, config.rates
+        self._latency_s = latency_steps / self._rates.policy_hz
+        self._coming: deque[tuple[float, Question]] = deque()
+        self._report = Report(0.0, identity={"max_delay": policy.max_delay})
+        self._arm, self._hand = VirtualDevice("arm", self), VirtualDevice("hand", self)
+        self._cameras = {name: VirtualDevice(name, self) for name in sim.cameras}
+        devices = {
+            "arm": self._arm, "hand": self._hand, "cameras": self._cameras,
+            "tracker": VirtualDevice("cube", self, IDENTITY), "glove": VirtualDevice("glove", self),
+            "operator": VirtualDevice("person", self, OperatorState(False)),
+        }  # fmt: skip
+        self._q = sim.joints[:ARM_DOF]
+        self._publish()
+        self._see()
+        self.control = Rig(sim.spec, devices, {}).control(config, self)  # type: ignore[arg-type]
+        self._observer = Observer(self.control, self, self)  # type: ignore[arg-type]
+        self._observer.instruction, self._observer.seed = sim.instruction, seed
+
+    def newest(self) -> Report:
+        return self._report
+
+    def ask(self, question: Question) -> None:
+        self._coming.append((self.now + self._latency_s - 1e-9, question))
+
+    def run(self) -> bool:
+        """Whether the task is achieved within its time."""
+        grid = math.lcm(*(round(hz) for hz in (STEP_HZ, self._rates.hand_hz, self._rates.policy_hz)))
+        every = {name: round(grid / hz) for name, hz in (*self._rates.to_dict().items(), ("step", STEP_HZ))}
+        self.control.tick(self.now)
+        self.control.request(Phase.IDLE)
+        begins, index = round(REST_S * grid), 0
+        while index < begins + round(self._sim.horizon_s * grid) and not self._sim.success():
+            self.now = index / grid
+            if index == begins:
+                self.control.request(Phase.RUNNING)
+            if index % every["step"] == 0 and index > 0:
+                self._step()
+            if index % every["policy_hz"] == 0:
+                self._see()
+                self._observer.tick(self.now)
+            if index % every["hand_hz"] == 0:
+                self._answer()
+                self.control.tick(self.now, index % every["arm_hz"] == 0)
+            index += 1
+        return self._sim.success()
+
+    def _step(self) -> None:
+        command = step_command(self._sim.command, self._arm.target, self._hand.target, self.now - 1.0 / STEP_HZ)
+        self._sim.apply(command)
+        self._publish()
+
+    def _publish(self) -> None:
+        q = self._sim.joints
+        self._arm.value = ArmState(q[:ARM_DOF], (q[:ARM_DOF] - self._q) * STEP_HZ, self._sim.pose_base_ee)
+        self._hand.value, self._q = q[ARM_DOF:], q[:ARM_DOF]
+
+    def _see(self) -> None:
+        size = self._sim.image_size
+        for name, camera in self._cameras.items():
+            camera.value = self._sim.render(name, size, size)
+
+    def _answer(self) -> None:
+        while self._coming and self._coming[0][0] <= self.now:
+            _, question = self._coming.popleft()
+            chunk = self._policy.infer(question.observation, seed=question.seed, **question.request.options)
+            self._report = Report(
+                self.now,
+                question.request,
+                np.asarray(chunk.actions, np.float32),
+                "",
+                {"max_delay": self._policy.max_delay},
+            )
+
+
+class Paths:
+    """The two paths of one checkpoint, with every mode's policy loaded once."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        rig = load_meta(options.checkpoint).config["rig"]
+        self.config, self.latency_steps, self.tasks = (
+            read_config_file(options.config),
+            options.latency_steps,
+            rig["tasks"],
+        )
+        self.config.rig.cameras = tuple(rig["cameras"])
+        self._sims = {"simulation": make_rig(rig), "hardware": make_rig({**rig, "control_hz": STEP_HZ})}
+        self._modes = {mode: ExecutorConfig.of({**self.config.policy, "handover": mode}) for mode in options.modes}
+        self._policies = {mode: Policy.load(options.checkpoint, rtc=of.policy_rtc) for mode, of in self._modes.items()}
+
+    def trial(self, path: str, mode: str, task: str, seed: int) -> bool:
+        sim, policy, executor = self._sims[path], self._policies[mode], self._modes[mode]
+        if path == "simulation":
+            return run_trial(sim, policy, task, seed, executor=executor, latency_steps=self.latency_steps).success
+        sim.reset(task=task, seed=seed)
+        self.config.policy.handover = mode
+        return VirtualRobot(sim, policy, self.config, seed, self.latency_steps).run()
+
+
+def measure(paths: Paths, modes: list[str], trials: int, log: Path) -> dict[str, dict[str, list[bool]]]:
+    """Path and mode -> task -> outcomes. Every trial is kept in `log` at once, and has been run on all paths before the
+    next one begins.
+    """
+    done = dict(json.loads(line) for line in log.read_text().splitlines()) if log.exists() else {}
+    found: dict[str, dict[str, list[bool]]] = {}
+    for index in range(trials):
+        task, seed = paths.tasks[index % len(paths.tasks)], FIRST_SEED + index
+        for mode in modes:
+            for path in ("simulation", "hardware"):
+                key = f"{path} {mode} {task} {seed}"
+                if key not in done:
+                    done[key] = paths.trial(path, mode, task, seed)
+                    with log.open("a") as file:
+                        file.write(json.dumps([key, done[key]]) + "\n")
+                    print(key, done[key], flush=True)
+                found.setdefault(f"{path} {mode}", {}).setdefault(task, []).append(done[key])
+    return found
+
+
+def compare(found: dict[str, dict[str, list[bool]]], first: str, second: str) -> dict[str, Any]:
+    """first - second: mean and paired interval of the difference, and McNemar's p."""
+    difference = paired_difference(found[first], found[second])
+    flat = [[one for outcomes in found[name].values() for one in outcomes] for name in (first, second)]
+    return {"mean": difference.mean, "interval": list(difference.interval), "mcnemar_p": mcnemar(*flat)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--trials", type=int, default=200, help="over all tasks")
+    parser.add_argument("--latency-steps", type=int, default=2, help="emulated inference latency, control steps")
+    parser.add_argument("--config", type=Path, default=Path("hardware/configs/fr3_dexhand021.py"))
+    parser.add_argument("--modes", nargs="+", default=["replace", "rtc"])
+    options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    found = measure(Paths(options), options.modes, options.trials, options.out.with_suffix(".jsonl"))
+    differences = {
+        f"hardware - simulation, {mode}": (f"hardware {mode}", f"simulation {mode}") for mode in options.modes
+    }
+    if {"rtc", "replace"} <= set(options.modes):
+        differences |= {
+            f"rtc - replace, {path}": (f"{path} rtc", f"{path} replace") for path in ("hardware", "simulation")
+        }
+    result = {
+        "trials": options.trials, "latency_steps": options.latency_steps,
+        "score": {name: score(outcomes) for name, outcomes in found.items()},
+        "differences": {name: compare(found, *pair) for name, pair in differences.items()},
+    }  # fmt: skip
+    write_json(options.out, result)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
