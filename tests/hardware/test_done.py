@@ -135,4 +135,5 @@ def test_a_quota_goes_on_where_it_was_and_an_attempt_that_does_not_count_is_repe
     for _ in range(4):
         quota.add(dataclasses.replace(DROPPED, task="tissue"))
     assert quota.next_task() is None  # tissue had its attempts
+    assert quota.seeds == {"plush": 2, "tissue": 4}  # no start is met twice
     assert _Quota(("plush",), dataclasses.replace(limits, minutes=1.0), [ALONE, ALONE]).next_task() == "plush"
