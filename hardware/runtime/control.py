@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import queue
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from dexhil.control.executor import DEFAULT, Due, ExecutorConfig
+from dexhil.control.jumps import STILL_S, take_over_jump
 from dexhil.control.safety import SafetyLayer
 from dexhil.control.takeover import Decision, HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
 from dexhil.robots import arm_ik
@@ -81,13 +83,15 @@ class Change:
     """A change of control. kind: "takeover" or "release".
 
     asked: the new command, before limits and before it fades in, against where the robot would have come to rest.
-    felt: the executed command against the way there, one tick on.
+    felt: the executed command against the way there, one tick on. still: plays a takeover in which the person holds
+    still, see `dexhil.control.jumps`: that is its jump; too slow for a control loop.
     """
 
     t: float
     kind: str
     asked: Jump
     felt: Jump
+    still: Callable[[], Jump] | None = None
 
 
 class Control:
@@ -153,7 +157,7 @@ class Control:
         nobody = bool(holding) or (engage and human is None)
         decision, before, rest = self._decide(asks, engage, human, None if nobody else self._wanted(due))
         command, coasting = self._execute(decision, before, now, arm_due)
-        self._account(now, decision, before, due, command, (rest, coasting))
+        self._account(now, decision, before, due, human, command, (rest, coasting))
         self.messages.put_out(now)
         why = holding or lack or (self.safety.blocked if self._phase is Phase.HOMING else "")
         return self._remember(now, decision.mode, due, why)
@@ -264,23 +268,26 @@ class Control:
         return self.actuators.sent.copy(), coasting
 
     def _account(
-        self, now: float, decision: Decision, before: Mode, due: Due | None, command: np.ndarray,
-        stop: tuple[np.ndarray, np.ndarray],
+        self, now: float, decision: Decision, before: Mode, due: Due | None, human: HumanCommand | None,
+        command: np.ndarray, stop: tuple[np.ndarray, np.ndarray],
     ) -> None:  # fmt: skip
         """Tells takeover machine and policy what came of the tick, and others of a change of control. stop: where the
         robot would have come to rest, and its command on the way there.
         """
         # a person's inverse kinematics go on from their own last solution, so that limits do not make it drift
-        self._state = executed(self._state, decision.command if decision.is_intervention else command)
+        state = self._state
+        self._state = executed(state, decision.command if decision.is_intervention else command)
         if not decision.is_intervention and decision.mode is not Mode.AUTONOMOUS:
             self.policy.rest(self.safety.resting_point())
-        kind, asked = "", decision.command
+        kind, asked, still = "", decision.command, None
         if decision.mode is Mode.ENGAGING:
             kind, self._of_person = "takeover", True
+            people = [human] * round(STILL_S * self.settings.hand_hz) if human is not None else []
+            still = functools.partial(take_over_jump, state, people, stop[0], self.spec, self.teleop.cube_to_ee)
         elif due is not None and decision.mode is Mode.AUTONOMOUS is not before and self._of_person:
             kind, asked, self._of_person = "release", due.planned, False
         if kind and self._phase is Phase.RUNNING:
-            self.changes.put(Change(now, kind, jump(stop[0], asked), jump(stop[1], command)))
+            self.changes.put(Change(now, kind, jump(stop[0], asked), jump(stop[1], command), still))
 
     def _follow_measured(self, now: float) -> None:
         """The command becomes what the robot is at, at rest."""

@@ -94,7 +94,9 @@ def read_done(workdir: Path, run: str | None = None) -> list[Done]:
 def _parse(line: str) -> list[Done]:
     """[] of a line that a killed process left without its end."""
     try:
-        return [Done(**json.loads(line))]
+        facts = json.loads(line)
+        listed = {name: [tuple(item) for item in value] for name, value in facts.items() if isinstance(value, list)}
+        return [Done(**facts | listed)]
     except ValueError:
         return []
 

@@ -100,8 +100,8 @@ _LOOP_TEXT = (
     "them and keeps its phase. Of the last call."
 )
 _JUMP_TEXT = (
-    "The first command after the change of control against the pose in which the robot would have come to rest, before "
-    "limits. Largest joint and Euclidean norm, rad."
+    "At a takeover: how far the robot goes from where it would have come to rest if the person holds still for 0.5 s. "
+    "At a hand-back: the policy's first command against that pose, before limits and fading. Rad over all joints."
 )
 
 

@@ -296,7 +296,7 @@ class Session:
         self, draft: EpisodeMetadata, began: float, ended: str, who: list[tuple[float, str]], from_takeover: bool
     ) -> Episode:
         success = 0 if ended == "time" else ENDS.get(ended, -1)
-        changes = self._changes[int(from_takeover) :]
+        changes = [_played(change) for change in self._changes[int(from_takeover) :]]
         episode = Episode(success, ended, who[-1][0] if who else 0.0, changes, self._interventions, _stretches(who))
         if ended in ("discard", "quit") or not who or self.observer.steps == 0:
             self.recorder.abandon()
@@ -353,6 +353,11 @@ def _in_control(latest: Snapshot) -> str:
     if latest.is_intervention:
         return "person"
     return "policy" if latest.mode is Mode.AUTONOMOUS else "nobody"
+
+
+def _played(change: Change) -> Change:
+    """A takeover with how far it sends the robot while the person holds still, as `asked`."""
+    return change if change.still is None else dataclasses.replace(change, asked=change.still(), still=None)
 
 
 def _stretches(who: list[tuple[float, str]]) -> list[tuple[float, float, str]]:

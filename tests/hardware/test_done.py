@@ -13,7 +13,7 @@ from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import EpisodeMetadata, Step
 from hardware.runtime.done import FILE, Done, keep, read_done
 from hardware.runtime.films import Films, film_path
-from hardware.runtime.report import episode_facts, results_of, write_hardware_report
+from hardware.runtime.report import results_of, write_hardware_report
 from hardware.runtime.trials import Limits, Trials, _Quota
 from tests.hardware.fakes import FakeDevice, observation
 
@@ -49,7 +49,7 @@ def test_episodes_come_back_as_they_were_and_a_torn_line_costs_one(tmp_path: Pat
     keep(tmp_path, DROPPED)
     found = read_done(tmp_path)
     assert [done.episode_id for done in found] == ["a", "c"]
-    assert episode_facts(found[0]) == episode_facts(CORRECTED)
+    assert found[0] == CORRECTED
     assert read_done(tmp_path, "another run") == []
 
 
@@ -130,9 +130,13 @@ def test_a_quota_goes_on_where_it_was_and_an_attempt_that_does_not_count_is_repe
     limits = Limits(2, counts=lambda done: done.succeeded, max_attempts=2)
     quota = _Quota(("plush", "tissue"), limits, [ALONE])
     assert quota.seeds == {"plush": 1, "tissue": 0}
+    quota.add(dataclasses.replace(DROPPED, task="plush"))
+    quota.add(dataclasses.replace(DROPPED, task="tissue"))
+    assert quota.next_task() == "plush"  # a failure does not count
     quota.add(ALONE)
     assert quota.next_task() == "tissue"  # plush has two
-    for _ in range(4):
+    for _ in range(3):
         quota.add(dataclasses.replace(DROPPED, task="tissue"))
     assert quota.next_task() is None  # tissue had its attempts
+    assert quota.seeds == {"plush": 3, "tissue": 4}  # no start is met twice
     assert _Quota(("plush",), dataclasses.replace(limits, minutes=1.0), [ALONE, ALONE]).next_task() == "plush"

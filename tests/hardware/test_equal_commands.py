@@ -73,7 +73,7 @@ class PerfectRig:
 class StillPerson:
     """Takes over at TAKEN, holds still, and lets go at GIVEN_BACK."""
 
-    cube_to_ee, reasons = IDENTITY, ["wanted to"]
+    cube_to_ee, reasons, authority = IDENTITY, ["wanted to"], "both"
 
     def __init__(self) -> None:
         self.step = -1

@@ -1,5 +1,6 @@
 """The loops in real time with devices of the test, a real policy process and a real recorder: order, never speed."""
 
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -14,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dexhil.control import takeover
 from dexhil.control.takeover import Mode
 from dexhil.episodes.recorder import list_episodes, read_episode
+from dexhil.robots.poses import make_pose, rotation
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF, EpisodeMetadata
 from hardware.devices.base import DeviceError
@@ -386,3 +389,28 @@ def test_a_policy_that_dies_before_every_first_plan_is_given_up():
     policy.plans = True  # one that worked meanwhile is started again, as often as it takes
     for _ in range(10):
         upkeep.look_after(0.0)
+
+
+def test_the_jump_of_a_takeover_shows_an_anchor_that_is_wrong(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    anchored = takeover._anchor
+
+    def beside(command: np.ndarray, human: takeover.HumanCommand) -> takeover.Anchors:
+        anchors = anchored(command, human)
+        pose = make_pose(anchors.pose_base_ee[:3] + 0.02, rotation(anchors.pose_base_ee))
+        return dataclasses.replace(anchors, pose_base_ee=pose)
+
+    def corrected() -> Episode:
+        return stage.during(
+            stage.autonomous,
+            lambda: engage(stage.operator, True),
+            lambda: stage.control.latest.is_intervention,
+            lambda: engage(stage.operator, False),
+            stage.autonomous,
+        )
+
+    assert corrected().max_jump("takeover") < 1e-3
+    monkeypatch.setattr(takeover, "_anchor", beside)
+    episode = corrected()
+    assert episode.max_jump("takeover") > 0.02
+    assert episode.path is not None
+    assert read_episode(episode.path).metadata.max_takeover_jump > 0.02

@@ -52,7 +52,7 @@ def test_a_policy_runs_a_person_takes_over_and_all_of_it_is_recorded(trials: tup
     episode = read_episode(folder / "episodes" / found.episode_id)
     assert episode.metadata.operator == "simulated person"
     assert episode.metadata.takeovers == found.takeovers
-    assert max(largest for largest, _ in found.takeover_jumps + found.release_jumps) < 0.005
+    assert max(largest for largest, _ in found.takeover_jumps) < 0.005
     flags = [step.is_intervention for step in episode.steps]
     assert not flags[0]
     assert any(flags)
