@@ -51,6 +51,7 @@ class TeleopConfig(Settings):
     """Section `teleop`."""
 
     retargeter: str = ""  # retargeter.npz of experiments/retarget.py; "": the glove gives joints itself
+    blend: Fraction = 0.0  # fraction of the policy in a takeover; 0: the person alone
     calibration: str = ""  # of hardware/calibrate.py hand-eye; "": the cube is held like the end effector
 
 

@@ -34,6 +34,7 @@ class PersonConfig(Settings):
     approach_speed: NotNegative = 0.0  # m/s of the hand far from the object; 0: as fast as near it
     skill: Positive = 1.0  # errors of eye and hand are divided by it; 1: as in demonstrations
     authority: Literal["both", "arm", "hand"] = "both"  # what the person takes; the policy keeps the rest
+    blend: Fraction = 0.0  # fraction of the policy in what the person commands
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -111,7 +111,7 @@ class SimulatedPerson:
         self.reasons: list[str] = []
         self._devices = Devices(self._rng, model, rig.control_hz)
         self.cube_to_ee = self._devices.cube_to_ee
-        self.authority = self._config.authority
+        self.authority, self.blend = self._config.authority, self._config.blend
 
     def tick(self, command: np.ndarray) -> HumanCommand | None:
         """What the person shows, or None while it only watches. command: [A] rad, the last executed."""
