@@ -32,7 +32,7 @@ from dexhil.sim.person import PersonConfig, SimulatedPerson
 from dexhil.sim.rig import SimRig
 from dexhil.training.checkpoints import find_step, load_meta
 from experiments.collect import build, share_of_a_task
-from experiments.eval import check_rig, needed_rtc
+from experiments.eval import check_acts
 from experiments.quota import fill_quota
 from experiments.rigs import make_rig
 
@@ -68,11 +68,10 @@ def main(argv: Sequence[str]) -> None:
     per_task = share_of_a_task(options.episodes, tasks)
     run = Run(options.out, "online", config)
     meta, settings = load_meta(options.checkpoint), config.eval
-    check_rig(meta, config)
     online = Round(
         options.out, options.checkpoint, int(find_step(options.checkpoint).name), options.round,
         config.online.first_seed, settings.execute_steps, settings.latency_steps, settings.handover,
-        needed_rtc(config, meta),
+        check_acts(config, meta.interface, meta.model),
     )  # fmt: skip
     episodes = collect_online(config, online, tasks, per_task)
     dataset = build(config, options.out)

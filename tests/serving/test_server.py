@@ -85,7 +85,7 @@ def test_a_client_is_greeted_and_answered_with_timings(server: Running):
         assert unpack(connection.recv(timeout=5, decode=False)) == {
             **INFO.to_message(),
             "cameras": ["scene", "wrist"],
-            "action_names": [f"joint{i}" for i in range(9)],
+            "joint_names": [f"joint{i}" for i in range(9)],
         }
         ask(connection, seed=1)
         assert set(assert_answered(connection, seed=1)) == {"infer_ms"}

@@ -144,17 +144,20 @@ def test_another_robot_or_model_is_named(meta, robot, changes, message):
             robot=robot,
             action_space=meta.normalization.action_space,
             model=dataclasses.replace(TINY, **changes),
+            control_hz=meta.control_hz,
         )
 
 
 def test_another_action_space_is_named(meta):
     other = "ee_delta" if meta.normalization.action_space == "recorded" else "recorded"
     with pytest.raises(CheckpointError, match=f"action_space: .* the configuration '{other}'"):
-        check_compatible(meta, robot="fr3_dexhand021", action_space=other, model=TINY)
+        check_compatible(meta, robot="fr3_dexhand021", action_space=other, model=TINY, control_hz=20.0)
 
 
 def test_the_same_robot_and_model_pass(meta):
-    check_compatible(meta, robot="fr3_dexhand021", action_space=meta.normalization.action_space, model=TINY)
+    check_compatible(
+        meta, robot="fr3_dexhand021", action_space=meta.normalization.action_space, model=TINY, control_hz=20.0
+    )
 
 
 _SAVE_FOREVER = """
