@@ -36,6 +36,7 @@ from dexhil.serving.messages import read_request
 from dexhil.serving.stats import Stats
 
 MAX_ERROR = 1000  # characters of an error text: some repeat what the client sent
+BACKLOG = 32  # connections that are accepted in one go, before any of them is counted
 CLOSE_S = 2.0  # a client that does not answer a close is dropped after this
 
 _log = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ class PolicyServer:
             close_timeout=CLOSE_S,
             max_size=self.limits.message_bytes,
             max_queue=2,
+            backlog=BACKLOG,
             logger=keys.QUIET,
         )
         return self
