@@ -12,6 +12,7 @@ import numpy as np
 import sentencepiece
 
 _PAD, _END, _BEGIN, _UNKNOWN = 0, 1, 2, 3  # as in Gemma
+_FRAME = ("Task:", "State:", "Action:")  # of a prompt with the state in it
 _REPEATS = 20  # with every word on its own: a handful of instructions alone would end up as characters
 
 
@@ -73,7 +74,9 @@ class Tokenizer:
 
     def _is_spelled(self, word: list[int]) -> bool:
         text = "".join(self._processor.IdToPiece(i) for i in word if not self._processor.IsByte(i))
-        return any(map(self._processor.IsByte, word)) or (len(word) > 2 and not any(map(str.isdigit, text)))
+        if any(map(str.isdigit, text)) or text.strip("▁\n") in _FRAME:
+            return False
+        return len(word) > 2 or any(map(self._processor.IsByte, word))
 
 
 def _require_str(text: Any) -> str:

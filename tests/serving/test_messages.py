@@ -50,6 +50,7 @@ def test_float64_joints_are_read_and_more_cameras_ignored():
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_float_images_are_read_as_openpis_server_does(dtype):
     observation = make_observation(3)
+    observation.images["scene"] = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     images = {camera: (image / 255).astype(dtype) for camera, image in observation.images.items()}
     received, _ = read_request(make_request(observation) | {"images": images}, INFO)
     for camera, image in observation.images.items():
