@@ -31,6 +31,7 @@ from dexhil.models.params import init_params
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import flow_loss
 from dexhil.policy import Policy
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF, Observation
 from dexhil.training.augment import AugmentConfig
 from dexhil.training.checkpoints import CheckpointMeta
@@ -70,7 +71,7 @@ def make_meta(model: VLAConfig) -> CheckpointMeta:
     batch = fake_batch(model, 256 if model.image_size < 100 else 8)
     normalization = fit_normalization(batch["state"], batch["actions"], batch["action_mask"], delta_dims=range(ARM_DOF))
     tokenizer = train_tokenizer(batch["instruction"])
-    return CheckpointMeta("fr3_dexhand021", 20.0, model, normalization, tokenizer, {}, {})
+    return CheckpointMeta("fr3_dexhand021", 20.0, model, normalization, tokenizer, {}, {}, FR3_DEXHAND021.joint_names)
 
 
 def random_params(model: VLAConfig, dtype: str) -> Any:

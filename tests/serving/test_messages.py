@@ -58,6 +58,12 @@ def test_float_images_are_read_as_openpis_server_does(dtype):
         np.testing.assert_allclose(received.images[camera].astype(int), image, atol=1 if dtype == np.float16 else 0)
 
 
+def test_a_float_is_rounded_to_the_nearest_byte():
+    images = {camera: np.full((8, 8, 3), 0.999, np.float32) for camera in INFO.cameras}
+    received, _ = read_request(make_request(make_observation()) | {"images": images}, INFO)
+    assert (received.images["wrist"] == 255).all()
+
+
 def _image(image: np.ndarray) -> dict:
     return {"images": {**make_observation().images, "wrist": image}}
 

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -314,6 +315,18 @@ def test_all_addresses_together_may_not_use_up_the_sockets():
         wait_for(lambda: server.stats.refused == 7)
         assert len(server.server._arrived) == 3
         for connection in sockets:
+            connection.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one loopback address elsewhere")
+def test_an_address_makes_room_for_its_own_connections_only():
+    with running(handshakes_per_address=2, handshake_s=60) as server:
+        address = (str(urlsplit(server.uri).hostname), int(urlsplit(server.uri).port or 0))
+        others = [socket.create_connection(address, 5, ("127.0.0.2", 0)) for _ in range(2)]
+        own = silent(server, 2)
+        wait_for(lambda: len(server.server._arrived) == 4)
+        assert server.stats.refused == 0
+        for connection in (*others, *own):
             connection.close()
 
 
