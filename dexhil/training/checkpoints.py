@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -187,6 +188,11 @@ def find_step(directory: str | Path, step: int | None = None) -> Path:
 def verify_params(path: Path) -> None:
     """Raises CheckpointError where the parameters that a policy loads from the checkpoint `path` are damaged."""
     _verify_checksums(path, "ema")
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of all files of the checkpoint `path`, wherever it lies; `find_step` gives the path."""
+    return hashlib.sha256((path / _CHECKSUMS).read_bytes()).hexdigest()[:16]
 
 
 def load_meta(directory: str | Path, step: int | None = None) -> CheckpointMeta:
