@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from dexhil.control.executor import RtcChoice
+from dexhil.fit import PolicyInfo, check_kinematics
 from dexhil.models.config import VLAConfig
 from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.lora import fuse_adapters
@@ -40,8 +42,9 @@ class Policy:
     """A trained VLA, compiled once for one robot.
 
     meta: what the checkpoint says about itself. checkpoint_id: "<run>/<step>", as in `EpisodeMetadata.policy`.
-    num_steps: Euler steps of the flow. rtc: real-time chunking, "guided" for any checkpoint, "trained" for one with
-    `rtc_max_delay`, "auto" for the better of them, "none" (default) to compile none. max_delay: of a prefix, actions.
+    saved: when, ISO 8601. num_steps: Euler steps of the flow. rtc: real-time chunking, "guided" for any checkpoint,
+    "trained" for one with `rtc_max_delay`, "auto" for the better of them, "none" (default) to compile none.
+    max_delay: of a prefix, actions.
     """
 
     def __init__(
@@ -50,11 +53,13 @@ class Policy:
         meta: CheckpointMeta,
         *,
         checkpoint_id: str = "",
+        saved: str = "",
         num_steps: int = 10,
         rtc: RtcChoice = "none",
     ) -> None:
+        check_kinematics(meta.robot, meta.normalization.action_space)
         self.meta = meta
-        self.checkpoint_id = checkpoint_id
+        self.checkpoint_id, self._saved = checkpoint_id, saved
         self._rtc = choose_rtc(rtc, meta.model)
         self.max_delay = max_delay(self._rtc, meta.model)
         self._params = jax.device_put(params, jax.local_devices()[0])
@@ -74,7 +79,21 @@ class Policy:
         meta = load_meta(directory, int(found.name))
         params = fuse_adapters(load_ema_params(directory, int(found.name)), meta.model)
         checkpoint_id = f"{found.parent.parent.name}/{found.name}"
-        return cls(params, meta, checkpoint_id=checkpoint_id, **options)
+        saved = datetime.datetime.fromtimestamp(found.stat().st_mtime, datetime.UTC).isoformat()
+        return cls(params, meta, checkpoint_id=checkpoint_id, saved=saved, **options)
+
+    @property
+    def info(self) -> PolicyInfo:
+        """What a rig or a client must know of this policy."""
+        return PolicyInfo(
+            **vars(self.meta.interface),
+            chunk=self.meta.model.chunk,
+            max_delay=self.max_delay,
+            action_space=self.meta.normalization.action_space,
+            checkpoint=self.checkpoint_id,
+            saved=self._saved,
+            normalization=self.meta.normalization.hash(),
+        )
 
     def infer(
         self, observation: Observation, *, seed: int = 0, prefix: np.ndarray | None = None, delay: int = 0
@@ -90,7 +109,7 @@ class Policy:
 
     def _warm_up(self) -> None:
         """Compiles all that `infer` can need, so that no real step is late."""
-        batch = fake_batch(self.meta.model, 1, normalization=self.meta.normalization)
+        batch = fake_batch(self.meta.model, 1, normalization=self.meta.normalization, instruction="")  # "" always fits
         self._actions(batch, seed=0)
         if self._rtc:
             self._actions(batch, seed=0, prefix=batch["actions"][0, : self.meta.model.chunk // 2])
@@ -105,7 +124,8 @@ class Policy:
         on_device = jax.device_put((inputs, np.uint32(seed), self._prefix(prefix, delay, batch["state"])))
         rtc = self._rtc or "guided"
         normalised = _sample(self._params, self.meta.model.base(), *on_device, num_steps=self._num_steps, rtc=rtc)
-        committed = np.zeros_like(batch["state"][:, None])[:, :0] if prefix is None else prefix[None, :delay]
+        width = self.meta.normalization.recorded_dims["actions"]
+        committed = np.zeros((len(normalised), 0, width), np.float32) if prefix is None else prefix[None, :delay]
         before = committed[:, -1] if delay else None
         rest = self.meta.normalization.unnormalize_actions(np.asarray(normalised)[:, delay:], batch["state"], before)
         raw = np.concatenate([committed, rest], axis=1)

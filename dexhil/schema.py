@@ -36,6 +36,28 @@ def _check_array(name: str, value: np.ndarray, shape: tuple[int | None, ...], dt
         raise SchemaError(f"{name}: non-finite value {value[tuple(bad)]} at index {bad}; readings must be finite")
 
 
+def _check_image(name: str, image: np.ndarray) -> None:
+    """Raises SchemaError, with what to do, unless `image` is uint8 [H, W, 3] with at least one pixel."""
+    if not isinstance(image, np.ndarray):
+        raise SchemaError(f"{name}: expected a numpy array of uint8, got {type(image).__name__}")
+    channels = image.shape[-1] if image.ndim == 3 else 0
+    if image.dtype == np.uint8 and channels == 3 and image.size:
+        return
+    if image.dtype.kind == "f":
+        advice = "of floats in 0..1 make (255 * image).round().astype(np.uint8)"
+    elif image.dtype != np.uint8:
+        advice = "of values in 0..255 make image.astype(np.uint8)"
+    elif image.ndim == 2 or channels == 1:
+        advice = "of a grey image make np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)"
+    elif channels == 4:
+        advice = "leave the transparency out: image[..., :3]"
+    elif image.ndim == 3 and image.shape[0] == 3:
+        advice = "put the channels last: np.moveaxis(image, 0, -1)"
+    else:
+        advice = "one image per camera, of 1 pixel or more"
+    raise SchemaError(f"{name}: expected uint8 [H, W, 3] RGB, got {image.dtype} {list(image.shape)}; {advice}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Observation:
     """What a policy sees at one step. No object state, ever.
@@ -58,7 +80,7 @@ class Observation:
             kind = type(self.language_instruction).__name__
             raise SchemaError(f"language_instruction: expected a str, got {kind} {self.language_instruction!r}")
         for camera, image in self.images.items():
-            _check_array(f"image_{camera}", image, (None, None, 3), np.uint8)
+            _check_image(f"image_{camera}", image)
         _check_array("q_arm", self.q_arm, (ARM_DOF,), np.float32)
         _check_array("q_hand", self.q_hand, (None,), np.float32)
         _check_array("pose_base_ee", self.pose_base_ee, (7,), np.float32)

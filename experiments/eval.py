@@ -37,13 +37,14 @@ from dexhil.evaluation import rollout
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
+from dexhil.fit import Interface, PolicyInfo, check_fits, rig_interface
+from dexhil.models.config import VLAConfig
 from dexhil.policy import Policy, RtcChoice, choose_rtc, max_delay
 from dexhil.reports.evaluation import write_report
 from dexhil.rig import RigConfig
 from dexhil.serving.client import PolicyClient
 from dexhil.serving.keys import read_key
-from dexhil.serving.messages import PolicyInfo
-from dexhil.training.checkpoints import CheckpointMeta, find_step, load_meta
+from dexhil.training.checkpoints import find_step, load_meta, verify_params
 from experiments.rigs import make_rig
 
 DECISIVE = ("execute_steps", "max_seconds", "latency_steps", "handover", "rtc")  # settings that outcomes depend on
@@ -53,9 +54,11 @@ def main(argv: Sequence[str]) -> None:
     config, options = load_config(argv, command_options.evaluate(), workdir=default_workdir)
     if options.server and options.step is not None:
         raise ConfigError(f"--step {options.step}: a server has chosen its checkpoint; leave it out")
+    if options.trials is not None and options.trials < 1:
+        raise ConfigError(f"--trials {options.trials}: expected at least 1")
     workdir = options.workdir
     if options.server:
-        client = functools.partial(PolicyClient, options.server, key=read_key())
+        client = functools.partial(PolicyClient, options.server, key=read_key(), rig=config_rig(config))
         with client() as policy:
             info = policy.info
         run, lineage = Run(workdir, "eval", config), {"server": options.server, **info.to_message()}
@@ -83,11 +86,13 @@ def evaluate(
 ) -> list[Trial]:
     """Runs the config's trials of every task with a checkpoint; pictures and videos go to `folder`.
 
-    Raises ConfigError where robot or cameras of the checkpoint are not the rig's; KeyboardInterrupt after a clean stop.
+    Raises ConfigError where the checkpoint does not fit the rig; KeyboardInterrupt after a clean stop.
     """
     path, meta = find_step(checkpoint, step), load_meta(checkpoint, step)
-    check_rig(meta, config)
-    make_policy = functools.partial(Policy.load, checkpoint, int(path.name), rtc=needed_rtc(config, meta))
+    make_policy = functools.partial(
+        Policy.load, checkpoint, int(path.name), rtc=check_acts(config, meta.interface, meta.model)
+    )
+    verify_params(path)
     return _run_trials(config, make_policy, [str(path), path.stat().st_mtime_ns], folder, count)
 
 
@@ -95,8 +100,8 @@ def evaluate_served(
     config: Config, client: Callable[[], PolicyClient], info: PolicyInfo, folder: Path, *, count: int | None = None
 ) -> list[Trial]:
     """As `evaluate`, with the policy behind a server: the same checkpoint gives the same trials."""
-    check_acts_on_rig(info.robot, info.cameras, config)
-    check_latency(config, info.max_delay)
+    check_fits(info, config_rig(config))
+    check_execution(config, info.chunk, info.max_delay)
     return _run_trials(config, client, [info.to_message()], folder, count)
 
 
@@ -104,6 +109,7 @@ def _run_trials(
     config: Config, make_policy: Callable[[], rollout.Policy], identity: list[Any], folder: Path, count: int | None
 ) -> list[Trial]:
     rig, settings = read_section(config, "rig", RigConfig), config.eval
+    make_rig(rig).close()  # a wrong value is named here, not in a worker
     bench = Bench(
         make_rig=functools.partial(make_rig, rig),
         make_policy=make_policy,
@@ -137,26 +143,17 @@ def _run_trials(
     return trials
 
 
-def check_rig(meta: CheckpointMeta, config: Config) -> None:
-    """Raises ConfigError where a checkpoint cannot act on the config's rig."""
-    check_acts_on_rig(meta.robot, meta.model.cameras, config)
+def config_rig(config: Config) -> Interface:
+    """What the config's rig offers a policy."""
+    rig = config.rig
+    return rig_interface(rig.robot, rig.cameras, rig.control_hz, rig.image_size)
 
 
-def check_acts_on_rig(robot: str, cameras: Sequence[str], config: Config) -> None:
-    """Raises ConfigError where a policy of `robot` that looks through `cameras` cannot act on the config's rig."""
-    if robot != config.rig.robot:
-        raise ConfigError(f"the checkpoint was trained on robot {robot!r}, rig.robot is {config.rig.robot!r}")
-    missing = sorted(set(cameras) - set(config.rig.cameras))
-    if missing:
-        raise ConfigError(
-            f"the checkpoint needs cameras {missing}, rig.cameras are {list(config.rig.cameras)}; add them"
-        )
-
-
-def needed_rtc(config: Config, meta: CheckpointMeta) -> RtcChoice:
-    """What to load the policy with. Raises ConfigError or ValueError where it cannot act as `config.eval` says."""
+def check_acts(config: Config, policy: Interface, model: VLAConfig) -> RtcChoice:
+    """What to load the policy with. Raises ConfigError or ValueError where it cannot act as `config` says."""
+    check_fits(policy, config_rig(config))
     rtc = executor_config(config).policy_rtc
-    check_latency(config, max_delay(choose_rtc(rtc, meta.model), meta.model))
+    check_execution(config, model.chunk, max_delay(choose_rtc(rtc, model), model))
     return rtc
 
 
@@ -165,11 +162,13 @@ def executor_config(config: Config) -> ExecutorConfig:
     return ExecutorConfig.of(config.eval)
 
 
-def check_latency(config: Config, most: int) -> None:
-    """Raises ConfigError where the config's latency or hand-over cannot be emulated.
+def check_execution(config: Config, chunk: int, most: int) -> None:
+    """Raises ConfigError where chunks of `chunk` actions cannot be executed as `config.eval` says.
 
     most: actions that the policy's real-time chunking can bridge.
     """
+    if config.eval.execute_steps > chunk:
+        raise ConfigError(f"eval.execute_steps {config.eval.execute_steps}: expected 1 to {chunk}, the policy's chunk")
     latency, handover = config.eval.latency_steps, executor_config(config).handover
     if handover == "rtc" and latency > most:
         raise ConfigError(

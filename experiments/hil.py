@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.mixture import MixtureConfig
 from dexhil.commands import (
     REPOSITORY,
     ConfigError,
@@ -44,12 +45,15 @@ from dexhil.commands import (
 from dexhil.config import Config, split_overrides
 from dexhil.episodes.recorder import list_episodes, read_facts
 from dexhil.evaluation.study import WARMUP, Cell, Demonstrations, Study, study_results, visible
+from dexhil.fit import Interface, check_kinematics, known_joint_names
+from dexhil.models.config import get_model_config
 from dexhil.names import check_known
 from dexhil.progress import format_seconds
 from dexhil.reports.study import write_study_report
-from dexhil.training.checkpoints import find_step
+from dexhil.training.checkpoints import load_meta
 from experiments.arms import Arm, get_arm
 from experiments.collect import demonstration_rig
+from experiments.eval import check_acts
 from experiments.launchers import LOG, Child, Leftover, launch_local
 from experiments.online import load_retargeter, read_online
 from experiments.rigs import make_rig
@@ -121,18 +125,44 @@ def check_settings(config: Config, arms: dict[str, Arm]) -> None:
     """What only a later part reads is checked before the first. Raises ConfigError or ValueError."""
     make_rig(demonstration_rig(config)).close()
     load_retargeter(config.online.person.retargeter)
-    if config.train.init_from:
-        find_step(config.train.init_from)
+    check_policy(config)
     if config.online.tasks:
         raise ConfigError(
             "online.tasks: a study supervises every task of the rig; for one alone see experiments/arms.py"
         )
     for name, arm in arms.items():
+        check_mixture(config, name, arm)
         for task in arm.tasks:
             check_known(f"task of arm {name!r}", task, config.rig.tasks)
     for name in config.hil.arms:
         if config.hil.arms.count(name) > 1:
             raise ConfigError(f"hil.arms: {name!r} is named {config.hil.arms.count(name)} times; name every arm once")
+
+
+def check_policy(config: Config) -> None:
+    """Raises ConfigError where the policy that the study starts from, or trains, cannot act on its rig."""
+    if config.train.init_from:
+        meta = load_meta(config.train.init_from)
+        check_acts(config, meta.interface, meta.model)
+        return
+    data = config.data
+    check_kinematics(data.robot, data.action_space)
+    names, width = known_joint_names(data.robot, data.action_dim), data.action_dim
+    interface = Interface(data.robot, names, tuple(data.cameras), data.image_size, data.control_hz, width, width)
+    model = dataclasses.replace(
+        get_model_config(config.model.name), chunk=data.chunk, rtc_max_delay=config.train.rtc_max_delay
+    )
+    check_acts(config, interface, model)
+
+
+def check_mixture(config: Config, name: str, arm: Arm) -> None:
+    """Raises ValueError where the arm's weights do not suit the study's numbers of episodes."""
+    MixtureConfig(arm.mode, arm.p_star or config.data.mixture.p_star)
+    if arm.mode == "sirius" and config.hil.demonstrations > config.hil.per_round:
+        raise ConfigError(
+            f"hil.demonstrations {config.hil.demonstrations}: arm {name!r} needs no more of them than hil.per_round "
+            f"{config.hil.per_round}, or its weights become negative in round 1; take fewer, or another arm"
+        )
 
 
 def plan(

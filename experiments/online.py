@@ -40,7 +40,7 @@ from dexhil.sim.rig import SimRig
 from dexhil.sim.teleoperation import SIMULATED_RETARGETER
 from dexhil.training.checkpoints import find_step, fingerprint, load_meta
 from experiments.collect import build, claim, share_of_a_task
-from experiments.eval import check_rig, executor_config, needed_rtc
+from experiments.eval import check_acts, executor_config
 from experiments.quota import fill_quota
 from experiments.rigs import make_rig
 from experiments.settings import OnlineConfig, SupervisorConfig
@@ -72,14 +72,14 @@ def main(argv: Sequence[str]) -> None:
     tasks = supervised_tasks(config)
     per_task = share_of_a_task(options.episodes, tasks)
     meta, settings, found = load_meta(options.checkpoint), config.eval, find_step(options.checkpoint)
-    check_rig(meta, config)
+    rtc = check_acts(config, meta.interface, meta.model)
     policy = f"{found.parent.parent.name}/{found.name}"
     claim(options.out, config, ACTING, round=options.round, policy=policy, weights=fingerprint(found))
     run = Run(options.out, "online", config)
     online = Round(
         options.out, options.checkpoint, int(found.name), options.round,
         config.online.first_seed, executor_config(config), settings.latency_steps,
-        needed_rtc(config, meta),
+        rtc,
     )  # fmt: skip
     episodes = collect_online(config, online, tasks, per_task)
     dataset = build(config, options.out)

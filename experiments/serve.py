@@ -3,7 +3,7 @@
     python experiments/serve.py --checkpoint runs/NAME [--port 8000] [--host 127.0.0.1] [--key-file FILE]
 
 Beyond this machine (--host 0.0.0.0) clients must send a key: from --key-file, or the variable DEXHIL_API_KEY. Ctrl-C
-ends it once what is being computed is answered. Writes metrics.jsonl as it goes and report.json (requests, errors,
+ends it; clients connect again. Writes metrics.jsonl as it goes and report.json (requests, errors,
 latency) at the end. A client: `dexhil.serving.client.PolicyClient`, or openpi-client; the request is described in
 `dexhil.serving.messages`. There is no encryption: through networks of others, use a tunnel or a proxy with TLS (wss://).
 """
@@ -18,18 +18,16 @@ if __name__ == "__main__":
 
 import asyncio
 import contextlib
-import datetime
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
-from dexhil.commands import Run, run_command, stop_requested
+from dexhil.commands import ConfigError, Run, run_command, stop_requested
+from dexhil.fit import PolicyInfo
 from dexhil.policy import Policy
-from dexhil.robots.spec import ROBOTS
 from dexhil.serving.keys import VARIABLE, check_host, read_key
-from dexhil.serving.messages import PolicyInfo
 from dexhil.serving.server import PolicyServer
 from dexhil.training.checkpoints import find_step
 
@@ -40,37 +38,32 @@ def main(argv: Sequence[str]) -> None:
     options = command_options.serve().parse_args(argv)
     key = read_key(options.key_file)
     check_host(options.host, key)
+    check_port(options.host, options.port)
     path = find_step(options.checkpoint, options.step)
     run = Run(options.workdir or options.checkpoint / "serve", "serve", vars(options))
     run.resume(0)
-    with stop_requested("answering what is in hand") as stopping:
+    with stop_requested("telling the clients") as stopping:
         policy = Policy.load(options.checkpoint, options.step, rtc=options.rtc)
-        server = PolicyServer(policy, describe(policy, path), host=options.host, port=options.port, key=key)
+        server = PolicyServer(policy, policy.info, host=options.host, port=options.port, key=key)
         asyncio.run(serve(server, run, stopping, with_key=bool(key)))
     report = run.report(server.stats.summary(), lineage={"checkpoint": path, **policy.meta.lineage})
     print(f"{server.stats.line()}; report: {run.workdir / 'report.json'} after {report['seconds']:.0f} s")
 
 
-def describe(policy: Policy, path: Path) -> PolicyInfo:
-    """What the server says of the policy, loaded from the checkpoint in `path`."""
-    meta = policy.meta
-    widths, robot = meta.normalization.recorded_dims, ROBOTS.get(meta.robot)
-    numbered = tuple(f"action_{i}" for i in range(widths["actions"]))
-    return PolicyInfo(
-        robot=meta.robot,
-        control_hz=meta.control_hz,
-        cameras=meta.model.cameras,
-        image_size=meta.model.image_size,
-        state_dim=widths["state"],
-        chunk=meta.model.chunk,
-        action_dim=widths["actions"],
-        action_names=robot.joint_names if robot and robot.action_dim == len(numbered) else numbered,
-        max_delay=policy.max_delay,
-        action_space=meta.normalization.action_space,
-        checkpoint=f"{path.parent.parent.name}/{path.name}",
-        saved=datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).isoformat(),
-        normalization=meta.normalization.hash(),
-    )
+def check_port(host: str, port: int) -> None:
+    """Raises ConfigError where the server could not listen: before the policy is loaded, not after."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port {port}: expected 0 (a free one) to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host} --port {port}: cannot listen there ({error.strerror}); choose another"
+        ) from None
 
 
 async def serve(server: PolicyServer, run: Run, stopping: Callable[[], bool], *, with_key: bool) -> None:

@@ -34,8 +34,9 @@ from dexhil.commands import Run, code_version, load_config, progress, run_comman
 from dexhil.config import Config, read_section
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.trials import outcomes
+from dexhil.fit import check_kinematics, known_joint_names
 from dexhil.models.config import VLAConfig, get_model_config
-from dexhil.models.inputs import model_inputs
+from dexhil.models.inputs import check_instructions, model_inputs
 from dexhil.models.lora import readapt
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import flow_loss, init_params
@@ -67,7 +68,7 @@ from dexhil.training.step import (
 )
 from dexhil.transforms.normalization import Normalization, fit_normalization
 from experiments.curves import Curves, summary
-from experiments.eval import evaluate, needed_rtc
+from experiments.eval import check_acts, evaluate
 
 # Settings of `data` that the loader takes as they are.
 PASSED_ON = (
@@ -85,13 +86,16 @@ def main(argv: Sequence[str]) -> None:
     workdir, mesh = options.workdir, make_mesh(config.train.mesh.fsdp)
     run = Run(process_dir(workdir), "train", config)
     data = make_loader(config, "train")
+    check_kinematics(data.robot, config.data.action_space)
+    texts = instructions(config, data)
     print(mixture_table(data.mixture.card()))
     with Checkpoints(workdir) as checkpoints:
         resuming = bool(checkpoints.steps())
-        meta = load_checked_meta(config, workdir, data) if resuming else make_meta(config, run, data)
+        meta = load_checked_meta(config, workdir, data) if resuming else make_meta(config, run, data, texts)
         if scored(config):
-            needed_rtc(config, meta)  # before the hours of training, not after
+            check_acts(config, meta.interface, meta.model)  # before the hours of training, not after
         tokenizer = Tokenizer(meta.tokenizer)
+        check_instructions(texts, tokenizer, meta.model)
 
         def inputs(batch: dict[str, Any]) -> dict[str, Any]:
             return place_batch(mesh, model_inputs(batch, meta.normalization, tokenizer, meta.model))
@@ -142,19 +146,26 @@ def make_loader(config: Config, split: str) -> Loader:
     )
 
 
-def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
+def instructions(config: Config, data: Loader) -> set[str]:
+    """Every instruction that the policy is to read: of the held-out episodes too."""
+    return data.instructions() | (
+        make_loader(config, "heldout").instructions() if config.data.heldout_fraction else set()
+    )
+
+
+def make_meta(config: Config, run: Run, data: Loader, texts: set[str]) -> CheckpointMeta:
     """A new run's tokenizer, model and norm statistics: made from its data, or those of the run it goes on from."""
     lineage = {"data": data.card(), "parent": None, "code_version": code_version()}
     if config.train.init_from:
         parent = load_meta(config.train.init_from)
         model = model_config(config, parent.normalization, Tokenizer(parent.tokenizer))
         base = dataclasses.replace(parent, model=parent.model.base())
-        check_compatible(base, robot=data.robot, action_space=config.data.action_space, model=model.base())
+        check_data(config, base, data, model.base())
         drift = newest_data_drift(data, parent.normalization)
         lineage |= {"parent": str(find_step(config.train.init_from)), "drift": drift}
         return dataclasses.replace(parent, model=model, config=run.config, lineage=lineage)
     own = config.model.tokenizer
-    tokenizer = Tokenizer(own).model_bytes if own else train_tokenizer(data.instructions())
+    tokenizer = Tokenizer(own).model_bytes if own else train_tokenizer(texts)
     stats = normalization(config, data)
     return CheckpointMeta(
         robot=data.robot,
@@ -164,6 +175,7 @@ def make_meta(config: Config, run: Run, data: Loader) -> CheckpointMeta:
         tokenizer=tokenizer,
         config=run.config,
         lineage=lineage,
+        joint_names=known_joint_names(data.robot, stats.recorded_dims["actions"]),
     )
 
 
@@ -171,8 +183,16 @@ def load_checked_meta(config: Config, workdir: str | Path, data: Loader) -> Chec
     """What a run's checkpoint says. Raises CheckpointError where the config asks for something else."""
     meta = load_meta(workdir)
     model = model_config(config, meta.normalization, Tokenizer(meta.tokenizer))
-    check_compatible(meta, robot=data.robot, action_space=config.data.action_space, model=model)
-    return meta
+    check_data(config, meta, data, model)
+    return dataclasses.replace(meta, model=model)
+
+
+def check_data(config: Config, meta: CheckpointMeta, data: Loader, model: VLAConfig) -> None:
+    """Raises CheckpointError where the checkpoint is of other data or another model."""
+    wanted = config.data
+    check_compatible(
+        meta, robot=data.robot, action_space=wanted.action_space, model=model, control_hz=wanted.control_hz
+    )
 
 
 def model_config(config: Config, stats: Normalization, tokenizer: Tokenizer) -> VLAConfig:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dexhil.config import ConfigError
 from dexhil.models.config import TINY, VLAConfig
 from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.sampling import Prefix, sample_actions
@@ -22,7 +23,7 @@ from dexhil.training.checkpoints import CheckpointError, CheckpointMeta, Checkpo
 from dexhil.training.config import OptimizerConfig
 from dexhil.training.optimizer import make_optimizer
 from dexhil.training.step import init_state
-from dexhil.transforms.normalization import fit_normalization, images_to_float
+from dexhil.transforms.normalization import Normalization, NormStats, fit_normalization, images_to_float
 
 INSTRUCTIONS = ["Grab that yellow plushie", "Pull out a napkin"]
 
@@ -132,7 +133,7 @@ def _float_image(observation):
         (lambda o: {"q_hand": np.zeros(16, np.float32)}, SchemaError, "'fr3_dexhand021' with 12 hand joints, got 16"),
         (lambda o: {"language_instruction": None}, SchemaError, "language_instruction: expected a str, got NoneType"),
         (_without_wrist, ValueError, r"the model needs \['scene', 'wrist'\], got \['scene'\]"),
-        (_float_image, SchemaError, "image_scene: expected dtype uint8, got float64"),
+        (_float_image, SchemaError, r"image_scene: expected uint8 .*got float64 .*\(255 \* image\)\.round\(\)"),
     ],
 )
 def test_bad_observations_are_refused(policy, observation, change, error, message):
@@ -268,3 +269,58 @@ def test_real_time_chunking_must_be_asked_for_and_possible(policy, meta, observa
         Policy({}, pi0, rtc="trained")
     with pytest.raises(ValueError, match=r"rtc: expected one of \['none', 'auto', 'guided', 'trained'\], got 'on'"):
         Policy({}, meta, rtc="on")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "日本語のテキスト", "🤖" * 20, "\ud800", "a\0b", "Grab_that", "quetzalcoatlus " * 4]
+)
+def test_any_short_instruction_is_read(policy, observation, text):
+    """Words that no training text held, in any script: what takes too many pieces becomes an unknown one."""
+    assert policy.infer(dataclasses.replace(observation, language_instruction=text)).actions.shape == (16, 19)
+
+
+def test_an_instruction_that_is_too_long_is_refused_with_a_remedy(policy, observation):
+    with pytest.raises(ValueError, match=r"trained to read 16; shorten it, or train on with --config.model.max_tokens"):
+        policy.infer(dataclasses.replace(observation, language_instruction="yellow " * 40))
+
+
+@pytest.mark.parametrize(("state", "actions"), [(8, 7), (7, 8), (9, 2)])
+def test_state_and_action_may_differ_in_width(meta, state, actions):
+    rng, model = np.random.default_rng(0), dataclasses.replace(TINY, state_dim=state, action_dim=actions)
+    stats = fit_normalization(
+        rng.normal(size=(50, state)).astype(np.float32),
+        rng.normal(size=(50, TINY.chunk, actions)).astype(np.float32),
+        np.ones((50, TINY.chunk), bool),
+    )
+    mine = dataclasses.replace(meta, robot="mine", model=model, normalization=stats)
+    policy = Policy(random_params(0, model), mine, rtc="guided")
+    images = {camera: np.zeros((8, 8, 3), np.uint8) for camera in TINY.cameras}
+    zeros = np.zeros(state, np.float32)
+    seen = Observation(images, zeros[:7], zeros[7:], np.zeros(7, np.float32), 0.0, "go")
+    assert policy.infer(seen).actions.shape == (TINY.chunk, actions)
+    prefix = np.zeros((8, actions), np.float32)
+    np.testing.assert_array_equal(policy.infer(seen, prefix=prefix, delay=2).actions[:2], prefix[:2])
+    assert (policy.info.state_dim, policy.info.action_dim, policy.info.max_delay) == (state, actions, 8)
+
+
+def test_it_warms_up_whatever_it_was_trained_to_read(meta):
+    """On a text of its own: another project's may take more pieces than it reads."""
+    tokenizer = train_tokenizer(["go"])
+    model = dataclasses.replace(TINY, vocab_size=Tokenizer(tokenizer).vocab_size, max_tokens=4)
+    Policy(random_params(0, model), dataclasses.replace(meta, model=model, tokenizer=tokenizer))
+
+
+def test_it_says_what_a_rig_must_have(policy, meta):
+    info = policy.info
+    assert (info.robot, info.control_hz, info.cameras) == ("fr3_dexhand021", 20.0, TINY.cameras)
+    assert (info.checkpoint, info.chunk, info.max_delay) == ("warm_up/40", TINY.chunk, 0)
+    assert info.normalization == meta.normalization.hash()
+    assert info.saved
+
+
+def test_end_effector_actions_of_an_unknown_arm_are_refused(meta):
+    motion = NormStats(np.zeros(18, np.float32), np.ones(18, np.float32))
+    shown = NormStats(np.zeros(21, np.float32), np.ones(21, np.float32))
+    stats = Normalization(shown, motion, (), "ee_delta")
+    with pytest.raises(ConfigError, match=r"'ee_delta': needs the arm's kinematics, .* none of robot 'xarm7_allegro'"):
+        Policy({}, dataclasses.replace(meta, robot="xarm7_allegro", normalization=stats))

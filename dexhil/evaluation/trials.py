@@ -150,18 +150,23 @@ def _in_this_process(bench: Bench, jobs: Sequence[Job], stop: Callable[[], bool]
         yield _one_trial(bench, rig, policy, job)
 
 
-_worker: tuple[Bench, ScoredRig, Policy] | None = None  # each worker process builds its rig and policy once
+_worker: tuple[Bench, ScoredRig, Policy] | Exception | None = None  # each worker process builds its rig and policy once
 
 
 def _start_worker(bench: Bench) -> None:
     global _worker
     leave_ctrl_c_to_parent()
     use_one_thread()
-    _worker = bench, bench.make_rig(), bench.make_policy()
+    try:
+        _worker = bench, bench.make_rig(), bench.make_policy()
+    except Exception as error:  # told by the first job: an error here would only break the pool
+        _worker = error
 
 
 def _work(job: Job) -> Trial:
     assert _worker is not None, "the pool starts every worker with _start_worker"
+    if isinstance(_worker, Exception):
+        raise _worker
     return _one_trial(*_worker, job)
 
 
@@ -182,8 +187,8 @@ def _in_workers(bench: Bench, jobs: Sequence[Job], workers: int, stop: Callable[
                     pending = {future for future in pending if not future.cancel()}
         except BrokenProcessPool:
             raise ValueError(
-                f"a worker process of the evaluation died while it built its rig or policy or ran a trial; its message "
-                f"is above. Often memory ran out: try fewer workers than {count}. Finished trials are kept in "
+                f"a worker process of the evaluation was killed; its message, if any, is above. Often memory ran out: "
+                f"{f'set eval.workers below {count}' if count > 1 else 'free some'}. Finished trials are kept in "
                 f"{bench.folder} and the same command continues"
             ) from None
         finally:

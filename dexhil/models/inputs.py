@@ -76,8 +76,24 @@ def model_inputs(
     return inputs
 
 
+def check_instructions(texts: Iterable[str], tokenizer: Tokenizer, config: VLAConfig) -> None:
+    """Raises ValueError, with the length to set, unless every instruction fits beside the longest state."""
+    state = np.ones(config.state_dim) if config.state_input == "text" else None
+    lengths = {text: len(tokenizer.ids(prompt(text, state))) for text in texts}
+    longest = max(lengths, key=lambda text: lengths[text], default="")
+    if lengths.get(longest, 0) > config.max_tokens:
+        raise ValueError(
+            f"instruction {longest!r}: takes {lengths[longest]} tokens, model.max_tokens is {config.max_tokens}; set "
+            f"--config.model.max_tokens={lengths[longest]} (a run that has begun takes it too) or shorten the text"
+        )
+
+
 def fake_batch(
-    config: VLAConfig, batch_size: int, seed: int = 0, normalization: Normalization | None = None
+    config: VLAConfig,
+    batch_size: int,
+    seed: int = 0,
+    normalization: Normalization | None = None,
+    instruction: str = "Grab that yellow plushie",
 ) -> dict[str, Any]:
     """A random batch with the shapes and types of a loader's: for warm-up, benchmarks and tests.
 
@@ -91,6 +107,6 @@ def fake_batch(
         "state": rng.uniform(-1, 1, (batch_size, widths["state"])).astype(np.float32),
         "actions": rng.uniform(-1, 1, (batch_size, config.chunk, widths["actions"])).astype(np.float32),
         "action_mask": np.ones((batch_size, config.chunk), bool),
-        "instruction": ["Grab that yellow plushie"] * batch_size,
+        "instruction": [instruction] * batch_size,
         "weight": np.ones(batch_size, np.float32),
     }

@@ -12,6 +12,7 @@ import numpy as np
 import sentencepiece
 
 _PAD, _END, _BEGIN, _UNKNOWN = 0, 1, 2, 3  # as in Gemma
+_FRAME = ("Task:", "State:", "Action:")  # of a prompt with the state in it
 _REPEATS = 20  # with every word on its own: a handful of instructions alone would end up as characters
 
 
@@ -39,22 +40,43 @@ class Tokenizer:
 
         Raises TypeError where `text` is no str, ValueError where it does not fit.
         """
-        _require_str(text)
-        ids = self._ids(text)
+        ids = self.ids(text)
+        if len(ids) > max_tokens:
+            ids = self._unspelled(ids)
         if len(ids) > max_tokens:
             raise ValueError(
-                f"instruction {text!r}: {len(ids)} tokens, max_tokens is {max_tokens}; shorten or raise it"
+                f"instruction {text!r}: {len(ids)} tokens, this policy was trained to read {max_tokens}; shorten it, "
+                f"or train on with --config.model.max_tokens={len(ids)}"
             )
         padded = np.zeros(max_tokens, np.int32)
         padded[: len(ids)] = ids
         return padded, np.arange(max_tokens) < len(ids)
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of any text, as many as it takes."""
+        return self._ids(_require_str(text))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text, without padding and beginning."""
         return self._processor.DecodeIds([int(i) for i in ids if i != _PAD])
 
     def _encode_ids(self, text: str) -> list[int]:
-        return [self._processor.bos_id(), *self._processor.EncodeAsIds(text)]
+        return [self._processor.bos_id(), *self._processor.EncodeAsIds(text.encode(errors="replace").decode())]
+
+    def _unspelled(self, ids: list[int]) -> list[int]:
+        """The ids with every word that is spelled letter by letter, as no training text held it, as one unknown."""
+        words: list[list[int]] = []
+        for piece in ids:
+            if not words or piece < _UNKNOWN or self._processor.IdToPiece(piece)[0] in "▁\n":
+                words.append([])
+            words[-1].append(piece)
+        return [i for word in words for i in ([_UNKNOWN] if self._is_spelled(word) else word)]
+
+    def _is_spelled(self, word: list[int]) -> bool:
+        text = "".join(self._processor.IdToPiece(i) for i in word if not self._processor.IsByte(i))
+        if any(map(str.isdigit, text)) or text.strip("▁\n") in _FRAME:
+            return False
+        return len(word) > 2 or any(map(self._processor.IsByte, word))
 
 
 def _require_str(text: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from websockets.frames import CloseCode
 from websockets.http11 import Response
 from websockets.sync.client import ClientConnection, connect
 
+from dexhil.fit import Interface, PolicyInfo, check_fits
 from dexhil.schema import ActionChunk, Observation
 from dexhil.serving import codec, keys
-from dexhil.serving.messages import PolicyInfo, read_actions, write_request
+from dexhil.serving.messages import read_actions, write_request
 
 RETRY_S = 0.1  # between two attempts to connect
 CLOSE_S = 1.0  # a server that does not answer a close is left after this
@@ -30,12 +32,13 @@ class PolicyClient:
     """Connects at once. A lost connection is made again within the same call: asking twice gives the same answer.
 
     uri: ws://HOST:PORT or wss://…. key: API key, where the server asks for one. timeout_s: the longest that connecting
-    takes, and that `infer` takes. For one thread. Raises ConnectionError where nobody answers, PermissionError where
-    the server refuses the key, TimeoutError, PolicyServerError or MessageError on a server that is none of ours.
+    takes, and that `infer` takes: a control loop holds the robot and asks again. rig: what the served policy must fit.
+    For one thread. Raises ConnectionError where nobody answers, PermissionError where the server refuses the key,
+    TimeoutError, ConfigError on a policy that does not fit, PolicyServerError or MessageError on another server.
     """
 
-    def __init__(self, uri: str, *, key: str = "", timeout_s: float = 10.0) -> None:
-        self._uri, self._timeout_s = uri, timeout_s
+    def __init__(self, uri: str, *, key: str = "", timeout_s: float = 10.0, rig: Interface | None = None) -> None:
+        self._uri, self._timeout_s, self._rig = uri, timeout_s, rig
         self._headers = {"Authorization": keys.authorization(key)} if key else {}
         self._connection: ClientConnection | None = None
         self._info: PolicyInfo | None = None
@@ -101,8 +104,15 @@ class PolicyClient:
         try:
             return act(deadline)
         except BaseException:
-            self.close()  # no late answer may be taken for the next one
+            self._drop()  # no late answer may be taken for the next one
             raise
+
+    def _drop(self) -> None:
+        """Closes without waiting for a server that may be gone."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.socket.shutdown(socket.SHUT_RDWR)
+        self.close()
 
     def _exchange(self, request: bytes, deadline: float) -> Any:
         connection = self._connected(deadline)
@@ -128,6 +138,8 @@ class PolicyClient:
                     f"{self._uri}: serves {info.checkpoint} of {info.robot!r} now (saved {info.saved}), not "
                     f"{self.info.checkpoint} (saved {self.info.saved}); make a new client for it"
                 )
+            if self._rig is not None:
+                check_fits(info, self._rig)
             self._info = info
         return self._connection
 
@@ -144,7 +156,7 @@ def _open(uri: str, headers: dict[str, str], timeout_s: float) -> ClientConnecti
             max_size=None,
             logger=keys.QUIET,
         )
-    except InvalidURI as error:
+    except (InvalidURI, ValueError, OverflowError) as error:  # OverflowError: a port beyond 65535
         raise ValueError(f"{uri}: expected the address of a policy server, such as ws://127.0.0.1:8000") from error
     except InvalidStatus as error:
         raise _refusal(uri, error.response) from None

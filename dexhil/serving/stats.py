@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,13 @@ import numpy as np
 REMEMBERED = 10_000  # latest latencies: figures of a long run stay current, memory stays flat
 
 
-def _latencies() -> collections.deque[float]:
-    return collections.deque(maxlen=REMEMBERED)
-
-
 @dataclasses.dataclass
 class Stats:
     """Counts since the start.
 
     requests: answered with actions. bad_requests: answered with an error that the client caused; failures: with one
-    that the policy caused. refused: connections turned away; connections: those taken. clients, most_clients: connected
-    now, and at most at once. total_ms: from a request's arrival to its answer; infer_ms: the policy's share of it.
+    that the policy caused. refused: connections turned away; connections: those taken. clients: connected now.
+    total_ms: from a request's arrival to its answer.
     """
 
     requests: int = 0
@@ -30,27 +27,11 @@ class Stats:
     refused: int = 0
     connections: int = 0
     clients: int = 0
-    most_clients: int = 0
-    total_ms: collections.deque[float] = dataclasses.field(default_factory=_latencies)
-    infer_ms: collections.deque[float] = dataclasses.field(default_factory=_latencies)
-
-    def joined(self) -> None:
-        self.connections += 1
-        self.clients += 1
-        self.most_clients = max(self.clients, self.most_clients)
-
-    def left(self) -> None:
-        self.clients -= 1
-
-    def answered(self, total_ms: float, infer_ms: float) -> None:
-        self.requests += 1
-        self.total_ms.append(total_ms)
-        self.infer_ms.append(infer_ms)
+    total_ms: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=REMEMBERED))
 
     def summary(self) -> dict[str, Any]:
         """Plain JSON: the counts, and median and p99 of the latest REMEMBERED latencies, None before the first."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value if isinstance(value, int) else percentiles(value) for name, value in values.items()}
+        return vars(self) | {"total_ms": percentiles(self.total_ms)}
 
     def line(self) -> str:
         """`120 requests  latency 8.1 ms, p99 20.3  clients 3  errors 2`, for a person."""
@@ -59,7 +40,7 @@ class Stats:
         return f"{self.requests} requests  {timing}  clients {self.clients}  errors {self.bad_requests + self.failures}"
 
 
-def percentiles(values: collections.deque[float]) -> dict[str, float | None]:
+def percentiles(values: Collection[float]) -> dict[str, float | None]:
     """{"median", "p99"} of the values."""
     if not values:
         return {"median": None, "p99": None}

@@ -23,6 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from dexhil.fit import Interface
 from dexhil.models.config import VLAConfig
 from dexhil.training.partition import Params, path_name, select
 from dexhil.training.sharding import place_like
@@ -44,6 +45,7 @@ class CheckpointMeta:
     """What the numbers mean. tokenizer: SentencePiece model bytes. control_hz: rate of the actions in a chunk.
 
     config: the run's configuration; lineage: data sets, parent checkpoint, code version. Both plain JSON.
+    joint_names: of the recorded action, in its order; () where they were not known.
     """
 
     robot: str
@@ -53,6 +55,16 @@ class CheckpointMeta:
     tokenizer: bytes
     config: Mapping[str, Any]
     lineage: Mapping[str, Any]
+    joint_names: tuple[str, ...] = ()
+
+    @property
+    def interface(self) -> Interface:
+        """What a rig must have for this checkpoint, see `fit.check_fits`."""
+        model, widths = self.model, self.normalization.recorded_dims
+        return Interface(
+            self.robot, self.joint_names, model.cameras, model.image_size, self.control_hz, widths["state"],
+            widths["actions"],
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -64,10 +76,17 @@ class CheckpointMeta:
             "tokenizer": base64.b64encode(self.tokenizer).decode(),
             "config": dict(self.config),
             "lineage": dict(self.lineage),
+            "joint_names": list(self.joint_names),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckpointMeta:
+        """Raises CheckpointError on a missing fact."""
+        needed = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
+        if missing := [name for name in needed if data.get(name) is None]:
+            raise CheckpointError(
+                f"checkpoint: says nothing about {', '.join(missing)}; train it again with this version"
+            )
         return cls(
             robot=data["robot"],
             control_hz=data["control_hz"],
@@ -76,13 +95,20 @@ class CheckpointMeta:
             tokenizer=base64.b64decode(data["tokenizer"]),
             config=data["config"],
             lineage=data["lineage"],
+            joint_names=tuple(data.get("joint_names", ())),
         )
 
 
-def check_compatible(meta: CheckpointMeta, *, robot: str, action_space: str, model: VLAConfig) -> None:
-    """Raises CheckpointError on the first fact in which the checkpoint differs from what is wanted."""
-    wanted, found = model.to_dict(), meta.model.to_dict()
-    facts = [("robot", robot, meta.robot), ("action_space", action_space, meta.normalization.action_space)]
+def check_compatible(
+    meta: CheckpointMeta, *, robot: str, action_space: str, model: VLAConfig, control_hz: float
+) -> None:
+    """Raises CheckpointError on the first fact in which the checkpoint differs from what is wanted.
+
+    No parameter depends on model.max_tokens: it may be raised for a longer instruction.
+    """
+    wanted, found = dataclasses.replace(model, max_tokens=meta.model.max_tokens).to_dict(), meta.model.to_dict()
+    facts = [("robot", robot, meta.robot), ("control_hz", control_hz, meta.control_hz)]
+    facts += [("action_space", action_space, meta.normalization.action_space)]
     facts += [(f"model.{name}", wanted[name], found[name]) for name in ("action_dim", "state_dim", *wanted)]
     for name, want, got in facts:
         if want != got:
@@ -157,6 +183,11 @@ def find_step(directory: str | Path, step: int | None = None) -> Path:
     if step is not None and step not in steps:
         raise CheckpointError(f"{root}: no checkpoint of step {step}; the steps there are {steps}")
     return root / str(steps[-1] if step is None else step)
+
+
+def verify_params(path: Path) -> None:
+    """Raises CheckpointError where the parameters that a policy loads from the checkpoint `path` are damaged."""
+    _verify_checksums(path, "ema")
 
 
 def fingerprint(path: Path) -> str:

@@ -23,6 +23,7 @@ from dexhil.models.config import CONFIGS, VLAConfig, get_model_config
 from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.policy import Policy, RtcChoice
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF, Observation
 from dexhil.training.checkpoints import CheckpointMeta
 from dexhil.transforms.normalization import fit_normalization
@@ -46,7 +47,7 @@ def make_meta(model: VLAConfig) -> CheckpointMeta:
     batch = fake_batch(model, 256 if model.image_size < 100 else 8)
     normalization = fit_normalization(batch["state"], batch["actions"], batch["action_mask"], delta_dims=range(ARM_DOF))
     tokenizer = train_tokenizer(batch["instruction"])
-    return CheckpointMeta("fr3_dexhand021", 20.0, model, normalization, tokenizer, {}, {})
+    return CheckpointMeta("fr3_dexhand021", 20.0, model, normalization, tokenizer, {}, {}, FR3_DEXHAND021.joint_names)
 
 
 def make_policy(meta: CheckpointMeta, *, num_steps: int = 10, rtc: RtcChoice = "none") -> tuple[Policy, Observation]:

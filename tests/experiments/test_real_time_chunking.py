@@ -12,11 +12,12 @@ import pytest
 
 from dexhil.commands import ConfigError
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.training.checkpoints import CheckpointError, CheckpointMeta, Checkpoints
 from dexhil.training.step import TrainState
 from dexhil.transforms.normalization import Normalization, NormStats
 from experiments.configs import sim
-from experiments.eval import needed_rtc
+from experiments.eval import check_acts
 from experiments.train import load_checked_meta, model_config
 
 DATA: Any = SimpleNamespace(robot="fr3_dexhand021")
@@ -29,7 +30,7 @@ def make_config(**eval_settings: Any) -> Any:
 
 
 def check(meta: CheckpointMeta, **eval_settings: Any) -> str:
-    return needed_rtc(make_config(**eval_settings), meta)
+    return check_acts(make_config(**eval_settings), meta.interface, meta.model)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def meta() -> CheckpointMeta:
     state, actions = (NormStats(np.zeros(n, np.float32), np.ones(n, np.float32)) for n in (21, 18))
     stats, tokenizer = Normalization(state, actions, (), "ee_delta"), train_tokenizer(["Pull out a napkin"])
     model = model_config(make_config(), stats, Tokenizer(tokenizer))
-    return CheckpointMeta(DATA.robot, 20.0, model, stats, tokenizer, {}, {})
+    return CheckpointMeta(DATA.robot, 20.0, model, stats, tokenizer, {}, {}, FR3_DEXHAND021.joint_names)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_the_server_says_what_the_checkpoint_is(uri: str, checkpoint: Path, poli
     with PolicyClient(uri) as client:
         info = client.info
     assert (info.robot, info.control_hz, info.chunk, info.image_size) == ("fr3_dexhand021", 20.0, 16, 16)
-    assert info.action_names == FR3_DEXHAND021.joint_names
+    assert info.joint_names == FR3_DEXHAND021.joint_names
     assert info.checkpoint == policy.checkpoint_id
     assert info.normalization == policy.meta.normalization.hash()
 

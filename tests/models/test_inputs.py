@@ -1,11 +1,13 @@
 """The one path from recorded values to the model's terms."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from dexhil.models.config import TINY
-from dexhil.models.inputs import STATE_CLIP, fake_batch, model_inputs
-from dexhil.models.tokenizer import Tokenizer, train_tokenizer
+from dexhil.models.inputs import STATE_CLIP, check_instructions, fake_batch, model_inputs
+from dexhil.models.tokenizer import Tokenizer, prompt, train_tokenizer
 from dexhil.transforms.normalization import Normalization, fit_normalization
 
 
@@ -88,3 +90,19 @@ def test_an_instruction_that_is_no_text_is_refused(tokenizer, normalization):
     batch = fake_batch(TINY, 1) | {"instruction": [7]}
     with pytest.raises(TypeError, match="expected a str, got int 7"):
         model_inputs(batch, normalization, tokenizer, TINY)
+
+
+def test_instructions_are_measured_before_anything_is_trained():
+    tokenizer = Tokenizer(train_tokenizer(["go", LONG := "rinse the plate until no soap is left on it"]))
+    model = dataclasses.replace(TINY, max_tokens=8)
+    check_instructions(["go", ""], tokenizer, model)
+    check_instructions([], tokenizer, model)
+    needed = len(tokenizer.ids(prompt(LONG)))
+    with pytest.raises(
+        ValueError, match=rf"'rinse .*takes {needed} tokens, model.max_tokens is 8; .*max_tokens={needed} "
+    ):
+        check_instructions(["go", LONG], tokenizer, model)
+    check_instructions(["go", LONG], tokenizer, dataclasses.replace(model, max_tokens=needed))
+    with_state = dataclasses.replace(model, max_tokens=needed, state_input="text")
+    with pytest.raises(ValueError, match="'rinse"):
+        check_instructions([LONG], tokenizer, with_state)

@@ -52,7 +52,9 @@ def test_bad_text_is_named(tokenizer):
         train_tokenizer(["Pull", None])  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="expected a str, got int 3"):
         prompt(3)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="'12345': 7 tokens, max_tokens is 4; shorten or raise it"):
+    with pytest.raises(
+        ValueError, match="'12345': 7 tokens, this policy was trained to read 4; shorten it, or train on"
+    ):
         tokenizer.encode("12345", 4)
     with pytest.raises(ValueError, match="no instruction with text"):
         train_tokenizer([" "])
@@ -63,3 +65,16 @@ def test_bad_models_are_named(tmp_path):
         Tokenizer(tmp_path / "absent.model")
     with pytest.raises(ValueError, match="5 bytes are no SentencePiece model"):
         Tokenizer(b"wrong")
+
+
+def test_words_that_are_spelled_become_one_unknown_each_where_there_is_no_room():
+    """And nothing else does: repeated words, numbers of the state and what fits stay as they are."""
+    words = Tokenizer(train_tokenizer(["move the block"]))
+    ids, mask = words.encode(prompt("move move 日本 Grab block"), 12)
+    pieces = [words.decode([i]) for i in ids[mask]][1:]
+    assert pieces[:2] == ["move", "move"]
+    assert (ids[mask] == 3).sum() == 2
+    state = prompt("move", np.array([0.0, 1.0, -2.0]))
+    needed = len(words.ids(state))
+    spoken, mask = words.encode(f"日本 {state}", needed + 1)
+    assert words.decode(spoken[mask][2:]).strip() == state.strip()

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.fit import PolicyInfo
 from dexhil.schema import ActionChunk, Observation
-from dexhil.serving.messages import PolicyInfo
 from dexhil.serving.server import Limits, PolicyServer
 
 INFO = PolicyInfo(
@@ -24,7 +24,7 @@ INFO = PolicyInfo(
     state_dim=9,
     chunk=4,
     action_dim=9,
-    action_names=tuple(f"joint{i}" for i in range(9)),
+    joint_names=tuple(f"joint{i}" for i in range(9)),
     max_delay=2,
     action_space="recorded",
     checkpoint="fake/7",

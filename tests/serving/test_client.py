@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +18,13 @@ import numpy as np
 import pytest
 from websockets.sync.server import ServerConnection, serve
 
+from dexhil.config import ConfigError
+from dexhil.fit import Interface, MessageError
 from dexhil.schema import SchemaError
 from dexhil.serving.client import PolicyClient, PolicyServerError
 from dexhil.serving.codec import pack
 from dexhil.serving.keys import VARIABLE, read_key
-from dexhil.serving.messages import MessageError
-from tests.serving.fakes import INFO, KnownPolicy, known_answer, make_observation, running
+from tests.serving.fakes import INFO, KnownPolicy, known_answer, make_observation, running, wait_for
 
 KEY = "a-key-of-the-tests-0123"
 
@@ -174,7 +179,7 @@ def bare_server(handler: Callable[[ServerConnection], None], **options) -> Itera
         (pack({"robot": "aloha"}), MessageError, "metadata: expected .*is this a DexHiL policy server"),
         ("hello", MessageError, "metadata: expected .*got hello"),
         (b"\xc1", ValueError, "not msgpack"),
-        (pack(INFO.to_message() | {"protocol": 9}), MessageError, "the server speaks 9, this client 1"),
+        (pack(INFO.to_message() | {"protocol": 9}), MessageError, "the server speaks 9, this client 2"),
     ],
 )
 def test_a_server_that_is_none_of_ours_is_named(greeting, error, message):
@@ -227,7 +232,9 @@ def test_a_full_server_is_waited_for_and_then_named():
         leaving.join()
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:1", "127.0.0.1:8000", "runs/sim"])
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:1", "127.0.0.1:8000", "runs/sim", "ws://127.0.0.1:99999", "ws://127.0.0.1:port"]
+)
 def test_an_address_that_is_none_is_named(uri):
     with pytest.raises(ValueError, match=rf"{uri}: expected the address of a policy server, such as ws://"):
         PolicyClient(uri)
@@ -248,3 +255,72 @@ def test_a_weak_or_broken_key_is_refused_without_showing_it(key: str, tmp_path: 
     with pytest.raises(ValueError, match=r"at least 16 printable ASCII characters.*openssl rand") as refused:
         read_key(tmp_path / "key")
     assert not key or key not in str(refused.value)
+
+
+def test_a_policy_that_does_not_fit_the_rig_is_refused_at_once():
+    rig = Interface("stick", INFO.joint_names, INFO.cameras, 0, 20.0, 9, 9)
+    with running() as server:
+        PolicyClient(server.uri, rig=rig).close()
+        with pytest.raises(ConfigError, match="the checkpoint acts at 20 Hz, the rig at 10 Hz"):
+            PolicyClient(server.uri, rig=dataclasses.replace(rig, control_hz=10.0))
+        wait_for(lambda: server.stats.clients == 0)
+
+
+SERVER = """
+import sys, time
+from tests.serving.fakes import running
+with running(port=int(sys.argv[1])) as server:
+    print(server.uri, flush=True)
+    time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def server_process(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own, which may be killed."""
+    with subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def test_a_control_loop_is_told_at_once_that_the_server_was_killed_and_goes_on_when_it_is_back():
+    with server_process() as (process, uri):
+        client = PolicyClient(uri, timeout_s=0.4)
+        assert_acts(client, which=1)
+        process.kill()
+        process.wait()
+        for _ in range(2):
+            with pytest.raises(ConnectionError, match="is the policy server running"):
+                client.infer(make_observation())
+    with server_process(int(uri.rpartition(":")[2])), client:
+        assert_acts(client, which=2)
+
+
+def test_a_server_that_is_stopped_in_the_middle_holds_no_call(monkeypatch):
+    """A frozen process answers nothing, not even a close: the call ends with its own time limit."""
+    monkeypatch.setattr("dexhil.serving.client.CLOSE_S", 600.0)
+    with server_process() as (process, uri):
+        client = PolicyClient(uri, timeout_s=0.3)
+        process.send_signal(signal.SIGSTOP)
+        found: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                client.infer(make_observation())
+            except TimeoutError as error:
+                found.append(error)
+
+        call = threading.Thread(target=ask)
+        call.start()
+        call.join(20)
+        held = call.is_alive()
+        process.send_signal(signal.SIGCONT)
+        call.join()
+        assert not held, "the call waits for a server that may be gone"
+        assert "no answer within 0.3 s" in str(found[0])
+        client.close()
+        assert_acts(client)
+        client.close()

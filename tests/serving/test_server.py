@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from websockets.sync.connection import Connection
 
 from dexhil.serving.client import PolicyClient
 from dexhil.serving.codec import pack, unpack
-from dexhil.serving.server import Allowance, PolicyServer
+from dexhil.serving.server import PolicyServer
 from tests.serving.fakes import (
     INFO,
     KnownPolicy,
@@ -85,14 +86,10 @@ def test_a_client_is_greeted_and_answered_with_timings(server: Running):
         assert unpack(connection.recv(timeout=5, decode=False)) == {
             **INFO.to_message(),
             "cameras": ["scene", "wrist"],
-            "action_names": [f"joint{i}" for i in range(9)],
+            "joint_names": [f"joint{i}" for i in range(9)],
         }
-        ask(connection, seed=1)
-        assert set(assert_answered(connection, seed=1)) == {"infer_ms"}
         ask(connection, seed=2, which=3)
-        timing = assert_answered(connection, seed=2, which=3)
-        assert timing["prev_total_ms"] > 0
-        assert timing["infer_ms"] > 0
+        assert assert_answered(connection, seed=2, which=3)["infer_ms"] > 0
 
 
 @pytest.mark.parametrize(
@@ -105,7 +102,7 @@ def test_a_client_is_greeted_and_answered_with_timings(server: Running):
         (pack(make_request(make_observation()) | {"promt": "x"}), "did you mean 'prompt'"),
         (pack(make_request(make_observation()) | {"state": np.zeros(3)}), "state: expected a float array [9]"),
         (pack(make_request(make_observation()) | {"state": np.full(9, np.nan)}), "q_arm: non-finite value nan"),
-        (pack({"images": {"x" * 4000: 0}, "state": np.zeros(9), "prompt": ""}), "camera 'xxx"),
+        (pack({"images": {"x" * 4000: 0}, "state": np.zeros(9), "prompt": ""}), "got ['xxx"),
     ],
     ids=["bytes", "empty", "text", "no map", "key", "shape", "nan", "long name"],
 )
@@ -204,25 +201,6 @@ def test_a_failing_policy_is_answered_logged_and_survived(caplog):
         assert server.stats.failures == 1
 
 
-def test_the_rate_is_limited_per_client():
-    with running(requests_per_s=3, silence_s=5) as server, raw(server.uri) as hasty, raw(server.uri) as calm:
-        for _ in range(4):
-            ask(hasty)
-        for _ in range(3):
-            assert_answered(hasty)
-        assert_refused(hasty, "rate limit: at most 3 requests/s per client")
-        ask(calm)
-        assert_answered(calm)
-
-
-def test_an_allowance_fills_with_time():
-    allowance = Allowance(2, now=0)
-    for now in (0, 0, 0.5, 1.0, 9.0, 9.0):
-        allowance.spend(now)
-    with pytest.raises(ValueError, match="at most 2 requests/s"):
-        allowance.spend(9.1)
-
-
 def test_too_many_clients_are_turned_away_until_one_leaves():
     with running(clients=2) as server:
         with raw(server.uri) as first:
@@ -236,7 +214,6 @@ def test_too_many_clients_are_turned_away_until_one_leaves():
                     ask(connection)
                     assert_answered(connection)
         assert server.stats.refused == 1
-        assert server.stats.most_clients == 2
 
 
 def get(uri: str, path: str) -> tuple[int, bytes]:
@@ -294,41 +271,80 @@ def test_a_taken_port_is_an_error(server: Running):
         asyncio.run(serve())
 
 
-def test_stopping_answers_what_is_in_hand_and_says_goodbye_to_the_rest():
+def test_a_server_that_stops_says_goodbye_and_waits_for_no_policy():
     release = threading.Event()
     policy = KnownPolicy(lambda observation: release.wait(5))
-    with running(policy) as server:
-        with raw(server.uri) as computing, raw(server.uri) as queued, raw(server.uri) as idle:
-            ask(computing, seed=1)
-            wait_for(lambda: policy.asked)
-            ask(queued, seed=2)
-            wait_for(lambda: server.server._worker._work_queue.qsize() == 1)
-            server.stop()
-            with pytest.raises(ConnectionClosedOK, match=r"1001 .*server stops"):
-                idle.recv(timeout=5)
-            with pytest.raises((InvalidStatus, OSError)), raw(server.uri):
-                pass
-            release.set()
-            for connection, seed in ((computing, 1), (queued, 2)):
-                assert_answered(connection, seed)
-                with pytest.raises(ConnectionClosedOK, match="1001"):
-                    connection.recv(timeout=5)
-        server.join()
-
-
-def test_a_policy_that_hangs_does_not_hold_the_server_for_ever(caplog):
-    release = threading.Event()
-    policy = KnownPolicy(lambda observation: release.wait(5))
-    with running(policy, grace_s=0.1) as server, raw(server.uri) as connection:
-        ask(connection)
+    with running(policy) as server, raw(server.uri) as computing, raw(server.uri) as idle:
+        ask(computing)
         wait_for(lambda: policy.asked)
         server.stop()
-        with pytest.raises(ConnectionClosedError):
-            connection.recv(timeout=5)
+        for connection in (computing, idle):
+            with pytest.raises(ConnectionClosedOK, match=r"1001 .*server stops"):
+                connection.recv(timeout=5)
         assert not release.is_set()
         release.set()
         server.join()
-        assert "requests still open after 0.1 s are dropped" in caplog.text
+
+
+def silent(server: Running, count: int) -> list[socket.socket]:
+    address = urlsplit(server.uri)
+    return [socket.create_connection((str(address.hostname), address.port), timeout=5) for _ in range(count)]
+
+
+def test_silent_connections_keep_nobody_out_and_are_dropped():
+    """Ten times as many as may wait: the oldest give way, and a client with the key comes in."""
+    with running(key=KEY, handshakes_per_address=4, handshake_s=60) as server:
+        with PolicyClient(server.uri, key=KEY) as before:
+            sockets = silent(server, 40)
+            wait_for(lambda: server.stats.refused == 36)
+            assert len(server.server._arrived) == 4
+            with PolicyClient(server.uri, key=KEY, timeout_s=5) as client:
+                for each in (before, client):
+                    each.infer(make_observation())
+            assert get(server.uri, "/healthz")[0] == 200
+        for connection in sockets[:30]:
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        for connection in sockets:
+            connection.close()
+
+
+def test_all_addresses_together_may_not_use_up_the_sockets():
+    with running(handshakes=3, handshakes_per_address=100, handshake_s=60) as server:
+        sockets = silent(server, 10)
+        wait_for(lambda: server.stats.refused == 7)
+        assert len(server.server._arrived) == 3
+        for connection in sockets:
+            connection.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one loopback address elsewhere")
+def test_an_address_makes_room_for_its_own_connections_only():
+    with running(handshakes_per_address=2, handshake_s=60) as server:
+        address = (str(urlsplit(server.uri).hostname), int(urlsplit(server.uri).port or 0))
+        others = [socket.create_connection(address, 5, ("127.0.0.2", 0)) for _ in range(2)]
+        own = silent(server, 2)
+        wait_for(lambda: len(server.server._arrived) == 4)
+        assert server.stats.refused == 0
+        for connection in (*others, *own):
+            connection.close()
+
+
+def test_a_handshake_that_is_trickled_ends():
+    with running(handshake_s=0.3) as server:
+        (connection,) = silent(server, 1)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(1000):
+                pass
+        connection.close()
+
+
+def test_one_address_may_not_take_all_places():
+    with running(clients_per_address=1) as server, raw(server.uri):
+        with pytest.raises(InvalidStatus, match="503") as refused, raw(server.uri):
+            pass
+        assert b"1 clients are connected from this address" in refused.value.response.body
 
 
 def test_many_clients_at_once_each_get_their_own_answers(server: Running):

@@ -16,6 +16,7 @@ import pytest
 from dexhil.models.config import TINY
 from dexhil.training.checkpoints import (
     CheckpointError,
+    CheckpointMeta,
     Checkpoints,
     check_compatible,
     find_step,
@@ -145,17 +146,20 @@ def test_another_robot_or_model_is_named(meta, robot, changes, message):
             robot=robot,
             action_space=meta.normalization.action_space,
             model=dataclasses.replace(TINY, **changes),
+            control_hz=meta.control_hz,
         )
 
 
 def test_another_action_space_is_named(meta):
     other = "ee_delta" if meta.normalization.action_space == "recorded" else "recorded"
     with pytest.raises(CheckpointError, match=f"action_space: .* the configuration '{other}'"):
-        check_compatible(meta, robot="fr3_dexhand021", action_space=other, model=TINY)
+        check_compatible(meta, robot="fr3_dexhand021", action_space=other, model=TINY, control_hz=20.0)
 
 
 def test_the_same_robot_and_model_pass(meta):
-    check_compatible(meta, robot="fr3_dexhand021", action_space=meta.normalization.action_space, model=TINY)
+    check_compatible(
+        meta, robot="fr3_dexhand021", action_space=meta.normalization.action_space, model=TINY, control_hz=20.0
+    )
 
 
 _SAVE_FOREVER = """
@@ -190,3 +194,21 @@ def test_a_killed_save_leaves_the_earlier_ones(run):
         checkpoints.save(make_state(newest + 1), load_meta(run))
     assert int(find_step(run).name) == newest + 1
     assert not [path for path in (run / "checkpoints").iterdir() if not path.name.isdigit()]
+
+
+def test_more_tokens_may_be_read_and_another_rate_may_not(meta):
+    space = meta.normalization.action_space
+    longer = dataclasses.replace(TINY, max_tokens=99)
+    check_compatible(meta, robot="fr3_dexhand021", action_space=space, model=longer, control_hz=20.0)
+    with pytest.raises(CheckpointError, match=r"control_hz: the checkpoint has 20.0, the configuration 10.0"):
+        check_compatible(meta, robot="fr3_dexhand021", action_space=space, model=TINY, control_hz=10.0)
+
+
+def test_names_of_joints_travel_and_what_an_older_checkpoint_lacks_is_named(meta):
+    named = dataclasses.replace(meta, joint_names=("a", "b"))
+    assert CheckpointMeta.from_json(named.to_json()).interface.joint_names == ("a", "b")
+    older = {name: value for name, value in named.to_json().items() if name != "joint_names"}
+    assert CheckpointMeta.from_json(older).joint_names == ()
+    for name in ("control_hz", "robot"):
+        with pytest.raises(CheckpointError, match=f"says nothing about {name}; train it again"):
+            CheckpointMeta.from_json({**older, name: None})
