@@ -23,7 +23,7 @@ help:
 	echo 'make test    set up, then run the tests'
 	echo 'make setup   environment only          make check   format, lint, types'
 	echo 'make docs    the manual, into site/'
-	echo 'make test-latest  the models and their training with the newest packages, LATEST=python3.12 TESTS=tests/models'
+	echo 'make test-latest  the tests with the newest packages; LATEST=python3.12 TESTS=tests/models choose'
 	echo 'make extras  optional packages of devices and for tests, requirements-*.txt'
 	echo 'make format  rewrite formatting        make lock    requirements.txt from pyproject.toml'
 
@@ -88,14 +88,17 @@ extras: $(EXTRAS)
 demo: setup
 	@$(BIN)/python experiments/demo.py --workdir runs/demo
 
+# tests/sim renders, others load TensorFlow: with software OpenGL the two crash in one process.
+define run_tests
+$(1)/python -m pytest tests/sim
+$(1)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/sim
+endef
+
 test: setup $(EXTRAS)
-	@# tests/sim renders, others load TensorFlow: with software OpenGL the two crash in one process.
-	$(BIN)/python -m pytest tests/sim
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/sim
+	@$(call run_tests,$(BIN))
 
 # Outside the lock and CI: the newest of everything that pyproject.toml allows, on the newest Python from 3.12 that is found.
 LATEST ?= $(shell for p in python3.14 python3.13 python3.12; do $$p -c '' 2>/dev/null && echo $$p && break; done)
-TESTS ?= tests/models tests/training tests/test_policy.py tests/transforms tests/retargeting tests/control tests/robots
 
 test-latest:
 	@[ -n '$(LATEST)' ] || { echo 'test-latest: no Python 3.12 or newer found; name one: make test-latest LATEST=/path/to/python'; exit 1; }
@@ -107,7 +110,7 @@ test-latest:
 		$$pip install --quiet --editable ".[$$extra]" || echo "test-latest: warning: '$$extra' does not install here; choose TESTS without it"
 	done
 	$$pip list 2>/dev/null | grep -iE '^(jax|flax|optax|numpy|sentencepiece|scipy|mujoco|tensorflow-cpu) '
-	.venv-latest/bin/python -m pytest $(TESTS)
+	$(if $(TESTS),.venv-latest/bin/python -m pytest $(TESTS),$(call run_tests,.venv-latest/bin))
 
 check: setup $(EXTRAS)
 	@$(BIN)/ruff format --check .
