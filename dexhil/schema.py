@@ -81,6 +81,8 @@ class Step:
     action: [A] the command after safety limits, what the robot was told
     policy_action: [A] what the policy asked for; all NaN where it was not asked
     is_intervention: a person's command was executed at this step
+    is_commanded: somebody, policy or person, commanded this step; False while the robot only holds, waits for a plan,
+    or was stopped. Such steps are recorded, and nobody learns from them; older data, which do not say, are True
     """
 
     observation: Observation
@@ -89,6 +91,7 @@ class Step:
     is_intervention: bool
     reward: float = 0.0
     discount: float = 1.0
+    is_commanded: bool = True
 
     def validate(self) -> None:
         """Raises SchemaError on the first field that does not fit."""

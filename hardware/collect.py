@@ -16,12 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dexhil.commands import REPOSITORY, ConfigError, Run, command_parser, load_config, run_command, write_json
+from dexhil.commands import REPOSITORY, ConfigError, Run, command_parser, run_command, write_json
 from dexhil.config import Config
 from dexhil.episodes.recorder import list_episodes, read_facts
 from dexhil.schema import EpisodeMetadata
 from hardware.runtime.policy_process import checkpoint_policy
 from hardware.runtime.report import results_of, write_hardware_report
+from hardware.runtime.rig import load_rig_config
 from hardware.runtime.trials import Done, Limits, Purpose, run_trials
 
 ALWAYS = {"late_s": 0.0, "reaction_s": (0.0, 0.1), "hand_back": 0.0}  # a simulated person who demonstrates
@@ -32,10 +33,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", type=Path, help="workdir of a training run: an online round with its policy")
     parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
     parser.add_argument("--round", type=int, default=1, help="number of the round, with --checkpoint")
-    parser.add_argument("--rig", default="real", help="real, or sim: the simulator in real time (default: real)")
     parser.add_argument("--episodes", type=int, default=20, help="episodes that count, spread evenly over the tasks")
     parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
-    config, options = load_config(argv, parser)
+    config, options = load_rig_config(argv, parser)
     per_task, rest = divmod(options.episodes, len(config.rig.tasks))
     if rest or not per_task:
         raise ConfigError(f"--episodes {options.episodes}: expected a multiple of the {len(config.rig.tasks)} tasks")

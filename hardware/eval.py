@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dexhil.commands import Run, command_parser, load_config, run_command
+from dexhil.commands import Run, command_parser, run_command
 from hardware.runtime.policy_process import checkpoint_policy
 from hardware.runtime.report import results_of, write_hardware_report
+from hardware.runtime.rig import load_rig_config
 from hardware.runtime.trials import Limits, Trials, run_trials
 
 
@@ -23,10 +24,9 @@ def main(argv: Sequence[str]) -> None:
     parser = command_parser("Scores a checkpoint on a robot, with takeovers allowed.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="workdir of a training run")
     parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
-    parser.add_argument("--rig", default="real", help="real, or sim: the simulator in real time (default: real)")
     parser.add_argument("--trials", type=int, help="per task (default: episode.trials of the config)")
     parser.add_argument("--minutes", type=float, help="trials for so long, instead of a number of them")
-    config, options = load_config(argv, parser)
+    config, options = load_rig_config(argv, parser)
     run = Run(options.workdir, "hardware eval", config)
     done: Trials = run_trials(
         config,

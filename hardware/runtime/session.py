@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import sys
@@ -139,13 +140,18 @@ class Session:
         self._switch = sys.getswitchinterval()
 
     def __enter__(self) -> Session:
-        self.recorder.start()
-        if self.policy is not None:
-            self.policy.start()
-        for device in self.devices():
-            device.connect()
-        if self.policy is not None:
-            self.identity = self.policy.wait_until_ready()
+        with contextlib.ExitStack() as started:  # what fails on the way leaves nothing running
+            started.callback(self.recorder.stop)
+            self.recorder.start()
+            if self.policy is not None:
+                started.callback(self.policy.stop)
+                self.policy.start()
+            for device in self.devices():
+                started.callback(device.stop)
+                device.connect()
+            if self.policy is not None:
+                self.identity = self.policy.wait_until_ready()
+            self._started = started.pop_all()
         sys.setswitchinterval(0.0005)  # control is not to wait for another thread's share
         gc.collect()
         gc.freeze()  # what lives for the whole run is not looked through again
@@ -165,11 +171,7 @@ class Session:
         for thread in self._threads:
             thread.join(2.0)
         sys.setswitchinterval(self._switch)
-        for device in self.devices():
-            device.stop()
-        if self.policy is not None:
-            self.policy.stop()
-        self.recorder.stop()
+        self._started.close()
 
     def devices(self) -> list[Any]:
         control, teleop = self.control, self.control.teleop
