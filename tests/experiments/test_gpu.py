@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_a_step_s_state_is_counted():
 def test_random_inputs_train_a_step():
     model = gpu.model_of(tiny=True)
     case = TrainingCase("full", 2, optimizer="adamw", ema="off")
-    found = measure.measure_training(model, case, lambda: random_inputs(model, 2), 1, peak=1.0)
+    found: Any = measure.measure_training(model, case, lambda: random_inputs(model, 2), 1, peak=1.0)
     assert found["samples_per_second"] > 0
     assert found["mfu"] == pytest.approx(found["samples_per_second"] * found["tflops_per_sample"])
 
