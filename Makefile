@@ -16,13 +16,14 @@ STAMP := .venv/ready-$(KEY)
 EXTRAS := $(patsubst requirements-%.txt,.venv/%.extra,$(wildcard requirements-*.txt))
 RENDERING_CHECK := $(BIN)/python -c 'import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()'
 
-.PHONY: help setup extras demo test check docs format lock
+.PHONY: help setup extras demo test test-latest check docs format lock
 
 help:
 	@echo 'make demo    set up, then collect, build, train and score on the embedded simulator'
 	echo 'make test    set up, then run the tests'
 	echo 'make setup   environment only          make check   format, lint, types'
 	echo 'make docs    the manual, into site/'
+	echo 'make test-latest  the tests with the newest packages; LATEST=python3.12 TESTS=tests/models choose'
 	echo 'make extras  optional packages of devices and for tests, requirements-*.txt'
 	echo 'make format  rewrite formatting        make lock    requirements.txt from pyproject.toml'
 
@@ -87,10 +88,29 @@ extras: $(EXTRAS)
 demo: setup
 	@$(BIN)/python experiments/demo.py --workdir runs/demo
 
+# tests/sim renders, others load TensorFlow: with software OpenGL the two crash in one process.
+define run_tests
+$(1)/python -m pytest tests/sim
+$(1)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/sim
+endef
+
 test: setup $(EXTRAS)
-	@# tests/sim renders, others load TensorFlow: with software OpenGL the two crash in one process.
-	$(BIN)/python -m pytest tests/sim
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/sim
+	@$(call run_tests,$(BIN))
+
+# Outside the lock and CI: the newest of everything that pyproject.toml allows, on the newest Python from 3.12 that is found.
+LATEST ?= $(shell for p in python3.14 python3.13 python3.12; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+
+test-latest:
+	@[ -n '$(LATEST)' ] || { echo 'test-latest: no Python 3.12 or newer found; name one: make test-latest LATEST=/path/to/python'; exit 1; }
+	echo 'test-latest: installing the newest packages into .venv-latest ($(LATEST))'
+	$(LATEST) -m venv .venv-latest
+	pip='.venv-latest/bin/python -m pip --disable-pip-version-check'
+	$$pip install --quiet --upgrade --upgrade-strategy eager --editable '.[sim,dev]'
+	for extra in data devices; do
+		$$pip install --quiet --editable ".[$$extra]" || echo "test-latest: warning: '$$extra' does not install here; choose TESTS without it"
+	done
+	$$pip list 2>/dev/null | grep -iE '^(jax|flax|optax|numpy|sentencepiece|scipy|mujoco|tensorflow-cpu) '
+	$(if $(TESTS),.venv-latest/bin/python -m pytest $(TESTS),$(call run_tests,.venv-latest/bin))
 
 check: setup $(EXTRAS)
 	@$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import io
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ import sentencepiece
 
 _PAD, _END, _BEGIN, _UNKNOWN = 0, 1, 2, 3  # as in Gemma
 _FRAME = ("Task:", "State:", "Action:")  # of a prompt with the state in it
+_FIXED = 4 + 256 + 2  # those above, a piece per byte, the space and the newline
 _REPEATS = 20  # with every word on its own: a handful of instructions alone would end up as characters
 
 
@@ -99,7 +101,11 @@ def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes
     texts = sorted({_require_str(text).strip() for text in instructions} - {""})
     if not texts:
         raise ValueError("train_tokenizer: no instruction with text; expected at least one")
-    words = sorted({word for text in [*texts, prompt("", np.linspace(-1, 1, 64))] for word in text.split()})
+    count = collections.Counter(word for text in [*texts, prompt("", np.linspace(-1, 1, 64))] for word in text.split())
+    words = sorted(count)
+    # Words as symbols of their own: which of them training keeps whole differs between releases of SentencePiece.
+    free = vocab_size - _FIXED - len(set("".join(texts + words)))
+    whole = sorted(filter(str.isalpha, words), key=lambda word: -count[word])[: max(free // 2, 0)]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter((texts + words) * _REPEATS),
@@ -111,7 +117,7 @@ def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes
         split_digits=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
-        user_defined_symbols=["\n"],
+        user_defined_symbols=["\n", *(f"\u2581{word}" for word in whole)],
         num_threads=1,
         minloglevel=2,
         pad_id=_PAD,

@@ -28,6 +28,17 @@ def test_known_words_are_single_pieces(tokenizer):
     assert not np.array_equal(*(tokenizer.encode(prompt(text), 16)[0] for text in INSTRUCTIONS))
 
 
+def test_many_words_and_characters_leave_room_in_the_vocabulary():
+    """Symbols are limited to what fits beside every character and byte; the rest is spelled in pieces."""
+    texts = [
+        f"{chr(0x3B1 + n % 24)}{chr(0x430 + n % 32)}word{chr(0x61 + n // 26)}{chr(0x61 + n % 26)}" for n in range(400)
+    ]
+    many = Tokenizer(train_tokenizer(texts))
+    assert many.vocab_size <= 512
+    for text in (texts[0], texts[399], "Grab"):
+        assert many.decode(many.encode(text, 64)[0]) == text
+
+
 def test_bytes_and_file_give_the_same_tokenizer(tokenizer, tmp_path):
     path = tmp_path / "small.model"
     path.write_bytes(tokenizer.model_bytes)
