@@ -55,7 +55,7 @@ $(STAMP):
 	$$pip install --quiet --require-hashes --no-deps -r .venv/uv.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes -r requirements.txt \
 		|| $$pip install --no-deps --require-hashes -r requirements.txt
-	$$pip install --quiet --no-deps --no-build-isolation --editable .
+	$$pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .  # the whole checkout, commands too
 	if ! $(RENDERING_CHECK) 2>/dev/null; then
 		install_debian libegl1 libgl1
 		$(RENDERING_CHECK) || { echo 'setup: MuJoCo cannot render with MUJOCO_GL=$(MUJOCO_GL); try: apt-get install libosmesa6, then make MUJOCO_GL=osmesa'; exit 1; }

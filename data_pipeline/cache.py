@@ -11,15 +11,19 @@ import hashlib
 import json
 import shutil
 import uuid
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from data_pipeline.card import CARD_FILE
 from data_pipeline.mapping import CATEGORIES, DatasetError, Mapping, check_known, resolve_cameras
 from data_pipeline.rlds import EpisodeReader, RldsDataset, is_image, is_text, open_rlds, read_examples
 
-_VERSION = 2
+_VERSION = 3
+_MISSING = 1.5  # periods to the next step from which on one is missing between them
 _UNKNOWN = {
     "episode_id": "", "task": "", "success": -1, "source": "offline", "round": 0, "policy": "", "operator": "",
     "seed": -1,
@@ -33,7 +37,9 @@ class StepCache:
 
     frames: int64 [N, cameras, 2], offset and bytes of each encoded frame in `frames.bin`.
     state: float32 [N, S]; action: float32 [N, A]; category: int8 [N], index into CATEGORIES; instruction: int32 [N],
-    index into `instructions`. episodes: metadata of each with "start" (first row) and "length".
+    index into `instructions`. gap: bool [N], time is missing before this step. commanded: bool [N], somebody acted.
+    episodes: metadata of each with "number" (in its split), "start" (first row) and "length". control_hz: rate of the
+    steps, None where nothing says it. left_out: sentences on episodes that are not here.
     """
 
     directory: Path
@@ -42,28 +48,46 @@ class StepCache:
     image_shapes: dict[str, tuple[int | None, ...]]
     instructions: tuple[str, ...]
     episodes: list[dict[str, Any]]
+    control_hz: float | None
+    left_out: tuple[str, ...]
     frames: np.ndarray
     state: np.ndarray
     action: np.ndarray
     category: np.ndarray
     instruction: np.ndarray
+    gap: np.ndarray
+    commanded: np.ndarray
 
 
-_COLUMNS = ("frames", "state", "action", "category", "instruction")
+_COLUMNS = ("frames", "state", "action", "category", "instruction", "gap", "commanded")
 
 
 def open_cache(dataset: Path, mapping: Mapping, cache_dir: Path) -> StepCache:
     """The step cache of a data set, made first where `cache_dir` does not have it.
 
-    Raises DatasetError where the data set is missing, damaged, or does not fit the mapping.
+    Warns of every episode that is left out. Raises DatasetError where the data set is missing, damaged, or does not fit
+    the mapping, or where the cache is damaged.
     """
     directory = Path(cache_dir) / _cache_key(Path(dataset), mapping)
     if not directory.is_dir():
         _create(open_rlds(dataset), mapping, directory)
+    try:
+        cache = _load(directory)
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise DatasetError(
+            f"the step cache {directory} is damaged; delete that directory, it is made again ({error})"
+        ) from error
+    for sentence in cache.left_out:
+        warnings.warn(sentence, stacklevel=2)
+    return cache
+
+
+def _load(directory: Path) -> StepCache:
     facts = json.loads((directory / "cache.json").read_text())
-    if (directory / "frames.bin").stat().st_size != facts["frames_bytes"]:
-        raise DatasetError(f"the step cache {directory} is damaged; delete that directory, it is made again")
     columns = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
+    sizes = {len(column) for column in columns.values()} | {sum(episode["length"] for episode in facts["episodes"])}
+    if len(sizes) > 1 or (directory / "frames.bin").stat().st_size != facts["frames_bytes"]:
+        raise ValueError(f"its files differ in length: {sorted(sizes)}")
     return StepCache(
         directory=directory,
         content_sha256=facts["content_sha256"],
@@ -71,6 +95,8 @@ def open_cache(dataset: Path, mapping: Mapping, cache_dir: Path) -> StepCache:
         image_shapes={camera: tuple(shape) for camera, shape in facts["image_shapes"].items()},
         instructions=tuple(facts["instructions"]),
         episodes=facts["episodes"],
+        control_hz=facts["control_hz"],
+        left_out=tuple(facts["left_out"]),
         **columns,
     )
 
@@ -78,7 +104,10 @@ def open_cache(dataset: Path, mapping: Mapping, cache_dir: Path) -> StepCache:
 def _cache_key(dataset: Path, mapping: Mapping) -> str:
     """Changes with the mapping and with any file of the data set (name, size, time of change)."""
     if not dataset.is_dir():
-        raise DatasetError(f"no data set at {dataset}: the directory does not exist; check the path, or build it first")
+        raise DatasetError(
+            f"no data set at {dataset}: the directory does not exist; check the path (one with a comma needs quotes of "
+            f"its own), or build it first"
+        )
     files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in dataset.iterdir())
     identity = [_VERSION, dataclasses.asdict(mapping), files]
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
@@ -105,31 +134,77 @@ def _create(dataset: RldsDataset, mapping: Mapping, directory: Path) -> None:
 def _convert(dataset: RldsDataset, mapping: Mapping, frames: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One pass over the data set: writes the frames, returns the JSON facts and the columns."""
     cameras = check_mapping(dataset, mapping)
-    digest, episodes, parts, vocabulary = hashlib.sha256(), [], [], {}
+    digest, episodes, parts, vocabulary, left_out = hashlib.sha256(), [], [], {}, []
     for split in mapping.splits:
-        before = len(episodes)
-        for path in dataset.files(split):
-            for serialized in read_examples(path):
-                digest.update(serialized)
-                reader = EpisodeReader(serialized, dataset)
-                name = f"{dataset.directory} split {split!r} episode {len(episodes) - before}"
-                part = _read_columns(reader, mapping, name)
-                episodes.append(_read_metadata(reader, mapping, part) | {"length": len(part["action"])})
-                part["instruction"] = _intern(reader.step_bytes(mapping.instruction), vocabulary, name)
-                part["category"] = _categories(reader, mapping, episodes[-1], name)
-                part["frames"] = _append_frames(reader, cameras, frames, name, len(part["action"]))
+        known: dict[bytes, int] = {}
+        number = -1
+        for number, reader in enumerate(_read_split(dataset, split, digest)):
+            name = f"{dataset.directory} split {split!r} episode {number}"
+            part = _read_columns(reader, mapping, name)
+            if not len(part["action"]):
+                left_out.append(f"{name} has no steps: it is left out")
+            elif (first := known.setdefault(reader.fingerprint(), number)) != number:
+                left_out.append(f"{name} is a copy of episode {first}: it is left out")
+            else:
+                metadata = _read_metadata(reader, mapping, part) | {"number": number, "length": len(part["action"])}
+                part["instruction"] = _intern(reader, mapping.instruction, metadata["length"], vocabulary, name)
+                part["category"] = _categories(reader, mapping, metadata, name)
+                part["commanded"] = _commanded(reader, mapping, metadata["length"])
+                part["timestamp"] = _timestamps(reader, mapping, metadata["length"], name)
+                part["frames"] = _append_frames(reader, cameras, frames, name, metadata["length"])
+                episodes.append(metadata)
                 parts.append(part)
-        _check_count(dataset, split, len(episodes) - before)
+        _check_count(dataset, split, number + 1)
     for episode, start in zip(episodes, np.cumsum([0] + [e["length"] for e in episodes]), strict=False):
         episode["start"] = int(start)
+    if not parts:
+        raise DatasetError(f"{dataset.directory} holds no step: {'; '.join(left_out) or 'the mapping names no split'}")
+    control_hz = _mark_gaps(parts, _declared_hz(dataset, mapping), dataset)
     facts = {
         "content_sha256": digest.hexdigest(),
         "cameras": list(cameras),
         "image_shapes": {camera: list(dataset.step_fields[field].shape) for camera, field in cameras.items()},
         "instructions": list(vocabulary),
         "episodes": episodes,
+        "control_hz": control_hz,
+        "left_out": left_out,
     }
     return facts, {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
+
+
+def _read_split(dataset: RldsDataset, split: str, digest: Any) -> Iterator[EpisodeReader]:
+    for path in dataset.files(split):
+        for serialized in read_examples(path):
+            digest.update(serialized)
+            yield EpisodeReader(serialized, dataset)
+
+
+def _declared_hz(dataset: RldsDataset, mapping: Mapping) -> float | None:
+    """The rate that the data set's card or else the mapping says."""
+    card = dataset.directory / CARD_FILE
+    try:
+        said = json.loads(card.read_text()).get("control_hz") if card.is_file() else None
+        return mapping.control_hz if said is None else float(said)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{card} is damaged ({error}); copy the data set again or build it anew") from error
+
+
+def _mark_gaps(parts: list[dict[str, np.ndarray]], declared: float | None, dataset: RldsDataset) -> float | None:
+    """Gives each part its column "gap" and returns the rate: `declared`, else as the timestamps lie apart."""
+    apart = np.concatenate([np.diff(part["timestamp"]) for part in parts])
+    apart = apart[np.isfinite(apart)]
+    control_hz = declared or (1 / float(np.median(apart)) if len(apart) else None)
+    for part in parts:
+        intervals = np.diff(part["timestamp"], prepend=np.nan)
+        part["gap"] = intervals * (control_hz or 0.0) > _MISSING
+    if len(apart) and control_hz:
+        quick, slow = np.quantile(apart, 0.25, method="lower"), np.quantile(apart, 0.75, method="higher")
+        if quick * control_hz > _MISSING or slow * control_hz < 1 / _MISSING:
+            raise DatasetError(
+                f"the timestamps of {dataset.directory} are {np.median(apart):.3g} s apart ({1 / np.median(apart):.3g} "
+                f"Hz), its card or mapping says {control_hz:g} Hz; correct the rate where the steps were recorded"
+            )
+    return control_hz
 
 
 def check_mapping(dataset: RldsDataset, mapping: Mapping) -> dict[str, str]:
@@ -138,8 +213,9 @@ def check_mapping(dataset: RldsDataset, mapping: Mapping) -> dict[str, str]:
     cameras = resolve_cameras(mapping, dataset.step_fields)
     labels = [mapping.labels.field] if mapping.labels else []
     ends = [mapping.end_flag] if mapping.end_flag else []
-    for field in (*cameras.values(), *mapping.state, *mapping.action, mapping.instruction, *labels, *ends):
+    for field in (*cameras.values(), *mapping.state, *mapping.action, *labels, *ends):
         check_known(field, dataset.step_fields, "field", where)
+    check_known(mapping.instruction, {*dataset.step_fields, *dataset.episode_fields}, "field", where)
     for field in mapping.metadata.values():
         check_known(field, dataset.episode_fields, "field", f"the episodes of {dataset.directory}")
     for name in mapping.metadata:
@@ -150,13 +226,23 @@ def check_mapping(dataset: RldsDataset, mapping: Mapping) -> dict[str, str]:
 
 def _check_kinds(dataset: RldsDataset, mapping: Mapping, cameras: dict[str, str]) -> None:
     fields, where = dataset.step_fields, f"of {dataset.directory}"
-    if not is_text(fields[mapping.instruction]):
-        kind = fields[mapping.instruction].np_dtype
-        raise DatasetError(f"instruction field {mapping.instruction!r} {where} is {kind}, expected a string")
+    instruction = {**dataset.episode_fields, **fields}[mapping.instruction]
+    codes = not is_image(instruction) and len(instruction.shape) == 1 and instruction.np_dtype.kind in "iu"
+    if not is_text(instruction) and not codes:
+        raise DatasetError(
+            f"instruction field {mapping.instruction!r} {where} is {instruction.np_dtype} of shape "
+            f"{list(instruction.shape)}, expected a string or a row of code points, of the steps or of the episode"
+        )
     for camera, field in cameras.items():
         if not is_image(fields[field]):
             kind = type(fields[field]).__name__
             raise DatasetError(f"camera {camera!r}: field {field!r} {where} is a {kind}, expected an encoded Image")
+        if fields[field].np_dtype != np.uint8 or fields[field].shape[-1] not in (3, 4):
+            raise DatasetError(
+                f"camera {camera!r}: field {field!r} {where} is {fields[field].np_dtype} {list(fields[field].shape)}, "
+                f"expected an 8-bit colour picture; name the colour cameras alone in the mapping's `cameras` (depth is "
+                f"not used), or write it as uint8 [H, W, 3]"
+            )
     for field in (*mapping.state, *mapping.action):
         if is_text(fields[field]) or is_image(fields[field]) or None in fields[field].shape:
             raise DatasetError(f"field {field!r} {where} is {fields[field]!r}, expected numbers of fixed width")
@@ -175,10 +261,11 @@ def _check_count(dataset: RldsDataset, split: str, count: int) -> None:
 
 def _read_columns(reader: EpisodeReader, mapping: Mapping, name: str) -> dict[str, np.ndarray]:
     """{"state": [T, S], "action": [T, A]} float32. Raises DatasetError on non-finite values or wrong end flags."""
-    columns = {"state": _concat(reader, mapping.state, name), "action": _concat(reader, mapping.action, name)}
+    last = None if mapping.last_action_valid else -1
+    columns = {"state": _concat(reader, mapping.state, name), "action": _concat(reader, mapping.action, name, last)}
     if len(columns["state"]) != len(columns["action"]):
         raise DatasetError(f"{name}: {len(columns['state'])} states and {len(columns['action'])} actions")
-    if mapping.end_flag:
+    if mapping.end_flag and len(columns["action"]):
         flags = np.flatnonzero(reader.step_array(mapping.end_flag))
         if flags.tolist() != [len(columns["action"]) - 1]:
             raise DatasetError(
@@ -188,12 +275,13 @@ def _read_columns(reader: EpisodeReader, mapping: Mapping, name: str) -> dict[st
     return columns
 
 
-def _concat(reader: EpisodeReader, fields: tuple[str, ...], name: str) -> np.ndarray:
+def _concat(reader: EpisodeReader, fields: tuple[str, ...], name: str, end: int | None = None) -> np.ndarray:
+    """float32 [T, width]; the values up to `end` must be finite."""
     columns = []
     for field in fields:
         values = reader.step_array(field).astype(np.float32)
-        if not np.isfinite(values).all():
-            step, dim = np.argwhere(~np.isfinite(values))[0]
+        if not np.isfinite(values[:end]).all():
+            step, dim = np.argwhere(~np.isfinite(values[:end]))[0]
             raise DatasetError(
                 f"{name} step {step}: {field!r} has {values[step, dim]} at index {dim}, expected finite numbers; "
                 f"repair the source or leave the episode out"
@@ -212,12 +300,34 @@ def _read_metadata(reader: EpisodeReader, mapping: Mapping, columns: dict[str, n
     return metadata
 
 
-def _intern(texts: list[bytes], vocabulary: dict[str, int], name: str) -> np.ndarray:
+def _intern(reader: EpisodeReader, field: str, length: int, vocabulary: dict[str, int], name: str) -> np.ndarray:
     """int32 [T]: index of each step's instruction in the vocabulary, which grows."""
     try:
-        return np.array([vocabulary.setdefault(text.decode(), len(vocabulary)) for text in texts], np.int32)
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{name}: the instruction is not text ({error}); expected UTF-8") from error
+        texts = reader.texts(field, length)
+        return np.array([vocabulary.setdefault(text, len(vocabulary)) for text in texts], np.int32)
+    except (ValueError, OverflowError) as error:
+        raise DatasetError(f"{name}: the instruction is not text ({error}); expected UTF-8 or code points") from error
+
+
+def _commanded(reader: EpisodeReader, mapping: Mapping, length: int) -> np.ndarray:
+    """bool [T]: whether somebody commanded; True where a data set does not say."""
+    if mapping.commanded is None or not reader.has(mapping.commanded):
+        return np.ones(length, bool)
+    return reader.step_array(mapping.commanded)[:, 0].astype(bool)
+
+
+def _timestamps(reader: EpisodeReader, mapping: Mapping, length: int, name: str) -> np.ndarray:
+    """float64 [T], s; NaN where a data set does not say. Raises DatasetError where time does not move on."""
+    if mapping.timestamp is None or not reader.has(mapping.timestamp):
+        return np.full(length, np.nan)
+    times = reader.step_array(mapping.timestamp)[:, 0].astype(np.float64)
+    if not (np.diff(times) > 0).all():
+        step = int(np.argmin(np.diff(times) > 0)) + 1
+        raise DatasetError(
+            f"{name} step {step}: {mapping.timestamp!r} is {times[step]} s after {times[step - 1]} s, expected seconds "
+            f"that grow; repair the source, or use a mapping with timestamp=None"
+        )
+    return times
 
 
 def _categories(reader: EpisodeReader, mapping: Mapping, episode: dict[str, Any], name: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from dexhil.transforms.normalization import resize_image
 
 _ALIGNMENT = 64  # bytes: TensorFlow takes over such memory without a copy
 _JPEG = b"\xff\xd8"
+_PNG = b"\x89PNG"
 
 
 class FrameStore:
@@ -68,6 +69,8 @@ class FrameStore:
 
 def _decode_any(data: bytes) -> np.ndarray:
     """PNG and other formats, through TensorFlow."""
+    if data[:4] == _PNG and data[24:25] == b"\x10":  # TensorFlow would keep the high byte alone
+        raise ValueError("it has 16 bits per value, expected an 8-bit colour picture")
     tf = tensorflow()
     try:
         return tf.io.decode_image(data, channels=3, expand_animations=False).numpy()

@@ -19,7 +19,7 @@ def newest_data_drift(data: Loader, normalization: Normalization) -> list[dict[s
     Rows as of `normalization_drift`, the worst first; none where there is one data set only or the last adds no sample.
     """
     newest = data.num_datasets - 1
-    if newest == 0 or not (data.index["dataset"] == newest).any():
+    if newest == 0 or not (data.index["dataset"][data.samples] == newest).any():
         return []
     known = data.robot in ROBOTS
     names = ROBOTS[data.robot].joint_names if known else [f"joint {i}" for i in range(data.state_dim)]
@@ -27,5 +27,5 @@ def newest_data_drift(data: Loader, normalization: Normalization) -> list[dict[s
 
 
 def _samples(data: Loader, dataset: int) -> Samples:
-    here = np.flatnonzero(data.index["dataset"] == dataset)
+    here = np.flatnonzero(data.index["dataset"][data.samples] == dataset)
     return data.all_states()[here], *data.chunks(here)

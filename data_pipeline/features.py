@@ -41,7 +41,7 @@ def rlds_features(image_shapes: dict[str, tuple[int, int, int]], action_dim: int
         "pose_base_ee": f.Tensor(shape=(7,), dtype=np.float32),
         "timestamp": f.Tensor(shape=(), dtype=np.float64, encoding=f.Encoding.BYTES),
     }
-    flags = ("is_first", "is_last", "is_terminal", "is_intervention")
+    flags = ("is_first", "is_last", "is_terminal", "is_intervention", "is_commanded")
     step = {name: f.Scalar(np.bool_) for name in flags} | {
         "reward": f.Scalar(np.float32),
         "discount": f.Scalar(np.float32),
@@ -64,6 +64,7 @@ def rlds_example(steps: list[EncodedStep], metadata: EpisodeMetadata) -> dict[st
                 "is_last": i == last,
                 "is_terminal": i == last and metadata.success == 1,
                 "is_intervention": step.is_intervention,
+                "is_commanded": step.is_commanded,
                 "reward": step.reward,
                 "discount": step.discount,
                 "language_instruction": step.language_instruction,

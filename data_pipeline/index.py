@@ -1,4 +1,4 @@
-"""Which steps are training samples: episode filter, held-out split, and the index table. Pure NumPy."""
+"""Which steps are training samples: episode filter, held-out split, and the index table of all steps. Pure NumPy."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 from data_pipeline.cache import METADATA, StepCache
 from data_pipeline.filter import kept_segments
-from data_pipeline.mapping import CATEGORIES, DatasetError, check_known
+from data_pipeline.mapping import CATEGORIES, UNUSED, DatasetError, check_known
 
 INDEX_DTYPE = np.dtype(
     [
         ("dataset", np.int16),  # number of the data set
         ("row", np.int64),  # step in that data set's cache
-        ("chunk_end", np.int64),  # row at which the segment ends (exclusive): no chunk reads it
+        ("chunk_end", np.int64),  # row that no chunk reads: the end of the segment, or a break in it
         ("round", np.int32),
         ("episode", np.int32),  # number of the episode in its data set
         ("t", np.int32),  # step in its episode
-        ("segment", np.int32),  # number of the segment in its episode
+        ("segment", np.int32),  # number of the kept segment in its episode, -1 outside of them
         ("instruction", np.int32),  # in the data set's vocabulary
         ("category", np.int8),  # in mapping.CATEGORIES
     ]
@@ -81,15 +81,17 @@ def _first_of_each_task(
 
 
 def _check_distinct(caches: Sequence[StepCache]) -> None:
-    seen: dict[str, int] = {}
-    for number, cache in enumerate(caches):
+    seen: dict[str, tuple[int, int]] = {}
+    for dataset, cache in enumerate(caches):
         for episode in cache.episodes:
-            if episode["episode_id"] in seen:
+            name, here = episode["episode_id"], (dataset, episode["number"])
+            if name in seen:
                 raise DatasetError(
-                    f"episode {episode['episode_id']!r} is in data set {seen[episode['episode_id']]} and again in "
-                    f"{number}: name each data set once, and splits that repeat another not at all"
+                    f"episode {name!r} is in data set {seen[name][0]} and again in {dataset}, as number "
+                    f"{seen[name][1]} and {here[1]}: name each data set once, splits that repeat another not at all, "
+                    f"and give every episode an id of its own"
                 )
-            seen[episode["episode_id"]] = number
+            seen[name] = here
 
 
 def _unit_hash(episode_id: str, seed: int) -> float:
@@ -104,34 +106,52 @@ def build_index(
     last_action_valid: bool = True,
     filter: str = "last_takeover",
 ) -> np.ndarray:
-    """INDEX_DTYPE [samples]: the steps of the chosen episodes that the filter keeps (a name of filter.FILTERS).
+    """INDEX_DTYPE [steps]: every step of the chosen episodes, the training samples first (see `count_samples`).
 
-    A chunk ends with its segment and with nothing else: inside one, it may read across a change of control. Without a
-    valid last action an episode ends one step earlier, for samples and for chunks. Raises DatasetError where no step
-    is kept.
+    filter: a name of filter.FILTERS. Steps that it leaves out, and those in which nobody commanded, stand after the
+    samples, in categories of their own (mapping.UNUSED). A chunk ends where the filter begins or ends, where nobody
+    commands and where time is missing, and with nothing else: it may read across a change of control. Without a valid
+    last action an episode ends one step earlier, for samples and for chunks. Raises DatasetError where no step is kept.
     """
-    parts = [np.zeros(0, INDEX_DTYPE)]
-    for dataset, number in chosen:
-        cache, episode = caches[dataset], caches[dataset].episodes[number]
-        rows = slice(episode["start"], episode["start"] + episode["length"])
-        is_intervention = cache.category[rows] == CATEGORIES.index("intervention")
-        last = episode["length"] - (0 if last_action_valid else 1)
-        for segment, (start, end) in enumerate(
-            kept_segments(is_intervention, episode["source"], episode["success"], filter)
-        ):
-            part = np.zeros(max(0, min(end, last) - start), INDEX_DTYPE)
-            part["dataset"], part["episode"], part["round"] = dataset, number, episode["round"]
-            part["segment"] = segment
-            part["t"] = start + np.arange(len(part))
-            part["row"] = episode["start"] + part["t"]
-            part["chunk_end"] = episode["start"] + min(end, last)
-            part["instruction"] = cache.instruction[part["row"]]
-            part["category"] = cache.category[part["row"]]
-            parts.append(part)
-    index = np.concatenate(parts)
-    if not len(index):
+    parts = [_episode_rows(caches[dataset], dataset, number, last_action_valid, filter) for dataset, number in chosen]
+    index = np.concatenate([np.zeros(0, INDEX_DTYPE), *parts])
+    index = index[np.argsort(is_unused(index), kind="stable")]
+    if not count_samples(index):
         raise DatasetError(
             f"filter {filter!r} keeps no step of {len(chosen)} episodes: it drops every online episode that did not "
             f"succeed; record successful ones, or add demonstrations"
         )
     return index
+
+
+def is_unused(index: np.ndarray) -> np.ndarray:
+    """bool [N]: rows that are never drawn."""
+    return np.isin(index["category"], [CATEGORIES.index(name) for name in UNUSED])
+
+
+def count_samples(index: np.ndarray) -> int:
+    """Training samples of an index: its rows that may be drawn."""
+    return int(np.count_nonzero(~is_unused(index)))
+
+
+def _episode_rows(cache: StepCache, dataset: int, number: int, last_action_valid: bool, filter: str) -> np.ndarray:
+    """The rows of one episode in order of time."""
+    episode = cache.episodes[number]
+    rows = np.arange(episode["start"], episode["start"] + episode["length"])
+    category, commanded = cache.category[rows], cache.commanded[rows]
+    is_intervention = category == CATEGORIES.index("intervention")
+    segment = np.full(len(rows), -1)
+    for kept, (start, end) in enumerate(kept_segments(is_intervention, episode["source"], episode["success"], filter)):
+        segment[start:end] = kept
+    category[segment < 0] = CATEGORIES.index("filtered")
+    category[~commanded] = CATEGORIES.index("uncommanded")
+    last = episode["length"] - (not last_action_valid)
+    steps = np.arange(last)
+    breaks = cache.gap[rows] | ~commanded | (np.diff(segment, prepend=segment[:1]) != 0)
+    ends = np.append(np.flatnonzero(breaks[:last]), last)
+    part = np.zeros(last, INDEX_DTYPE)
+    part["dataset"], part["episode"], part["round"] = dataset, number, episode["round"]
+    part["t"], part["row"], part["segment"], part["category"] = steps, rows[:last], segment[:last], category[:last]
+    part["chunk_end"] = episode["start"] + ends[np.searchsorted(ends, steps, side="right")]
+    part["instruction"] = cache.instruction[rows[:last]]
+    return part

@@ -15,12 +15,13 @@ import numpy as np
 
 from data_pipeline.cache import StepCache, open_cache
 from data_pipeline.decode import FrameStore
-from data_pipeline.index import build_index, select_episodes
-from data_pipeline.mapping import CATEGORIES, DatasetError, Mapping, check_known
+from data_pipeline.index import build_index, count_samples, select_episodes
+from data_pipeline.mapping import CATEGORIES, UNUSED, DatasetError, Mapping, check_known
 from data_pipeline.mixture import UNIFORM, Mixture, MixtureConfig
 from data_pipeline.prefetch import Prefetcher
 
 Batch = dict[str, Any]
+RATE_TOLERANCE = 0.05  # rates that timestamps tell differ by as much from the one that was set
 
 
 class Loader:
@@ -33,7 +34,8 @@ class Loader:
     episodes_per_task: keeps the first so many of each task that pass the filter, before splitting (learning curves).
     filter: "last_takeover" keeps of a successful online episode what follows its last takeover, "none" all of it.
     mixture: how categories are drawn and weighted; the split "heldout" is uniform whatever it says.
-    robot, action_dim: what the caller expects; anything else is refused. cache_dir: where the step caches live.
+    robot, action_dim, control_hz: what the caller expects; anything else is refused. cache_dir: where the step caches
+    live.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Loader:
         mixture: MixtureConfig = UNIFORM,
         robot: str | None = None,
         action_dim: int | None = None,
+        control_hz: float | None = None,
         host: int = 0,
         num_hosts: int = 1,
     ) -> None:
@@ -68,8 +71,11 @@ class Loader:
             raise DatasetError(f"chunk: expected at least one action, got {chunk}")
         self.mapping, self.chunk, self.batch_size, self.seed = mapping, chunk, batch_size, seed
         self._host, self._num_hosts = host, num_hosts
+        if not dataset_dirs:
+            raise DatasetError("data.paths names no data set; give the directory of one or more")
         self._caches = [open_cache(Path(path), mapping, Path(cache_dir)) for path in dataset_dirs]
         self.robot = _common_robot(self._caches, robot)
+        self.control_hz = _common_rate(self._caches, dataset_dirs, control_hz)
         self.action_dim = _common_width(self._caches, action_dim)
         self.state_dim = self._caches[0].state.shape[1]
         self.cameras = _choose_cameras(self._caches, cameras)
@@ -87,17 +93,22 @@ class Loader:
         return len(self._dirs)
 
     @property
+    def samples(self) -> slice:
+        """The rows of the index that can be drawn."""
+        return slice(self.num_samples)
+
+    @property
     def num_samples(self) -> int:
-        """Rows of the index: steps that can start a chunk."""
-        return len(self.index)
+        """Rows of the index that can be drawn; they are its first."""
+        return count_samples(self.index)
 
     def all_actions(self) -> np.ndarray:
         """Actions of every sample's own step, float32 [num_samples, A], raw units."""
-        return self._gather("action")
+        return self._gather("action", self.samples)
 
     def all_states(self) -> np.ndarray:
         """States of every sample, float32 [num_samples, S], raw units."""
-        return self._gather("state")
+        return self._gather("state", self.samples)
 
     def chunks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Action chunks of index rows [B]: float32 [B, H, A] and mask bool [B, H].
@@ -138,7 +149,8 @@ class Loader:
         is not valid counts as a dropped step).
         """
         counts = np.bincount(self.index["category"], minlength=len(CATEGORIES))
-        episodes = len(np.unique(self.index[["dataset", "episode"]]))
+        found = {name: int(count) for name, count in zip(CATEGORIES, counts, strict=True) if count}
+        episodes = len(np.unique(self.index[self.samples][["dataset", "episode"]]))
         steps = sum(self._caches[dataset].episodes[number]["length"] for dataset, number in self._chosen)
         return {
             "datasets": [
@@ -147,6 +159,7 @@ class Loader:
             ],
             "mapping": self.mapping.name,
             "robot": self.robot,
+            "control_hz": self.control_hz,
             "action_dim": self.action_dim,
             "state_dim": self.state_dim,
             "cameras": list(self.cameras),
@@ -154,14 +167,17 @@ class Loader:
             "dropped": {"episodes": len(self._chosen) - episodes, "steps": steps - self.num_samples},
             "episodes": episodes,
             "samples": self.num_samples,
-            "categories": {name: int(count) for name, count in zip(CATEGORIES, counts, strict=True) if count},
+            "categories": {name: count for name, count in found.items() if name not in UNUSED},
+            "unused": {name: count for name, count in found.items() if name in UNUSED},
             "mixture": self.mixture.card(),
             "instructions": sorted(self.instructions()),
         }
 
     def instructions(self) -> set[str]:
         """Every instruction of the samples."""
-        return {self._caches[d].instructions[i] for d, i in np.unique(self.index[["dataset", "instruction"]])}
+        return {
+            self._caches[d].instructions[i] for d, i in np.unique(self.index[self.samples][["dataset", "instruction"]])
+        }
 
     def numbers(self, step: int) -> dict[str, np.ndarray]:
         """A batch as flat arrays: images under "image/<camera>", no instructions, which follow from "rows"."""
@@ -189,8 +205,8 @@ class Loader:
         rest = {name: values for name, values in numbers.items() if not name.startswith("image/")}
         return {"images": images, "instruction": texts, **rest}
 
-    def _gather(self, column: str, rows: np.ndarray | None = None) -> np.ndarray:
-        records = self.index if rows is None else self.index[rows]
+    def _gather(self, column: str, rows: np.ndarray | slice) -> np.ndarray:
+        records = self.index[rows]
         gathered = np.empty((len(records), getattr(self._caches[0], column).shape[1]), np.float32)
         for number, cache in enumerate(self._caches):
             here = records["dataset"] == number
@@ -228,6 +244,21 @@ def _common_robot(caches: Sequence[StepCache], expected: str | None) -> str:
                     f"({'the config' if expected else 'the first episode'} says so); use data of one robot"
                 )
     return robot
+
+
+def _common_rate(caches: Sequence[StepCache], names: Sequence[str | Path], expected: float | None) -> float | None:
+    """The rate of all data sets, 1/s; `expected` where none of them says it."""
+    rates = {f"data set {name}": cache.control_hz for name, cache in zip(names, caches, strict=True)}
+    rates["the config"] = expected
+    said = {who: rate for who, rate in rates.items() if rate is not None}
+    for who, rate in said.items():
+        first = next(iter(said))
+        if abs(rate / said[first] - 1) > RATE_TOLERANCE:
+            raise DatasetError(
+                f"{who} has {rate:g} Hz, {first} has {said[first]:g} Hz; a chunk is so many steps of one rate: train "
+                f"on data of one, with data.control_hz set to it"
+            )
+    return expected or next(iter(said.values()), None)
 
 
 def _common_width(caches: Sequence[StepCache], expected: int | None) -> int:

@@ -11,9 +11,11 @@ from collections.abc import Mapping as Dict
 
 from dexhil.names import did_you_mean
 
-CATEGORIES = ("offline", "autonomous", "intervention", "pre_intervention")
+UNUSED = ("filtered", "uncommanded")
+CATEGORIES = ("offline", "autonomous", "intervention", "pre_intervention", *UNUSED)
 """Who produced a step's action: an offline demonstration, the policy, a person who took over, and, where a data set
-says so, the policy shortly before a takeover (ours does not)."""
+says so, the policy shortly before a takeover (ours does not). UNUSED ones are in the index and never drawn: steps that
+the filter leaves out, and steps in which nobody commanded."""
 
 WILDCARD = "*"
 
@@ -36,7 +38,10 @@ class Mapping:
 
     cameras: camera name -> step field; {"*": "observation/image_*"} takes every field of that form.
     state, action: step fields, concatenated in this order. action_meaning: what an action vector is, with units.
-    metadata: our episode metadata name -> episode field; names left out take "not known" values.
+    instruction: step or episode field, a string or its code points. timestamp: step field, s; a chunk ends where steps
+    are missing. commanded: step field that is false where nobody acted. A data set may lack these two. control_hz: rate
+    of the steps, where no card says it. metadata: our episode metadata name -> episode field; names left out take "not
+    known" values.
     robot: its name, where no metadata field holds it. end_flag: step field that must be true at the last step and only
     there; None where a data set does not set it. last_action_valid: False drops each episode's last action, which RLDS
     allows to be meaningless. splits: the TFDS splits to read.
@@ -49,6 +54,9 @@ class Mapping:
     action_meaning: str
     instruction: str = "language_instruction"
     labels: InterventionLabels | None = None
+    timestamp: str | None = None
+    commanded: str | None = None
+    control_hz: float | None = None
     metadata: Dict[str, str] = dataclasses.field(default_factory=dict)
     robot: str = ""
     end_flag: str | None = "is_last"
@@ -85,6 +93,8 @@ DEXHIL = Mapping(
     action=("action",),
     action_meaning="absolute joint targets after safety limits, rad: arm (7), then actuated hand joints",
     labels=InterventionLabels("is_intervention", {0: "autonomous", 1: "intervention"}),
+    timestamp="observation/timestamp",
+    commanded="is_commanded",
     metadata={
         name: f"episode_metadata/{name}"
         for name in ("episode_id", "task", "success", "source", "round", "policy", "operator", "robot", "seed")
@@ -99,6 +109,7 @@ BRIDGE = Mapping(
     state=("observation/state",),
     action=("action",),
     action_meaning="end-effector delta: translation (3, m), rotation (3, rad), gripper (1 = open)",
+    control_hz=5.0,
     robot="widowx",
     end_flag=None,
 )
@@ -114,6 +125,7 @@ SIRIUS = Mapping(
     labels=InterventionLabels(
         "intv_label", {-1: "offline", 0: "autonomous", 1: "intervention", -10: "pre_intervention"}
     ),
+    control_hz=20.0,
     robot="panda",
 )
 

@@ -1,6 +1,6 @@
 """The intervention-aware mixture: how much each kind of step counts in training (DexHiL eq. 7). Pure NumPy.
 
-For a category c, P(c) is its share of all training samples (rows of the index, never of a batch), P*(c) the wanted
+For a category c, P(c) is its share of all training samples (of the whole index, never of a batch), P*(c) the wanted
 share, and w(c) = P*(c) / P(c). A category without samples has P* 0. Where interventions are all or none of the samples,
 P* is P and every weight is 1. Modes "weight" and "sample" have the same expected sum(mask w l) per sample; sum(mask),
 which the loss is divided by, differs where the chunks of one category are padded more: a factor, not a direction.
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.filter import takeover_starts
+from data_pipeline.index import is_unused
 from data_pipeline.mapping import CATEGORIES, DatasetError, check_known
 from data_pipeline.sampler import sample_indices, two_pool_indices
 
@@ -63,20 +64,22 @@ class Mixture:
     """How the rows of an index are drawn and weighted; the arrays are float64 [C], one number per CATEGORIES.
 
     counts: samples (int64 [C]). shares: P. target: P*. drawn: share of what is drawn. weight: loss weight, of mean 1
-    over what is drawn. index: INDEX_DTYPE [N], the samples of the whole aggregated data set. Raises DatasetError where
-    the scheme of "sirius" does not fit the counts.
+    over what is drawn, 0 for what never is. index: INDEX_DTYPE [N], of the whole aggregated data set.
+    Raises DatasetError where the scheme of "sirius" does not fit the counts.
     """
 
     def __init__(self, index: np.ndarray, config: MixtureConfig) -> None:
         self.config = config
         self._category = mark_pre_intervention(index) if config.mode == "sirius" else index["category"]
-        self.counts = np.bincount(self._category, minlength=len(CATEGORIES))
-        self.shares = self.counts / len(index)
+        used = ~is_unused(index)
+        self.counts = np.bincount(self._category[used], minlength=len(CATEGORIES))
+        self.shares = self.counts / self.counts.sum()
         self.target = target_shares(self.shares, config)
         self.drawn = self.target if config.mode == "sample" else self.shares
         self.weight = _ratio(self.target, self.drawn)
         is_intervention = self._category == _INTERVENTION
-        self._pools = np.flatnonzero(is_intervention), np.flatnonzero(~is_intervention)
+        self._samples = np.flatnonzero(used)
+        self._pools = np.flatnonzero(is_intervention), np.flatnonzero(used & ~is_intervention)
 
     def draw(self, seed: int, step: int, *, batch_size: int, host: int = 0, num_hosts: int = 1) -> np.ndarray:
         """Index rows of this host's part of batch `step`: int64 [batch_size / num_hosts].
@@ -87,7 +90,7 @@ class Mixture:
         part: dict[str, Any] = {"batch_size": batch_size, "host": host, "num_hosts": num_hosts}
         sizes = len(self._pools[0]), len(self._pools[1])
         if self.config.mode != "sample" or 0 in sizes:
-            return sample_indices(seed, step, num_samples=sum(sizes), **part)
+            return self._samples[sample_indices(seed, step, num_samples=sum(sizes), **part)]
         share = Fraction(self.config.p_star).limit_denominator(_GRAIN)
         from_first, rows = two_pool_indices(seed, step, sizes=sizes, share=share, **part)
         for pool, here in zip(self._pools, (from_first, ~from_first), strict=True):
@@ -170,7 +173,7 @@ def mark_pre_intervention(index: np.ndarray) -> np.ndarray:
     category = index["category"].copy()
     for row in takeover_starts(category == _INTERVENTION):
         before = slice(max(0, row - PRE_INTERVENTION_STEPS), row)
-        marked = category[before] == _AUTONOMOUS
+        marked = (category[before] == _AUTONOMOUS) & (index["t"][before] >= index["t"][row] - PRE_INTERVENTION_STEPS)
         for name in ("dataset", "episode"):
             marked &= index[name][before] == index[name][row]
         category[before][marked] = _PRE

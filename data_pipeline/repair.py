@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("episodes", type=Path, help="directory that a recorder wrote episodes into")
     try:
         report = repair(parser.parse_args(argv).episodes)
-    except EpisodeError as error:
+    except (EpisodeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(report.lines()))

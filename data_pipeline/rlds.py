@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,34 @@ class EpisodeReader:
         """A text or encoded-image field, one bytes object per step."""
         return list(self._features[f"steps/{field}"].bytes_list.value)
 
+    def has(self, field: str) -> bool:
+        """Whether the data set has that step field."""
+        return field in self._dataset.step_fields
+
+    def texts(self, field: str, length: int) -> list[str]:
+        """An instruction field of the steps, or of the episode, whose text then holds for all `length` steps.
+
+        Integers are its code points, padded with 0. Raises ValueError where they are none.
+        """
+        per_step = field in self._dataset.step_fields
+        feature = (self._dataset.step_fields if per_step else self._dataset.episode_fields)[field]
+        stored = self._features[f"steps/{field}" if per_step else field]
+        if is_text(feature):
+            texts = [text.decode() for text in stored.bytes_list.value]
+        else:
+            rows, which = np.unique(_values(stored, feature).reshape(-1, *feature.shape), axis=0, return_inverse=True)
+            lines = [_from_codes(row) for row in rows]
+            texts = [lines[number] for number in which.tolist()]
+        return texts if per_step else texts * length
+
+    def fingerprint(self) -> bytes:
+        """A hash of all that the steps hold, the same for every copy of an episode."""
+        digest = hashlib.sha256()
+        for name in sorted(self._features):
+            if name.startswith("steps/"):
+                digest.update(name.encode() + b"\0" + self._features[name].SerializeToString(deterministic=True))
+        return digest.digest()
+
     def step_array(self, field: str) -> np.ndarray:
         """A numeric step field as [T, width] in its declared dtype; scalars have width 1."""
         feature = self._dataset.step_fields[field]
@@ -121,6 +151,15 @@ class EpisodeReader:
         return values[0].decode() if isinstance(values[0], bytes) else values[0].item()
 
 
+def _from_codes(codes: np.ndarray) -> str:
+    """The text of code points, or of UTF-8 bytes (uint8), that ends at the padding of zeros."""
+    text = bytes(codes).decode() if codes.dtype == np.uint8 else "".join(map(chr, codes.tolist()))
+    text = text.rstrip("\0")
+    if not text.isprintable():
+        raise ValueError(f"{text!r} is no line of text; are its numbers those of tokens?")
+    return text
+
+
 def _values(stored: Any, feature: Any) -> Any:
     """The stored list of a TFRecord feature: a NumPy vector, or a list of bytes for text."""
     kind = stored.WhichOneof("kind")
@@ -130,7 +169,10 @@ def _values(stored: Any, feature: Any) -> Any:
         return np.array(stored.float_list.value, np.float32).astype(feature.np_dtype)
     if is_text(feature):
         return list(stored.bytes_list.value)
-    return np.frombuffer(b"".join(stored.bytes_list.value), feature.np_dtype)
+    packed = stored.bytes_list.value
+    if getattr(feature, "_encoding", None) == tensorflow_datasets().features.Encoding.ZLIB:
+        packed = map(zlib.decompress, packed)
+    return np.frombuffer(b"".join(packed), feature.np_dtype)
 
 
 def is_text(feature: Any) -> bool:

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import math
@@ -21,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ class Run:
 
     config.json is written at once. metrics.jsonl gets one object per logged step, flushed line by line. report.json
     comes at the end. A run that continues in the same directory keeps the earlier lines up to `resume`'s step, and its
-    seconds go on counting from there.
+    seconds go on counting from there. Raises ConfigError where another process is at work in it.
     """
 
     def __init__(self, workdir: Path, command: str, config: Config) -> None:
@@ -67,6 +69,7 @@ class Run:
         self._began = time.monotonic()
         self._seconds_before = 0.0
         self.workdir.mkdir(parents=True, exist_ok=True)
+        weakref.finalize(self, os.close, _lock(self.workdir))
         self._write_config()
 
     @property
@@ -106,15 +109,29 @@ class Run:
         write_json(self.workdir / "config.json", self.config)
 
 
-def refuse_other_config(workdir: Path, config: Config, *, free: Sequence[str] = ()) -> None:
+def _lock(workdir: Path) -> int:
+    """Keeps others out of `workdir` while the returned file is open. Raises ConfigError naming the process in it."""
+    lock = os.open(workdir / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+    except BlockingIOError:
+        if (owner := os.read(lock, 32).decode().strip()) != str(os.getpid()):
+            os.close(lock)
+            raise ConfigError(
+                f"{workdir}: process {owner} is at work in it; wait until it ends or stop it, or choose another folder"
+            ) from None
+    return lock
+
+
+def refuse_other_config(workdir: Path, config: Config, *, matters: Callable[[str], bool] = lambda key: True) -> None:
     """Raises ConfigError where `workdir` holds a run with another config: its parts do not belong to this one.
 
-    free: keys that may differ.
+    matters: whether a key that differs is a reason.
     """
-    if changed := [key for key in _changes(workdir, to_json(config)) if key not in free]:
-        raise ConfigError(
-            f"{workdir}: holds a run that differs in {', '.join(changed)}; choose another --workdir or delete it"
-        )
+    if changed := list(filter(matters, _changes(workdir, to_json(config)))):
+        raise ConfigError(f"{workdir}: holds a run that differs in {', '.join(changed)}; choose another or delete it")
 
 
 def _changes(workdir: Path, config: dict[str, Any]) -> list[str]:

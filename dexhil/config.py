@@ -12,6 +12,7 @@ import argparse
 import ast
 import difflib
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,8 @@ Config: TypeAlias = Any  # a ConfigDict; its keys exist at run time only, so a t
 PRESETS = ("default", "quick", "debug")
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "configs"
 
+_BRACKETED = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")  # not a path such as (a)/b
+_ELEMENT = re.compile(r"""\s*(?:'[^']*'|"[^"]*")\s*(?=,|$)|[^,]+""")
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -186,8 +189,11 @@ def _parse_int(text: str) -> int:
 
 
 def _elements(text: str) -> list[str]:
-    inner = text.strip().removeprefix("(").removeprefix("[").removesuffix(")").removesuffix("]")
-    return [part.strip().strip("'\"") for part in inner.split(",") if part.strip()]
+    """What stands between commas, outside of quotes; brackets around the whole are optional."""
+    text = text.strip()
+    bracketed = _BRACKETED.fullmatch(text) or (text[:1] in ("(", "[") and isinstance(_literal(text), (tuple, list)))
+    parts = _ELEMENT.findall(text[1:-1] if bracketed else text)
+    return [part.strip().strip("'\"") for part in parts if part.strip()]
 
 
 def _parse_element(text: str, current: Sequence[Any]) -> Any:

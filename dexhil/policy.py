@@ -104,7 +104,7 @@ class Policy:
         inputs = model_inputs(batch, self.meta.normalization, self._tokenizer, self.meta.model)
         on_device = jax.device_put((inputs, np.uint32(seed), self._prefix(prefix, delay, batch["state"])))
         rtc = self._rtc or "guided"
-        normalised = _sample(self._params, self.meta.model, *on_device, num_steps=self._num_steps, rtc=rtc)
+        normalised = _sample(self._params, self.meta.model.base(), *on_device, num_steps=self._num_steps, rtc=rtc)
         committed = np.zeros_like(batch["state"][:, None])[:, :0] if prefix is None else prefix[None, :delay]
         before = committed[:, -1] if delay else None
         rest = self.meta.normalization.unnormalize_actions(np.asarray(normalised)[:, delay:], batch["state"], before)

@@ -9,7 +9,9 @@ again goes on where it was.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.build import build_dataset
-from dexhil.commands import ConfigError, Run, command_parser, load_config, progress, run_command
+from dexhil.commands import (
+    ConfigError,
+    Run,
+    command_parser,
+    load_config,
+    progress,
+    refuse_other_config,
+    run_command,
+    write_json,
+)
 from dexhil.config import Config
 from dexhil.episodes.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.schema import EpisodeMetadata, Step
@@ -27,6 +38,8 @@ from experiments.quota import Done, fill_quota
 from experiments.rigs import make_rig
 
 OPERATOR = "scripted"
+RECORDING = "recording.json"  # what all episodes of a folder share beside the config
+MAY_CHANGE = ("collect.workers", "online.videos_per_task")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,6 +49,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the episodes and the data set")
     config, options = load_config(argv, parser)
     per_task = share_of_a_task(options.episodes, config.rig.tasks)
+    demonstration_rig(config)
+    claim(options.out, config, ("rig.", "collect."), round=options.round)
     run = Run(options.out, "collect", config)
     episodes = options.out / "episodes"
     episodes.mkdir(exist_ok=True)
@@ -43,6 +58,25 @@ def main(argv: Sequence[str]) -> None:
     dataset = build(config, options.out)
     run.report({"dataset": dataset, "tasks": {task: _summary(seeds) for task, seeds in attempts.items()}})
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")
+
+
+def claim(out: Path, config: Config, keys: tuple[str, ...], **facts: Any) -> None:
+    """Makes the folder `out` this recording's. Raises ConfigError, and writes nothing, where it is another's.
+
+    keys: beginnings of the config's keys that all its episodes share; facts: what else they share.
+    """
+    refuse_other_config(out, config, matters=lambda key: key.startswith(keys) and key not in MAY_CHANGE)
+    record = out / RECORDING
+    known = json.loads(record.read_text()) if record.is_file() else {}
+    for path in list_episodes(out / "episodes")[:1] if not known and (out / "episodes").is_dir() else ():
+        known = dataclasses.asdict(read_facts(path)[0])  # recorded before the file was there
+    for name, value in facts.items():
+        if known.get(name, value) != value:
+            raise ConfigError(
+                f"{out}: holds episodes of {name} {known[name]!r}, this command's is {value!r}; choose another --out"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(record, facts)
 
 
 def share_of_a_task(episodes: int, tasks: Sequence[str]) -> int:

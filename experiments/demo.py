@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     stage("1/2  demonstrations by the scripted operator, built into an RLDS data set")
     run("experiments/collect.py", *shared, "--episodes", str(options.episodes), "--out", str(data))
     stage("2/2  training, then paired trials")
-    paths = [f"--config.data.paths={data / 'rlds'}", f"--config.data.cache_dir={data / 'cache'}"]
+    paths = [f"--config.data.paths={[str(data / 'rlds')]}", f"--config.data.cache_dir={data / 'cache'}"]
     run("experiments/train.py", *shared, *paths, "--workdir", str(options.workdir))
     show(options.workdir, time.monotonic() - began)
 

@@ -50,10 +50,9 @@ from experiments.online import check_person, read_online
 from experiments.rigs import make_rig
 
 SEEDS_PER_ROUND = 10_000  # so that no two rounds share a start
-# In the folder of a study that was begun.
+# In the folder of a study that was begun. Not hil.jobs: with a core each the sums of a training differ in the last bit.
 MAY_CHANGE = (
     "hil.arms",
-    "hil.jobs",
     "collect.workers",
     "eval.workers",
     "eval.videos_per_task",
@@ -83,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
         raise ConfigError(f"--config {options.config}: has no section `hil` with arms; start from hil_sim.py")
     arms = {name: get_arm(name) for name in config.hil.arms}
     check_settings(config, arms)
-    refuse_other_config(options.workdir, config, free=MAY_CHANGE)
+    refuse_other_config(options.workdir, config, matters=lambda key: key not in MAY_CHANGE)
     overrides = [f"--config.{key}={value}" for key, value in split_overrides(argv)[0].items()]
     shared = (f"--config={options.config}", *overrides)
     run = Run(options.workdir, "hil", config)
@@ -142,7 +141,7 @@ def plan(
     offline = any(not arm.online for arm in arms.values())
     rounds = range(1, config.hil.rounds + 1)
     first = [demonstrations(config, root, number, shared) for number in (0, *(rounds if offline else ()))]
-    data = (f"--config.data.paths={demos(root, 0) / 'rlds'}", f"--config.data.cache_dir={root / 'cache'}")
+    data = (f"--config.data.paths={[str(demos(root, 0) / 'rlds')]}", f"--config.data.cache_dir={root / 'cache'}")
     first.append(Part("warm-up: training and scoring", "train.py", root / WARMUP, (*shared, *data)))
     chains = {name: arm_parts(config, root, name, arm, rounds, shared) for name, arm in arms.items()}
     return first, chains
@@ -177,7 +176,7 @@ def arm_parts(
         data.append(out / "rlds")
         arguments = (
             *shared,
-            f"--config.data.paths={','.join(map(str, data))}",
+            f"--config.data.paths={list(map(str, data))}",
             f"--config.data.cache_dir={root / 'cache'}",
             f"--config.data.filter={arm.filter}",
             f"--config.data.mixture.mode={arm.mode}",

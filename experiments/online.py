@@ -32,12 +32,14 @@ from dexhil.schema import EpisodeMetadata
 from dexhil.sim.person import PersonConfig, SimulatedPerson
 from dexhil.sim.rig import SimRig
 from dexhil.sim.teleoperation import SIMULATED_RETARGETER
-from dexhil.training.checkpoints import find_step, load_meta
-from experiments.collect import build, share_of_a_task
+from dexhil.training.checkpoints import find_step, fingerprint, load_meta
+from experiments.collect import build, claim, share_of_a_task
 from experiments.eval import check_rig, executor_config, needed_rtc
 from experiments.quota import fill_quota
 from experiments.rigs import make_rig
 
+# Keys that say how the policy and the person act: the same for all episodes of a folder.
+ACTING = ("rig.", "online.", "eval.execute_steps", "eval.latency_steps", "eval.handover", "eval.rtc")
 FILM = (320, 240, 2)  # width, height, control steps per frame
 
 
@@ -67,18 +69,20 @@ def main(argv: Sequence[str]) -> None:
     config, options = load_config(argv, parser)
     tasks = supervised_tasks(config)
     per_task = share_of_a_task(options.episodes, tasks)
-    run = Run(options.out, "online", config)
-    meta, settings = load_meta(options.checkpoint), config.eval
+    meta, settings, found = load_meta(options.checkpoint), config.eval, find_step(options.checkpoint)
     check_rig(meta, config)
+    policy = f"{found.parent.parent.name}/{found.name}"
+    claim(options.out, config, ACTING, round=options.round, policy=policy, weights=fingerprint(found))
+    run = Run(options.out, "online", config)
     online = Round(
-        options.out, options.checkpoint, int(find_step(options.checkpoint).name), options.round,
+        options.out, options.checkpoint, int(found.name), options.round,
         config.online.first_seed, executor_config(config), settings.latency_steps,
         needed_rtc(config, meta),
     )  # fmt: skip
     episodes = collect_online(config, online, tasks, per_task)
     dataset = build(config, options.out)
     results = {"dataset": dataset, "episodes": [dataclasses.asdict(episode) for episode in episodes]}
-    run.report(results, lineage={"checkpoint": find_step(options.checkpoint)})
+    run.report(results, lineage={"checkpoint": found})
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")
 
 

@@ -26,11 +26,12 @@ from dexhil.retargeting.keypoints import check_keypoints, to_canonical
 from dexhil.retargeting.kinematics import CanonicalHand
 from dexhil.retargeting.synthetic import Person, free_motion
 from dexhil.retargeting.urdf import CARDS, load_urdf
-from dexhil.retargeting.view import show
+from dexhil.retargeting.view import check_port, show
 from experiments.retarget_record import record
 from hardware.drivers.geort_glove import stream
 
 FILE = "retargeter.npz"
+FEWEST = 100  # frames of a recording: some seconds
 STRETCHES = 5
 STRANGER_SEED, STRANGER_S, STRANGER_HZ = 99, 60.0, 30.0
 
@@ -44,15 +45,24 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seconds", type=float, default=180.0, help="of a recording; Ctrl-C ends it too")
     config, options = load_config(argv, parser)
     if options.record:
+        if not options.seconds > 0:
+            raise ConfigError(f"--seconds {options.seconds:g}: expected more than 0")
         record(stream(options.stream), options.record.with_suffix(".npy"), options.seconds)
         return
     if options.view:
+        check_port(options.port)
         view_clip(runtime.load(options.workdir / FILE), load_clip(options.view), options.port)
         return
     run = Run(options.workdir, "retarget", config)
     run.resume(0)
     hand = load_hand(config)
+    if not 0.0 <= config.data.heldout_fraction < 1.0:
+        raise ConfigError(
+            f"data.heldout_fraction: expected 0 or more and below 1, got {config.data.heldout_fraction:g}"
+        )
     clips = {Path(path).stem: load_clip(Path(path)) for path in config.data.clips}
+    if len(clips) < len(config.data.clips):
+        raise ConfigError(f"data.clips: two recordings have the same name; got {', '.join(config.data.clips)}")
     held = {name: held_out(len(clip), config.data.heldout_fraction) for name, clip in clips.items()}
     learnt = [clip[~held[name]] for name, clip in clips.items()]
     model = runtime.Model(hand, train(run, hand, learnt, config), run.config)
@@ -117,11 +127,17 @@ def load_clip(path: Path) -> np.ndarray:
     if not path.is_file():
         raise ConfigError(f"no such recording: {path}; expected a .npy file of key points [frames, 21, 3] in metres")
     try:
-        clip = np.load(path).astype(np.float64)
+        with path.open("rb") as file:
+            clip = np.load(file).astype(np.float64)
         check_keypoints(clip)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return to_canonical(clip[np.isfinite(clip).all(axis=(1, 2))])
+    except (ValueError, TypeError, EOFError, AttributeError) as error:  # another array, .npz, no or a broken one
+        raise ConfigError(f"{path}: expected a .npy file of key points [frames, 21, 3] in metres: {error}") from None
+    clip = clip[np.isfinite(clip).all(axis=(1, 2))]
+    if len(clip) < FEWEST:
+        raise ConfigError(
+            f"{path}: expected {FEWEST} frames or more of a hand that moves every way, got {len(clip)}; see --record"
+        )
+    return to_canonical(clip)
 
 
 def held_out(frames: int, fraction: float) -> np.ndarray:

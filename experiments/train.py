@@ -34,6 +34,7 @@ from dexhil.models.tokenizer import Tokenizer, train_tokenizer
 from dexhil.models.vla import flow_loss, init_params
 from dexhil.models.weights.load import load_params
 from dexhil.reports.evaluation import write_report
+from dexhil.robots.spec import ROBOTS
 from dexhil.training.augment import AugmentConfig
 from dexhil.training.checkpoints import (
     CheckpointMeta,
@@ -135,6 +136,7 @@ def make_loader(config: Config, split: str) -> Loader:
         cache_dir=data.cache_dir,
         robot=data.robot,
         action_dim=data.action_dim,
+        control_hz=data.control_hz,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
     )
@@ -205,6 +207,7 @@ def normalization(config: Config, data: Loader) -> Normalization:
         action_space=config.data.action_space,
         min_range=config.data.min_range,
         min_range_m=config.data.min_range_m,
+        joint_names=ROBOTS[data.robot].joint_names if data.robot in ROBOTS else None,
     )
 
 

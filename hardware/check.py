@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.commands import command_parser, load_config, run_command
+from dexhil.commands import command_parser, run_command
 from dexhil.config import Config, ConfigError
 from dexhil.control.guard import CAUSES, depths
 from hardware.devices.base import Actuator, DeviceError, Stamped
-from hardware.runtime.rig import ROLES, Rig, cube_to_ee, make_rig, retargeter, safety_settings
+from hardware.runtime.rig import ROLES, Rig, cube_to_ee, load_rig_config, make_rig, safety_settings
 from hardware.runtime.watch import too_old
 
 WATCH_S = 2.0  # that each device is listened to
@@ -42,9 +42,8 @@ class Finding:
 
 def main(argv: Sequence[str]) -> None:
     parser = command_parser("Checks a rig before work; nothing moves.")
-    parser.add_argument("--rig", default="real", help="real, or sim: the simulator in real time (default: real)")
     parser.add_argument("--out", type=Path, default=Path("data"), help="folder that episodes will be recorded under")
-    config, options = load_config(argv, parser)
+    config, options = load_rig_config(argv, parser)
     findings = []
     for finding in check(config, options.rig, options.out):
         print(line(finding), flush=True)
@@ -57,9 +56,9 @@ def main(argv: Sequence[str]) -> None:
 
 def check(config: Config, kind: str, out: Path) -> Iterator[Finding]:
     """All findings, as they come. Raises ConfigError where the config cannot be used at all."""
-    yield from check_config(config)
-    yield from check_disk(out)
     rig = make_rig(config, kind)
+    yield from check_config(config, rig)
+    yield from check_disk(out)
     settings = safety_settings(config, simulated=rig.world is not None)
     named = {**{role: rig.devices[role] for role in ROLES}, **prefixed("camera ", rig.devices["cameras"])}
     try:
@@ -88,10 +87,10 @@ def prefixed(prefix: str, devices: dict[str, Any]) -> dict[str, Any]:
     return {prefix + name: device for name, device in devices.items()}
 
 
-def check_config(config: Config) -> Iterator[Finding]:
+def check_config(config: Config, rig: Rig) -> Iterator[Finding]:
     """Calibration and retargeter."""
     yield tried("calibration", lambda: _calibration(config))
-    yield tried("retargeter", lambda: _retargeter(config))
+    yield tried("retargeter", lambda: _retargeter(config, rig))
 
 
 def _calibration(config: Config) -> str:
@@ -101,12 +100,10 @@ def _calibration(config: Config) -> str:
     return f"cube to end effector {np.linalg.norm(pose[:3]):.3f} m apart"
 
 
-def _retargeter(config: Config) -> str:
-    from dexhil.robots.spec import get_robot
-
-    found = retargeter(config, get_robot(config.rig.robot))
+def _retargeter(config: Config, rig: Rig) -> str:
+    found = rig.retargeter(config)
     if found is None:
-        return "none: the glove must give hand joints itself (teleop.retargeter is empty)"
+        return "none: the glove gives hand joints itself"
     return f"{config.teleop.retargeter}, for {found.model.hand.name}"
 
 

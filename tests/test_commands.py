@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import os
@@ -75,6 +76,14 @@ def test_the_preset_comes_first_whatever_the_order(config_file: Path):
         ("()", "tasks", ()),
         ("[1, 0.5]", "optimizer.betas", (1.0, 0.5)),
         ("1,x", "free", (1, "x")),
+        ("a(1)/b", "tasks", ("a(1)/b",)),
+        ("(a)/b(c)", "tasks", ("(a)/b(c)",)),
+        ("data/run(1)", "tasks", ("data/run(1)",)),
+        ("[x]/y,z]", "tasks", ("[x]/y", "z]")),
+        ("'a,b/c', d", "tasks", ("a,b/c", "d")),
+        (str(["a,b/c", "d(1)"]), "tasks", ("a,b/c", "d(1)")),
+        (str(["it's, (here)"]), "tasks", ("it's, (here)",)),
+        ("it's,that's", "tasks", ("it's", "that's")),
         ("hello", "note", "hello"),
         ("4", "note", 4),
     ],
@@ -136,6 +145,35 @@ def test_changed_keys_are_dotted(config_file: Path):
     assert changed_keys(before.to_dict(), after.to_dict()) == ["model.width"]
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from dexhil.commands import Run
+from ml_collections import ConfigDict
+run = Run(Path(sys.argv[1]), "train", ConfigDict({"seed": 0}))
+print("in", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_process_at_a_time(tmp_path: Path, config_file: Path):
+    """The second writes nothing; what was killed holds nothing; the same process may go on in its own."""
+    config, _ = load_config(["--config", str(config_file)])
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        before = (tmp_path / "config.json").read_bytes()
+        with pytest.raises(ConfigError, match=rf"process {other.pid} is at work in it; wait until it ends or stop it"):
+            Run(tmp_path, "train", config)
+        assert (tmp_path / "config.json").read_bytes() == before
+        other.kill()
+    first = Run(tmp_path, "train", config)
+    second = Run(tmp_path, "train", config)
+    assert (tmp_path / "run.lock").read_text() == f"{os.getpid()}\n"
+    assert first.workdir == second.workdir
+
+
 def test_a_run_leaves_config_metrics_and_report(tmp_path: Path, config_file: Path):
     config, _ = load_config(["--config", str(config_file)])
     run = Run(tmp_path / "run", "train", config)
@@ -145,7 +183,7 @@ def test_a_run_leaves_config_metrics_and_report(tmp_path: Path, config_file: Pat
     (line,) = commands.read_metrics(run.workdir)
     assert (line["step"], line["loss"], line["bad"]) == (1, 0.5, None)
     assert json.loads((run.workdir / "report.json").read_text()) == report
-    assert set(report) == {"command", "config", "code_version", "seconds", "lineage", "results"}
+    assert set(report) == {"command", "invocation", "config", "code_version", "seconds", "lineage", "results"}
     assert report["results"] == {"steps": 1, "rates": [0, 1]}
     assert report["lineage"] == {"datasets": ["a"]}
     assert not list(run.workdir.glob("*.partial"))
@@ -182,7 +220,7 @@ def test_a_changed_config_is_said_when_a_run_continues(tmp_path: Path, capsys: p
 
 def test_code_version_falls_back_to_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(commands, "REPOSITORY", tmp_path)
-    assert commands.code_version() == "0.1.0"
+    assert commands.code_version() == importlib.metadata.version("dexhil")
 
 
 def test_code_version_says_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

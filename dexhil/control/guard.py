@@ -39,8 +39,8 @@ class Box:
 
 
 def depths(q_arm: np.ndarray, q_hand: np.ndarray, box: Box) -> np.ndarray:
-    """[..., 3] m in the order of CAUSES: how deep the arm at q_arm [..., 7], with the hand at q_hand [12], is inside of
-    what it must keep out of; negative: the clearance.
+    """[..., 3] m in the order of CAUSES: how deep the arm at q_arm [..., 7], with the hand at q_hand [..., 12], is
+    inside of what it must keep out of; negative: the clearance.
     """
     frames = fr3_joint_frames(q_arm)
     ee, turn = ee_of_flange(frames[..., -1, :, :])

@@ -154,9 +154,9 @@ class SafetyLayer:
 
     def _limit_part(self, part: Limiter, wanted: np.ndarray, now: float, first: int, speed: float) -> None:
         motion = part.towards(wanted, min(speed, self._soft(now)))
-        before, breach = part.motion.q, ""
+        before, breach = part.motion.q, self._breach(part, motion)
         if part is self.arm:
-            breach = self.blocked = self._breach(motion)
+            self.blocked = breach
         part.accept(part.braking() if breach else motion)
         if breach:
             cause, _, detail = breach.partition(": ")
@@ -175,16 +175,24 @@ class SafetyLayer:
         cause = "position" if outside else "velocity" if fast else "acceleration"
         self.log.note(now, cause, f"{joint}: asked for {asked:.3f} rad", float(short[worst]))
 
-    def _breach(self, motion: Motion) -> str:
-        """'cause: detail' where a stop from `motion` would end in a place that is not allowed, nor better than now."""
-        q_hand = self.hand.motion.q
-        places = np.stack([self.arm.rest_of(motion), self.arm.rest_of(self.arm.motion)])
-        then, now = depths(places, q_hand, self.settings.box)
-        worse = np.where((then > 0.0) & (then > now - 1e-6), then, 0.0)
+    def _breach(self, part: Limiter, motion: Motion) -> str:
+        """'cause: detail' where a stop of `part` from `motion`, and of the other part from where it is, would end in a
+        place that is not allowed, nor better than now.
+        """
+        if part is self.hand and (motion.q == part.motion.q).all():
+            return ""
+        places = part.rest_of(Motion(*(np.stack([getattr(m, k) for m in (motion, part.motion)]) for k in "qva")))
+        other = self.hand if part is self.arm else self.arm
+        rest = np.broadcast_to(other.rest_of(other.motion), (2, len(other.motion.q)))
+        q_arm, q_hand = (places, rest) if part is self.arm else (rest, places)
+        then, now = depths(q_arm, q_hand, self.settings.box)
+        least = -1e-6 if part is self.arm else 1e-9  # what a hand does not push deeper is not its to stop
+        worse = np.where((then > 0.0) & (then > now + least), then, 0.0)
         if not worse.any():
             return ""
         index = int(np.argmax(worse))
-        return f"{CAUSES[index]}: the arm would come to rest {1e3 * then[index]:.0f} mm too far"
+        name = "arm" if part is self.arm else "hand"
+        return f"{CAUSES[index]}: the {name} would come to rest {1e3 * then[index]:.0f} mm too far"
 
     def _soft(self, now: float) -> float:
         """Fraction of the velocity limits that soft start leaves."""

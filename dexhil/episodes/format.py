@@ -45,6 +45,7 @@ class EncodedStep:
     is_intervention: bool
     reward: float
     discount: float
+    is_commanded: bool = True  # episodes recorded before it was there do not say
 
 
 def encode_image(image: np.ndarray, quality: int) -> bytes:
@@ -66,6 +67,7 @@ def encode_step(step: Step, quality: int) -> EncodedStep:
         is_intervention=bool(step.is_intervention),
         reward=float(step.reward),
         discount=float(step.discount),
+        is_commanded=bool(step.is_commanded),
     )
 
 
@@ -86,6 +88,7 @@ def decode_step(step: EncodedStep) -> Step:
         is_intervention=step.is_intervention,
         reward=step.reward,
         discount=step.discount,
+        is_commanded=step.is_commanded,
     )
 
 
@@ -95,6 +98,7 @@ def pack_step(step: EncodedStep) -> bytes:
         "timestamp": step.timestamp,
         "language_instruction": step.language_instruction,
         "is_intervention": step.is_intervention,
+        "is_commanded": step.is_commanded,
         "reward": step.reward,
         "discount": step.discount,
         "arrays": {name: len(step.arrays[name]) for name in ARRAYS},
@@ -169,7 +173,7 @@ def verify(path: Path) -> Verified:
             else:
                 count += 1
             end += _FRAME.size + len(payload)
-    except EpisodeError as error:
+    except ValueError as error:
         damage = str(error)
     return Verified(header, count, end, damage)
 

@@ -7,6 +7,7 @@ Several processes may write under one root. Source: README, "Data"; layout of th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -14,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -45,6 +47,9 @@ _UNKNOWN = EpisodeMetadata(
     episode_id="", task="", success=-1, source="online", round=0, policy="", operator="", robot="", seed=-1,
     takeovers=0, max_takeover_jump=float("nan"),
 )  # fmt: skip
+MAX_ID = 200  # bytes of an episode's id: file systems take 255, and repair and films add to it
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?<!\.)")
+_RESERVED = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # no folder can be called so on Windows
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -57,11 +62,20 @@ class EpisodeWriter:
 
     control_hz: rate of the steps, 1/s. draft: what is known of the episode before it ends; repair uses it when the
     process dies. jpeg_quality: of the stored images.
+
+    Raises:
+        EpisodeError: the draft's id is no plain folder name, or the rate is none.
+        SchemaError: the draft does not fit.
     """
 
     def __init__(
         self, root: Path, *, control_hz: float, draft: EpisodeMetadata | None = None, jpeg_quality: int = 95
     ) -> None:
+        if not 0 < control_hz < float("inf"):
+            raise EpisodeError(f"control_hz: expected steps per second, more than 0, got {control_hz}")
+        if draft is not None:
+            draft.validate()
+            check_episode_id(draft.episode_id)
         self.root = Path(root)
         self.directory = self.root / f"{OPEN_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.num_steps = 0
@@ -166,16 +180,27 @@ def _write_all(file: int, data: bytes) -> None:
         view = view[os.write(file, view) :]
 
 
-def _visible_path(root: Path, episode_id: str) -> Path:
-    if not episode_id or episode_id.startswith(".") or "/" in episode_id:
+def check_episode_id(episode_id: str) -> None:
+    """Raises EpisodeError unless `episode_id` can be the name of a folder on every system."""
+    if not _ID.fullmatch(episode_id) or len(episode_id) > MAX_ID or _RESERVED.fullmatch(episode_id):
         raise EpisodeError(
-            f"episode_id {episode_id!r}: expected a plain folder name; letters, digits, '-' and '_' are safe"
+            f"episode_id {episode_id!r}: expected a plain folder name of at most {MAX_ID} letters, digits, '_', '-' "
+            f"and '.', that begins with none of the last two, does not end with '.', and is not reserved, such as "
+            f"{_plain_id(episode_id) or 'demo-0001'!r}"
         )
+
+
+def _plain_id(text: str) -> str:
+    """`text` as an id that `check_episode_id` takes; "" where nothing of it is left."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:MAX_ID].strip(".-")
+    return f"episode-{plain}" if _RESERVED.fullmatch(plain) else plain
+
+
+def _visible_path(root: Path, episode_id: str) -> Path:
+    check_episode_id(episode_id)
     target = root / episode_id
     if target.exists():
-        raise EpisodeError(
-            f"episode {episode_id!r} exists already in {root}; finish with another episode_id, nothing is lost"
-        )
+        raise _taken(target)
     return target
 
 
@@ -212,14 +237,16 @@ def list_episodes(root: Path) -> list[Path]:
         raise EpisodeError(
             f"no directory of episodes at {root}; check the path, or record some first (experiments/collect.py)"
         )
-    return sorted(p for p in root.iterdir() if not p.name.startswith(".") and (p / METADATA_FILE).is_file())
+    return sorted(p for p in root.iterdir() if not p.name.startswith(".") and os.path.isfile(p / METADATA_FILE))
 
 
 def read_facts(path: Path) -> tuple[EpisodeMetadata, dict[str, Any]]:
     """Metadata of a finished episode, and the raw facts {"num_steps", "steps_sha256", "metadata"}."""
     try:
         facts = json.loads((Path(path) / METADATA_FILE).read_bytes())
-        return EpisodeMetadata(**facts["metadata"]), facts
+        metadata, _ = EpisodeMetadata(**facts["metadata"]), int(facts["num_steps"])
+        metadata.validate()
+        return metadata, facts
     except FileNotFoundError:
         raise EpisodeError(f"no finished episode at {path}: {METADATA_FILE} is missing") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -288,25 +315,36 @@ def repair(root: Path) -> RepairReport:
     for directory in sorted(Path(root).glob(f"{OPEN_PREFIX}*")):
         _repair_one(directory, report)
     for path in list_episodes(root):
-        if path.name not in report.salvaged:
-            damage = verify(path / STEPS_FILE).damage
-            report.damaged.update({path.name: damage} if damage else {})
+        if path.name not in report.salvaged and (damage := _damage(path)):
+            report.damaged[path.name] = damage
     return report
 
 
+def _damage(path: Path) -> str:
+    """What is wrong with a finished episode, "" where nothing is."""
+    try:
+        verified, (_, facts) = verify(path / STEPS_FILE), read_facts(path)
+    except (OSError, EpisodeError) as error:
+        return str(error)
+    missing = verified.num_steps != facts["num_steps"]
+    return verified.damage or (f"{verified.num_steps} steps, {facts['num_steps']} were recorded" if missing else "")
+
+
 def _repair_one(directory: Path, report: RepairReport) -> None:
+    file = None
     try:
+        if not (directory / STEPS_FILE).is_file():
+            raise EpisodeError(f"{STEPS_FILE}: no such file; it is no recorded episode")
         file = os.open(directory / STEPS_FILE, os.O_RDWR)
-    except OSError as error:
-        report.unreadable[directory.name] = f"{STEPS_FILE}: {error.strerror}"
-        return
-    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _salvage(directory, file, report)
     except BlockingIOError:
         report.still_recording.append(directory.name)
+    except Exception as error:  # whatever lies there: the others are still salvaged
+        report.unreadable[directory.name] = str(error) or type(error).__name__
     finally:
-        os.close(file)
+        if file is not None:
+            os.close(file)
 
 
 def _salvage(directory: Path, file: int, report: RepairReport) -> None:
@@ -328,16 +366,18 @@ def _salvage(directory: Path, file: int, report: RepairReport) -> None:
 
 def _salvaged_metadata(directory: Path, verified: Verified) -> EpisodeMetadata:
     """The metadata the writer had written if the process died just before the rename, else its draft, success -1."""
-    if (directory / METADATA_FILE).is_file():
+    with contextlib.suppress(EpisodeError, OSError):
         metadata, facts = read_facts(directory)
         if facts["num_steps"] == verified.num_steps:
-            return dataclasses.replace(metadata, episode_id=_free_id(directory.parent, metadata.episode_id))
-    draft = (verified.header or {}).get("draft")
-    name = directory.name.removeprefix(OPEN_PREFIX)
-    metadata = EpisodeMetadata(**draft) if draft else dataclasses.replace(_UNKNOWN, episode_id=f"salvaged-{name}")
+            return dataclasses.replace(metadata, episode_id=_free_id(directory, metadata.episode_id))
+    try:
+        metadata = EpisodeMetadata(**(verified.header or {})["draft"])
+        metadata.validate()
+    except (KeyError, TypeError, SchemaError):  # no draft, or one of another time
+        metadata = _UNKNOWN
     return dataclasses.replace(
         metadata,
-        episode_id=_free_id(directory.parent, metadata.episode_id),
+        episode_id=_free_id(directory, metadata.episode_id),
         success=-1,
         takeovers=_count_takeovers(directory / STEPS_FILE),
         max_takeover_jump=float("nan"),
@@ -352,8 +392,10 @@ def _count_takeovers(file: Path) -> int:
     return sum(now and not before for before, now in itertools.pairwise(flags))
 
 
-def _free_id(root: Path, episode_id: str) -> str:
-    taken, count = episode_id, 1
-    while (root / taken).exists():
-        taken, count = f"{episode_id}-salvaged{count}", count + 1
-    return taken
+def _free_id(directory: Path, episode_id: str) -> str:
+    """A plain id that no episode beside the open `directory` has; without an id the episode is named after it."""
+    plain = _plain_id(episode_id) or _plain_id(f"salvaged-{directory.name.removeprefix(OPEN_PREFIX)}")
+    free, count = plain, 1
+    while (directory.parent / free).exists():
+        free, count = f"{plain}-salvaged{count}", count + 1
+    return free

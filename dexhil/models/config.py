@@ -73,7 +73,7 @@ class VLAConfig:
     chunk: H actions per inference
     variant: "pi0" mixes the time into the action tokens, "pi05" modulates every norm of the expert with it
     state_input: the state as a "token" of the expert, as "text" in the prompt (tokenizer.prompt), or "none"
-    time_beta: (a, b); the noise share 1 - t is drawn from Beta(a, b)
+    time_beta: (a, b); the noise fraction 1 - t is drawn from Beta(a, b)
     reversed_time: the expert reads 1 - t, as openpi's weights do, for which t = 1 is noise
     dtype: of activations; param_dtype: of parameters (norms, rotations and softmax are computed in float32 regardless)
     remat: recompute layers in the backward pass

@@ -1,52 +1,52 @@
-"""Building blocks on pure trees: Gemma's and SigLIP's layers as functions.
+"""Building blocks: what Gemma and SigLIP share beyond Flax's own layers, and stacks of blocks for `jax.lax.scan`.
 
 Axes: B batch (*B: any leading axes), M flow samples of one observation, T query tokens, U rows of a condition, S key
 tokens, N query heads, K key-value heads, G = N / K, R = T * G rows, h head size, C channels, D width.
-Norms, rotations and softmax are computed in float32, whatever the dtype.
+Norms, rotations and softmax are computed in float32, whatever the dtype, and so are the products that feed them.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.nn.initializers import zeros
 from jaxtyping import Array, Float, Int
-
-from dexhil.models.params import Params
 
 _MASKED = -2.3819763e38  # large and finite: a row without a key stays finite
 
 
-def dense(params: Params, x: Float[Array, "*B C"]) -> Float[Array, "*B D"]:
-    """Linear layer in the dtype of `x`."""
-    return x @ params["kernel"].astype(x.dtype) + params["bias"].astype(x.dtype)
-
-
-def layer_norm(params: Params, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """SigLIP's norm, epsilon 1e-6."""
-    wide = x.astype(jnp.float32)
-    centred = wide - wide.mean(-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
-    return (normed * params["scale"] + params["bias"]).astype(x.dtype)
-
-
-def rms_norm(
-    params: Params, x: Float[Array, "*B T D"], cond: Float[Array, "*B U D"] | None = None
-) -> tuple[Float[Array, "*B T D"], Float[Array, "*B V D"] | None]:
-    """Gemma's norm, multiplied by (1 + w); with `cond`, pi0.5's adaptive one. Returns the result and the residual gate.
-
-    cond: one row for all tokens, one per token, or two: the first token's and that of all others.
+class RMSNorm(nnx.Module):
+    """Gemma's norm, multiplied by (1 + scale); with a condition, pi0.5's adaptive one, whose scale, shift and gate are
+    linear in it. Both are zero at first.
     """
-    wide = x.astype(jnp.float32)
-    normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)
-    if cond is None:
-        return (normed * (1 + params["scale"].astype(jnp.float32))).astype(x.dtype), None
-    modulation = jnp.split(dense(params["Dense_0"], cond), 3, axis=-1)
-    scale, shift, gate = (_spread(part, x.shape[-2]) for part in modulation)
-    return (normed * (1 + scale.astype(jnp.float32)) + shift).astype(x.dtype), gate
+
+    def __init__(self, width: int, dtype: str, adaptive: bool, rngs: nnx.Rngs) -> None:
+        if adaptive:
+            self.Dense_0 = nnx.Linear(
+                width, 3 * width, kernel_init=zeros, dtype=dtype, preferred_element_type=jnp.float32, rngs=rngs
+            )
+        else:
+            self.scale = nnx.Param(jnp.zeros(width))
+
+    def __call__(
+        self, x: Float[Array, "*B T D"], cond: Float[Array, "*B U D"] | None = None
+    ) -> tuple[Float[Array, "*B T D"], Float[Array, "*B V D"] | None]:
+        """The normed tokens and the residual gate.
+
+        cond: one row for all tokens, one per token, or two: the first token's and that of all others.
+        """
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)
+        if cond is None:
+            return (normed * (1 + self.scale[...].astype(jnp.float32))).astype(x.dtype), None
+        scale, shift, gate = (_spread(part, x.shape[-2]) for part in jnp.split(self.Dense_0(cond), 3, axis=-1))
+        return (normed * (1 + scale) + shift).astype(x.dtype), gate
 
 
 def _spread(rows: Float[Array, "*B U D"], tokens: int) -> Float[Array, "*B V D"]:
@@ -59,7 +59,8 @@ def _spread(rows: Float[Array, "*B U D"], tokens: int) -> Float[Array, "*B V D"]
 def gated_residual(
     x: Float[Array, "*B T D"], update: Float[Array, "*B T D"], gate: Float[Array, "*B V D"] | None
 ) -> Float[Array, "*B T D"]:
-    return x + update if gate is None else x + update * gate
+    """x + update, or x + update * gate, in the dtype of `x`."""
+    return x + update if gate is None else (x + update * gate).astype(x.dtype)
 
 
 def rotation(positions: Int[Array, "*B T"], head_dim: int) -> tuple[Array, Array]:
@@ -71,9 +72,9 @@ def rotation(positions: Int[Array, "*B T"], head_dim: int) -> tuple[Array, Array
     return jnp.cos(angle), jnp.concatenate([-sine, sine], axis=-2)
 
 
-def rope(x: Float[Array, "*B T N h"], turn: tuple[Array, Array]) -> Float[Array, "*B T N h"]:
+def rope(x: Float[Array, "*B T N h"], angles: tuple[Array, Array]) -> Float[Array, "*B T N h"]:
     """Rotates the two halves of each head by `rotation`'s angles. Reversing the halves keeps it one fused loop."""
-    cosine, sine = turn
+    cosine, sine = angles
     halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)
     return (halves * cosine + halves[..., ::-1, :] * sine).reshape(x.shape).astype(x.dtype)
 
@@ -93,15 +94,17 @@ def merge_heads(x: Float[Array, "*B T N h"], w: Float[Array, "N h D"]) -> Float[
 Source = tuple[Array, Array, Array]
 
 
-def attend(q: Float[Array, "B M T N h"], sources: Sequence[Source]) -> Float[Array, "B M T N h"]:
+def attend(q: Float[Array, "B *M T N h"], sources: Sequence[Source]) -> Float[Array, "B *M T N h"]:
     """Softmax attention over the union of `sources`; keys without the M axis are shared by all flow samples.
 
     Heads and tokens are rows of plain batched matrix products, [B K M R h] x [B K M S h]; the sum of weights is divided
     out at the end, where it is smallest.
     """
+    if q.ndim == 4:
+        return attend(q[:, None], sources)[:, 0]
     batch, samples, tokens, heads, size = q.shape
     groups = sources[0][0].shape[-2]
-    rows = (q * size**-0.5).reshape(batch, samples, tokens, groups, -1, size).transpose(0, 3, 1, 2, 4, 5)
+    rows = q.reshape(batch, samples, tokens, groups, -1, size).transpose(0, 3, 1, 2, 4, 5)
     rows = rows.reshape(batch, groups, samples, -1, size)
     logits = [_logits(rows, keys, mask, heads // groups) for keys, _, mask in sources]
     top = functools.reduce(jnp.maximum, [part.max(axis=-1, keepdims=True) for part in logits])
@@ -119,7 +122,8 @@ def _add(parts: Iterable[Array]) -> Array:
 
 
 def _logits(rows: Array, keys: Array, mask: Array, repeats: int) -> Float[Array, "B K M R S"]:
-    logits = _matmul_shared(rows, _heads_first(keys).swapaxes(-1, -2)).astype(jnp.float32)
+    # Scaled here, in float32: queries scaled by what is no power of two would be rounded once more.
+    logits = _matmul_shared(rows, _heads_first(keys).swapaxes(-1, -2)) * rows.shape[-1] ** -0.5
     mask = mask if mask.shape[2] == 1 else jnp.repeat(mask, repeats, axis=2)
     return jnp.where(mask[:, None], logits, _MASKED)
 
@@ -129,11 +133,10 @@ def _heads_first(x: Float[Array, "*B S K h"]) -> Float[Array, "B K *M S h"]:
 
 
 def _matmul_shared(a: Float[Array, "B K M R c"], b: Array) -> Float[Array, "B K M R d"]:
-    """a @ b, where `b` may lack the M axis: then M becomes rows and `b` is never copied."""
-    if b.ndim == a.ndim:
-        return a @ b
-    merged = a.reshape(*a.shape[:2], -1, a.shape[-1]) @ b
-    return merged.reshape(*a.shape[:-1], b.shape[-1])
+    """a @ b in float32, where `b` may lack the M axis: then M becomes rows and `b` is never copied."""
+    rows = a if b.ndim == a.ndim else a.reshape(*a.shape[:2], -1, a.shape[-1])
+    product = jnp.matmul(rows, b, preferred_element_type=jnp.float32)
+    return product.reshape(*a.shape[:-1], b.shape[-1])
 
 
 def time_embedding(t: Float[Array, "*B U"], width: int) -> Float[Array, "*B U {width}"]:
@@ -148,3 +151,28 @@ def fold_patches(image: Float[Array, "B Y X C"], factor: int) -> Float[Array, "B
     b, y, x, c = image.shape
     split = image.reshape(b, y // factor, factor, x // factor, factor, c)
     return split.transpose(0, 1, 3, 2, 4, 5).reshape(b, y // factor, x // factor, factor * factor * c)
+
+
+# Stacks: `depth` blocks of one kind as one module, whose parameters have a leading axis.
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
+    """`depth` modules that `make` builds, each from its own random numbers, as one."""
+    return nnx.split_rngs(splits=depth)(nnx.vmap(make))(rngs)
+
+
+def scan_blocks(
+    blocks: nnx.Module, step: Callable[[Any, Array, Any], tuple[Array, Any]], x: Array, inputs: Any, *, remat: bool
+) -> tuple[Array, Any]:
+    """x through stacked `blocks`, one after the other: step(block, x, its part of `inputs`) -> x and what is collected.
+
+    Small stacks run unrolled: XLA on a CPU then fuses across layers and drops what nobody reads.
+    """
+    graph, weights = nnx.split(blocks)
+    unroll = len(jax.tree.leaves(weights)[0]) <= 4
+
+    def body(x: Array, layer: Any) -> tuple[Array, Any]:
+        return step(nnx.merge(graph, layer[0]), x, layer[1])
+
+    body = jax.checkpoint(body, prevent_cse=unroll) if remat else body  # a loop's body is recomputed anyway
+    return jax.lax.scan(body, x, (weights, inputs), unroll=unroll)

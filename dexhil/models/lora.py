@@ -1,9 +1,8 @@
-"""Low-rank adapters: leaves `lora_a`, `lora_b` beside the weight they adapt, applied layer by layer, merged to serve.
+"""Low-rank adapters as trees: leaves `lora_a`, `lora_b` beside the weight they adapt, which `gemma` applies layer by
+layer; here they are drawn anew, and fused into the weights to serve.
 
-Every weight [*, in, out] stands for w + a b, with a [*, in, r] and b [*, r, out]; names and shapes are openpi's. A tree
-without adapters costs nothing here. Source: LoRA, arXiv 2106.09685.
-
-Axes: as in `layers`, r rank, F MLP width.
+Every weight [*, in, out] stands for w + scale a b, with a [*, in, r] and b [*, r, out]; names and shapes are openpi's.
+Source: LoRA, arXiv 2106.09685.
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from dexhil.models import layers
 from dexhil.models.config import VLAConfig
-from dexhil.models.params import Params, init_params
+from dexhil.models.vla import Params, init_params
 
 _SUFFIXES = ("lora_a", "lora_b")
 
@@ -24,48 +22,6 @@ _SUFFIXES = ("lora_a", "lora_b")
 def is_adapter(name: str) -> bool:
     """Whether the last part of a leaf's path names an adapter."""
     return name.endswith(_SUFFIXES)
-
-
-def project(params: Params, x: Float[Array, "*B T D"]) -> Float[Array, "*B T N h"]:
-    """`layers.project` by `params` {"w", with adapters also "lora_a", "lora_b"}."""
-    y = layers.project(x, params["w"])
-    if "lora_a" not in params:
-        return y
-    low = layers.project(x, params["lora_a"])
-    return y + jnp.einsum("...tnr,nrh->...tnh", low, params["lora_b"].astype(x.dtype))
-
-
-def merge_heads(params: Params, x: Float[Array, "*B T N h"]) -> Float[Array, "*B T D"]:
-    """`layers.merge_heads` by `params` {"w", with adapters also "lora_a", "lora_b"}."""
-    y = layers.merge_heads(x, params["w"])
-    if "lora_a" not in params:
-        return y
-    low = jnp.einsum("...tnh,nhr->...tnr", x, params["lora_a"].astype(x.dtype))
-    return y + layers.merge_heads(low, params["lora_b"])
-
-
-def geglu(params: Params, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """Gemma's MLP: GELU (tanh) of one branch times the other."""
-    gating = {name: leaf for name, leaf in params.items() if name.startswith("gating_einsum")}
-    gate, up = (_matmul({name: leaf[i] for name, leaf in gating.items()}, "gating_einsum", x) for i in range(2))
-    return _matmul(params, "linear", jax.nn.gelu(gate, approximate=True) * up)
-
-
-def _matmul(params: Params, name: str, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
-    y = x @ params[name].astype(x.dtype)
-    if f"{name}_lora_a" not in params:
-        return y
-    a, b = (params[f"{name}_{suffix}"].astype(x.dtype) for suffix in _SUFFIXES)
-    return y + (x @ a) @ b
-
-
-def scale_adapters(params: Params, scale: float) -> Params:
-    """The tree with every `lora_b` times `scale`, so that what follows needs not know it."""
-    if scale == 1.0:
-        return params
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: scale * leaf if path[-1].key.endswith("lora_b") else leaf, params
-    )
 
 
 def fuse_adapters(params: Params, config: VLAConfig) -> Params:

@@ -26,8 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dexhil.models.config import VLAConfig
-from dexhil.models.params import Params
-from dexhil.models.vla import Inputs, denoise, encode_prefix
+from dexhil.models.vla import Inputs, Params, bind
 
 BETA = 5.0  # guidance at most, as in the paper
 Rtc = Literal["guided", "trained"]
@@ -61,11 +60,11 @@ def sample_actions(
 
     The observation is encoded once. Nothing is donated: all inputs but the noise outlive the call or feed every step.
     """
-    config = dataclasses.replace(config, remat=False)  # there is no memory to save at a batch of one
-    kv, prefix_mask = encode_prefix(params, config, inputs["images"], inputs["tokens"], inputs["token_mask"])
+    model = bind(params, dataclasses.replace(config, remat=False))  # there is no memory to save at a batch of one
+    kv, prefix_mask = model.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
 
     def field(x: Array, t: Array) -> Array:
-        return denoise(params, config, kv, prefix_mask, x, t, inputs["state"])
+        return model.denoise(kv, prefix_mask, x, t, inputs["state"])
 
     noise = jax.random.normal(key, (len(inputs["state"]), config.chunk, config.padded_action_dim))
     if prefix is None:

@@ -97,10 +97,15 @@ READING = (
 def metrics_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """One row per metric, one column per method; a figure that misses its goal is marked."""
 
-    def cells(metric: str, goal: Goal) -> list[Cell]:
-        return [Cell(f"{values[metric]:.3g}", missed=not goal(values[metric])) for values in scores.values()]
+    def cell(value: float | None, goal: Goal) -> Cell:
+        if value is None:  # such as of a fist that no held-out frame shows
+            return Cell("not seen")
+        return Cell(f"{value:.3g}", missed=not goal(value))
 
-    rows = [[metric, *cells(metric, goal), goal.text] for metric, goal in GOALS.items()]
+    rows = [
+        [metric, *(cell(values[metric], goal) for values in scores.values()), goal.text]
+        for metric, goal in GOALS.items()
+    ]
     return Table(("metric", *scores, "goal"), rows)
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from dexhil.retargeting.keypoints import PALM_FINGERS, canonical_axes
-from dexhil.robots.geometry import DEXHAND_JOINTS, FINGERS, TIP_IN_DIP_M
+from dexhil.robots.geometry import DEXHAND_TREE, FINGERS, TIP_IN_DIP_M
 from dexhil.robots.spec import FR3_DEXHAND021
+from dexhil.robots.tree import BASE, Tree
 from dexhil.schema import ARM_DOF
 
 PAD_RADIUS_M = 0.012  # a finger pad is a sphere whose centre is its radius behind the tip
-BASE = -1
 DEXHAND_WRIST_M = (0.004, 0.006, 0.105)  # behind its knuckles as far as a person's is, by the fingers' length
 _BENDS = 0.7  # a joint whose axis is this much along the row of knuckles bends a finger, any other spreads or turns it
 
@@ -32,23 +33,16 @@ class Point:
     offset: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Hand:
-    """A hand with J hinges, driven by m motors. Compared by identity.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Hand(Tree):
+    """A hand whose J hinges are driven by m motors.
 
-    joint_names: J names, a parent before its children. parents: [J], BASE or a joint. positions [J, 3] m and rotations
-    [J, 3, 3]: each joint's frame at angle 0 in its parent's. axes: [J, 3], unit vectors in the joint's own frame.
     motor_names: m names. lower, upper: [m] rad. coupling [J, m], bias [J] rad: joints = coupling @ motors + bias.
     fingers: names among FINGERS, thumb first. tips, pads, roots: a point of each finger; a root is its knuckle.
     wrist: [3] m, where the human wrist would be, in the base frame.
     """
 
     name: str
-    joint_names: tuple[str, ...]
-    parents: tuple[int, ...]
-    positions: np.ndarray
-    rotations: np.ndarray
-    axes: np.ndarray
     motor_names: tuple[str, ...]
     lower: np.ndarray
     upper: np.ndarray
@@ -63,6 +57,10 @@ class Hand:
     @property
     def num_motors(self) -> int:
         return len(self.motor_names)
+
+    def joints(self, motors: Any) -> Any:
+        """Angles [..., J] rad of all joints at `motors` [..., m] rad; NumPy or JAX."""
+        return motors @ self.coupling.T.astype(motors.dtype) + self.bias.astype(motors.dtype)
 
     def chain(self, finger: str) -> list[int]:
         """The joints that carry the tip of `finger`, from the tip to the base."""
@@ -79,17 +77,12 @@ class Hand:
 
 def simulated_dexhand021() -> Hand:
     """The hand of the simulator, in its palm frame: the same joints, limits and coupling as `robot.FR3_DEXHAND021`."""
-    names = tuple(joint.name for joint in DEXHAND_JOINTS)
-    turns = Rotation.from_quat([joint.quaternion for joint in DEXHAND_JOINTS], scalar_first=True)
+    tree, names = DEXHAND_TREE, DEXHAND_TREE.joint_names
     tips = tuple(Point(names.index(f"{finger}_dip"), np.array(TIP_IN_DIP_M)) for finger in FINGERS)
     knuckles = [names.index("thumb_rotation"), *(names.index(f"{finger}_mcp") for finger in FINGERS[1:])]
     return Hand(
         name="simulated_dexhand021",
-        joint_names=names,
-        parents=tuple(BASE if joint.parent == "palm" else names.index(joint.parent) for joint in DEXHAND_JOINTS),
-        positions=np.array([joint.position for joint in DEXHAND_JOINTS]),
-        rotations=turns.as_matrix(),
-        axes=np.tile([0.0, 0.0, 1.0], (len(names), 1)),
+        **{field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)},
         motor_names=FR3_DEXHAND021.joint_names[ARM_DOF:],
         lower=FR3_DEXHAND021.lower[ARM_DOF:].astype(np.float64),
         upper=FR3_DEXHAND021.upper[ARM_DOF:].astype(np.float64),
@@ -121,40 +114,51 @@ def canonical_frame(hand: Hand) -> tuple[np.ndarray, np.ndarray]:
             f"{hand.name}: expected fingers index, middle and ring, which give the frame; missing: {missing}"
         )
     knuckles = [hand.roots[hand.fingers.index(finger)] for finger in PALM_FINGERS]
-    return hand.wrist, canonical_axes(_points(hand, knuckles, np.zeros(hand.num_motors)) - hand.wrist)
+    return hand.wrist, canonical_axes(points(hand, knuckles, np.zeros(hand.num_motors)) - hand.wrist)
+
+
+def check_right_hand(hand: Hand, what: str) -> None:
+    """Raises ValueError, `what` named, for a hand without a palm and fingers that bend to it, or a left one."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if not np.isfinite(canonical_frame(hand)[1]).all():
+            raise ValueError(f"{what}: the roots of index, middle and ring are in one point or line with the wrist")
+    thumb = hand.motors_of("thumb") & ~np.any([hand.motors_of(finger) for finger in hand.fingers[1:]], axis=0)
+    if not thumb.any():
+        raise ValueError(f"{what}: no joint moves the thumb alone; expected one at least")
+    palm = [hand.fingers.index(finger) for finger in PALM_FINGERS]
+    bends = (bending_joints(hand)[palm] @ hand.coupling).any(axis=0)
+    straight = np.clip(np.zeros(hand.num_motors), hand.lower, hand.upper)
+    bent = np.where(bends, 0.5 * np.where(hand.upper > -hand.lower, hand.upper, hand.lower), straight)
+    tips = points(hand, [hand.tips[finger] for finger in palm], np.stack([straight, bent]))
+    out_of_palm = float(((tips[1] - tips[0]) @ canonical_frame(hand)[1])[:, 0].mean())
+    if out_of_palm < 0.0:
+        raise ValueError(
+            f"{what}: the fingers bend out of the back of a right hand, by {-1e3 * out_of_palm:.0f} mm: it is a left "
+            "one (or the card mixes up index and ring); take the file of the right hand: key points are of one"
+        )
 
 
 @functools.cache
 def hand_length(hand: Hand) -> float:
     """m from the wrist to the tips of index, middle and ring, their mean, every joint as near to 0 as it goes."""
     straight = np.clip(np.zeros(hand.num_motors), hand.lower, hand.upper)
-    tips = _points(hand, [hand.tips[hand.fingers.index(finger)] for finger in PALM_FINGERS], straight)
+    tips = points(hand, [hand.tips[hand.fingers.index(finger)] for finger in PALM_FINGERS], straight)
     return float(np.linalg.norm(tips - hand.wrist, axis=-1).mean())
 
 
 @functools.cache
 def bending_joints(hand: Hand) -> np.ndarray:
     """[F, J]: 1 for the joints that bend a finger towards the palm, 0 for its other ones and for the others'."""
-    _, turns = _frames(hand, np.zeros(hand.num_motors))
+    _, turns = hand.frames(hand.bias)
     bends = np.abs(np.einsum("jab,jb->ja", turns, hand.axes) @ canonical_frame(hand)[1][:, 1]) > _BENDS
     chains = [[joint in hand.chain(finger) for joint in range(len(hand.joint_names))] for finger in hand.fingers]
     return (np.array(chains) & bends).astype(np.float64)
 
 
-def _frames(hand: Hand, motors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position [J, 3] m and rotation [J, 3, 3] of every joint in the base frame, at `motors` [m] rad."""
-    angles = hand.coupling @ motors + hand.bias
-    turns = hand.rotations @ Rotation.from_rotvec(angles[:, None] * hand.axes).as_matrix()
-    positions, rotations = hand.positions.copy(), turns.copy()
-    for joint, parent in enumerate(hand.parents):
-        if parent != BASE:
-            positions[joint] = positions[parent] + rotations[parent] @ hand.positions[joint]
-            rotations[joint] = rotations[parent] @ turns[joint]
-    return positions, rotations
-
-
-def _points(hand: Hand, which: Sequence[Point], motors: np.ndarray) -> np.ndarray:
-    """Positions [P, 3] m of points in the base frame."""
-    positions, rotations = _frames(hand, motors)
-    at = [p.offset if p.joint == BASE else positions[p.joint] + rotations[p.joint] @ p.offset for p in which]
-    return np.stack(at)
+def points(hand: Hand, which: Sequence[Point], motors: Any, xp: ModuleType = np) -> Any:
+    """Positions [..., P, 3] m of points (`hand.tips`, `hand.pads`, `hand.roots`) in the base frame, at `motors`
+    [..., m] rad. xp: jnp or np."""
+    positions, rotations = hand.frames(hand.joints(motors), xp)
+    carriers, offsets = [p.joint for p in which], np.stack([p.offset for p in which]).astype(motors.dtype)
+    moved = positions[..., carriers, :] + (rotations[..., carriers, :, :] @ offsets[:, :, None])[..., 0]
+    return xp.where(np.array(carriers)[:, None] == BASE, offsets, moved)

@@ -5,6 +5,7 @@ An optional dependency: `pip install dex-retargeting six torch`. For comparison,
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import tempfile
 import xml.etree.ElementTree as ElementTree
@@ -36,6 +37,7 @@ class OptimisedRetargeter:
             from dex_retargeting.retargeting_config import RetargetingConfig  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError(f"retargeting by optimisation needs dex-retargeting ({error}); {_REMEDY}") from None
+        card = dataclasses.replace(card, motors={})  # here they are called as in the file
         self.hand = load_urdf(urdf, card)
         root = ElementTree.parse(urdf).getroot()
         base = _base_link(root)
@@ -94,8 +96,9 @@ def with_coupling(root: ElementTree.Element, card: HandCard, hand: Hand) -> None
     limits = dict(zip(hand.motor_names, zip(hand.lower, hand.upper, strict=True), strict=True))
     for joint in root.iter("joint"):
         name, limit = joint.attrib["name"], joint.find("limit")
-        if name in limits and limit is not None:
-            lower, upper = limits[name]
+        motor = card.motors.get(name, name)
+        if motor in limits and limit is not None:
+            lower, upper = limits[motor]
             limit.attrib.update(lower=f"{lower:.9g}", upper=f"{upper:.9g}")
         if name in card.locked:
             joint.set("type", "fixed")

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.frozen import FrozenSignal
 from dexhil.retargeting import network
 from dexhil.retargeting.hand import Hand, Point, hand_length
 from dexhil.retargeting.keypoints import NUM_POINTS, TIPS, canonical_or_fault, check_keypoints, hand_size
 from dexhil.robots.geometry import FINGERS
+from dexhil.robots.spec import RobotSpec
+from dexhil.schema import ARM_DOF
 
 FORMAT = 1
 FROZEN = 45  # frames, half a second of a glove at 90 Hz: a hand is never as still, sensors that run are noisy
@@ -36,6 +39,15 @@ class Model:
         tips = (scale * points[..., TIPS[columns], :]).astype(np.float32)  # as the weights: else each call widens these
         return np.asarray(network.forward(self.params, self.hand, tips, np))
 
+    def check_fits(self, spec: RobotSpec) -> None:
+        """Raises ValueError unless the motors are the hand joints of `spec`, by name and in their order."""
+        ours, theirs = self.hand.motor_names, spec.joint_names[ARM_DOF:]
+        if ours != theirs:
+            raise ValueError(
+                f"retargeter: made for {self.hand.name}, whose {len(ours)} motors are {', '.join(ours)}; {spec.name} "
+                f"has {len(theirs)}: {', '.join(theirs)}; train one for it with experiments/retarget.py"
+            )
+
 
 class Retargeter:
     """Key points of one person to hand joints, frame by frame: call it with [21, 3] m in any frame of the glove.
@@ -50,7 +62,7 @@ class Retargeter:
         self.model = model
         self._size = size_m
         self._last: np.ndarray | None = None
-        self._seen, self._repeats = np.zeros((NUM_POINTS, 3)), 0
+        self._frozen = FrozenSignal(FROZEN, "frame")
         self.valid, self.reason = False, "no frame yet"
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
@@ -61,10 +73,8 @@ class Retargeter:
         if self._size is None and np.isfinite(points).all():
             check_keypoints(points[None])
             self._size = hand_size(points[None])
-        self._repeats = self._repeats + 1 if np.array_equal(points, self._seen) else 0
-        self._seen = points
-        canonical, fault = canonical_or_fault(points)
-        self.reason = fault or (f"the same frame {FROZEN} times" if self._repeats >= FROZEN else "")
+        frozen, (canonical, fault) = self._frozen(points), canonical_or_fault(points)
+        self.reason = fault or frozen
         self.valid = not self.reason
         if not self.valid or self._size is None:
             return self._held()
@@ -87,20 +97,26 @@ def save(model: Model, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Model:
-    """The model in a file of `save`. Raises ValueError where it is none."""
+    """The model in a file of `save`. Raises ValueError where it is none, or damaged."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; train a retargeter with experiments/retarget.py")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             facts = json.loads(str(file["facts"]))
             arrays = {name.removeprefix("params/"): file[name] for name in file.files if name != "facts"}
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: expected a retargeter's .npz file: {error}") from None
-    if facts.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT}, got {facts.get('format')!r}; train it again")
-    hand = _hand_from_dict(facts["hand"])
-    return Model(hand, _nested(arrays), facts["config"])
+        found = facts["format"]
+        if found == FORMAT:
+            model = Model(_hand_from_dict(facts["hand"]), _nested(arrays), facts["config"])
+            if not np.isfinite(model.motors(np.zeros((NUM_POINTS, 3)), 1.0)).all():
+                raise ValueError("it gives joints that are not finite")
+            return model
+    except Exception as error:  # a damaged file may raise anything on its way through zip, JSON and the network
+        raise ValueError(
+            f"{path}: expected a retargeter's .npz file, this is none or damaged ({type(error).__name__}: {error}); "
+            "copy it again or train one with experiments/retarget.py"
+        ) from None
+    raise ValueError(f"{path}: expected format {FORMAT}, got {found!r}; train it again")
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, np.ndarray]]:

@@ -202,7 +202,7 @@ def _parts(
     raw = network.raw_angles(params, hand, jnp.concatenate([here, here + way, here - way]), jnp)
     wide = network.squash(raw, hand, jnp)
     over = jax.lax.stop_gradient(jnp.clip(wide, hand.lower, hand.upper) - wide)  # at a limit the gradient goes on
-    every = jax.vmap(functools.partial(canonical_points, hand))(wide + over)
+    every = canonical_points(hand, wide + over)
     (tips, after, before), (pads, *_) = (jnp.split(part, 3) for part in every)
     motors, raw = (wide + over)[: shape[0]], raw[: shape[0]]
     gaps = network.gaps(here, hand, jnp)

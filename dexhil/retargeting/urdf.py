@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.names import did_you_mean
-from dexhil.retargeting.hand import BASE, DEXHAND_WRIST_M, Hand, Point, pad_of
+from dexhil.retargeting.hand import DEXHAND_WRIST_M, Hand, Point, check_right_hand, pad_of
 from dexhil.retargeting.keypoints import PALM_FINGERS
 from dexhil.robots.geometry import FINGERS
+from dexhil.robots.tree import BASE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,8 @@ class HandCard:
 
     tips: finger -> link of its tip, thumb first. roots: finger -> the joint at its knuckle. wrist: where the human
     wrist would be, a link or m in the base frame. coupled: joint -> (joint that its motor drives first, ratio);
-    `<mimic>` elements count without being named. locked: joints that stay at 0.
+    `<mimic>` elements count without being named. locked: joints that stay at 0. motors: joint -> what the robot calls
+    the motor that drives it, where that is another name.
     """
 
     tips: Mapping[str, str]
@@ -30,6 +33,7 @@ class HandCard:
     wrist: str | tuple[float, float, float] = (0.0, 0.0, 0.0)
     coupled: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     locked: tuple[str, ...] = ()
+    motors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 ALLEGRO = HandCard(
@@ -49,6 +53,17 @@ DEXHAND021 = HandCard(
     },
     wrist=DEXHAND_WRIST_M,
     locked=("r_f_joint3_1",),
+    motors={
+        "r_f_joint1_1": "thumb_rotation",
+        "r_f_joint1_2": "thumb_mcp",
+        "r_f_joint1_3": "thumb_dip",
+        "r_f_joint2_1": "spread",
+        **{
+            f"r_f_joint{digit}_{segment}": f"{finger}_{name}"
+            for finger, digit in list(_DIGITS.items())[1:]
+            for segment, name in ((2, "mcp"), (3, "pip"))
+        },
+    },
 )
 LEAP = HandCard(
     tips={finger: f"{finger}_tip_head" for finger in FINGERS[:4]},
@@ -72,38 +87,46 @@ INSPIRE = HandCard(
 CARDS = {"allegro": ALLEGRO, "dexhand021": DEXHAND021, "inspire": INSPIRE, "leap": LEAP, "shadow": SHADOW}
 
 
-def load_urdf(path: str | Path, card: HandCard) -> Hand:
-    """The hand that a URDF file and a card describe, called like the file; meshes are not looked at.
+@dataclasses.dataclass(frozen=True)
+class _Joint:
+    """One joint of a file. frame: [4, 4] in its parent link, at angle 0. mimic: (joint, ratio, offset rad) or None."""
 
-    Raises ValueError where the file is no URDF, has a joint that is no hinge, or lacks what the card names.
+    name: str
+    kind: str
+    parent: str
+    child: str
+    frame: np.ndarray
+    axis: np.ndarray
+    limits: tuple[float, float]
+    mimic: tuple[str, float, float] | None
+
+
+def load_urdf(path: str | Path, card: HandCard) -> Hand:
+    """The right hand that a URDF file and a card describe, called like the file; meshes are not looked at.
+
+    Raises ValueError where the file is no URDF of one tree of hinges, lacks what the card names, or is of a left hand.
     """
     path = Path(path)
     _check_fingers(path, card)
-    try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: expected a URDF file, but it is not XML: {error}") from None
-    joints = {joint.attrib["name"]: joint for joint in root.iter("joint") if joint.find("child") is not None}
-    if not joints:
-        raise ValueError(f"{path}: expected a URDF file with joints, found none")
-    links = _Links(path, joints, card.locked)
+    joints = _read_joints(path)
+    links = _Links(path, joints, card)
     for link in (*card.tips.values(), *([card.wrist] if isinstance(card.wrist, str) else ())):
         _check_named(path, link, links.of_child)
     for joint in (*card.roots.values(), *card.coupled, *(first for first, _ in card.coupled.values()), *card.locked):
         _check_named(path, joint, joints)
     names = links.hinges
-    motors, coupling, bias = _motors(joints, names, card)
+    motors, coupling, bias = _motors(path, joints, names, card)
     lower, upper = _limits(path, [joints[name] for name in names], motors, coupling, bias)
     carriers = [links.carrier(joints[name]) for name in names]
     tips = tuple(links.point(joints[links.of_child[link]]) for link in card.tips.values())
-    return Hand(
+    hand = Hand(
         name=path.stem,
         joint_names=names,
         parents=tuple(parent for parent, _ in carriers),
         positions=np.array([frame[:3, 3] for _, frame in carriers]),
         rotations=np.array([frame[:3, :3] for _, frame in carriers]),
-        axes=np.array([_axis(joints[joint]) for joint in names]),
-        motor_names=motors,
+        axes=np.array([joints[name].axis for name in names]),
+        motor_names=tuple(card.motors.get(motor, motor) for motor in motors),
         lower=lower,
         upper=upper,
         coupling=coupling,
@@ -111,9 +134,97 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
         fingers=tuple(card.tips),
         tips=tips,
         pads=tuple(pad_of(tip) for tip in tips),
-        roots=tuple(Point(names.index(joint), np.zeros(3)) for joint in card.roots.values()),
+        roots=tuple(Point(links.hinge(joint), np.zeros(3)) for joint in card.roots.values()),
         wrist=links.wrist(card.wrist),
     )
+    for finger, root in zip(hand.fingers, hand.roots, strict=True):
+        if root.joint not in hand.chain(finger):
+            raise ValueError(
+                f"{path}: the hand's card gives {card.tips[finger]!r} as tip of the {finger}, which its root "
+                f"{card.roots[finger]!r} does not move; are fingers mixed up?"
+            )
+    check_right_hand(hand, str(path))
+    return hand
+
+
+def _read_joints(path: Path) -> dict[str, _Joint]:
+    """Name -> joint, of one tree. Raises ValueError for a file that is none."""
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path}: expected a URDF file, but it is not XML: {error}") from None
+    joints = [_read_joint(path, element) for element in root.findall("joint")]
+    if not joints:
+        raise ValueError(f"{path}: expected a URDF file with joints, found none")
+    links = [link.get("name", "") for link in root.findall("link")]
+    for what, names in (
+        ("joints called", [joint.name for joint in joints]),
+        ("links called", links),
+        ("joints that carry the link", [joint.child for joint in joints]),
+    ):
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"{path}: two {what} {twice[0]!r}; expected one")
+    for joint in joints:
+        for link in (joint.parent, joint.child):
+            if links and link not in links:
+                raise ValueError(
+                    f"{path}: joint {joint.name!r} names the link {link!r}, which the file does not have"
+                    f"{did_you_mean(link, links)}"
+                )
+    _check_tree(path, joints)
+    return {joint.name: joint for joint in joints}
+
+
+def _read_joint(path: Path, element: ElementTree.Element) -> _Joint:
+    name, kind = element.get("name", ""), element.get("type", "")
+    ends = [part.get("link", "") if (part := element.find(end)) is not None else "" for end in ("parent", "child")]
+    if not (name and kind and all(ends)):
+        raise ValueError(f"{path}: joint {name!r}: expected a name, a type, and links as parent and child")
+    if kind not in ("revolute", "continuous", "fixed"):
+        raise ValueError(f"{path}: joint {name!r} is {kind}; expected hinges (revolute) and fixed joints only")
+
+    def numbers(part: str, attribute: str, usual: str) -> np.ndarray:
+        found = element.find(part)
+        text = usual if found is None else found.get(attribute, usual)
+        try:
+            values = np.array([float(number) for number in text.split()])
+        except ValueError:
+            values = np.array(())
+        if len(values) != len(usual.split()) or not np.isfinite(values).all():
+            raise ValueError(f"{path}: joint {name!r}: expected {part} {attribute} as in {usual!r}, got {text!r}")
+        return values
+
+    frame, axis = np.eye(4), numbers("axis", "xyz", "1 0 0")
+    frame[:3, 3] = numbers("origin", "xyz", "0 0 0")
+    frame[:3, :3] = Rotation.from_euler("xyz", numbers("origin", "rpy", "0 0 0")).as_matrix()
+    length = float(np.linalg.norm(axis))
+    if kind != "fixed" and not length > 0:
+        raise ValueError(f"{path}: joint {name!r} turns about an axis without length; expected one such as '0 0 1'")
+    limits, mimic = (-np.inf, np.inf), element.find("mimic")
+    if kind == "revolute" and element.find("limit") is not None:
+        limits = low, high = numbers("limit", "lower", "0").item(), numbers("limit", "upper", "0").item()
+        if low > high:
+            raise ValueError(f"{path}: joint {name!r}: expected limits with lower < upper, got [{low:g}, {high:g}]")
+    follows = None
+    if mimic is not None:
+        ratio, offset = numbers("mimic", "multiplier", "1").item(), numbers("mimic", "offset", "0").item()
+        follows = (mimic.get("joint", ""), ratio, offset)
+    return _Joint(name, kind, ends[0], ends[1], frame, axis / (length or 1.0), limits, follows)
+
+
+def _check_tree(path: Path, joints: list[_Joint]) -> None:
+    """Raises ValueError unless all links hang on one base."""
+    above = {joint.child: joint.parent for joint in joints}
+    bases = sorted({joint.parent for joint in joints} - set(above))
+    if len(bases) > 1:
+        raise ValueError(f"{path}: the links {', '.join(bases)} hang on nothing; expected one base link")
+    for joint in joints:
+        seen, link = [joint.child], joint.parent
+        while link in above and link not in seen:
+            seen.append(link)
+            link = above[link]
+        if link in seen:
+            raise ValueError(f"{path}: the links {' -> '.join([*seen, link])} hang on each other in a circle")
 
 
 class _Links:
@@ -122,40 +233,43 @@ class _Links:
     hinges: names of the movable joints, a parent before its children. of_child: link -> the joint that carries it.
     """
 
-    def __init__(self, path: Path, joints: Mapping[str, ElementTree.Element], locked: Sequence[str]) -> None:
-        self._path, self._joints, self._locked = path, joints, locked
-        self.of_child = {_link(joint, "child"): name for name, joint in joints.items()}
+    def __init__(self, path: Path, joints: Mapping[str, _Joint], card: HandCard) -> None:
+        self._path, self._joints, self._locked = path, joints, card.locked
+        self.of_child = {joint.child: name for name, joint in joints.items()}
         hinges: list[str] = []
-        for name, joint in joints.items():
-            kind = joint.attrib["type"]
-            if kind not in ("revolute", "continuous", "fixed"):
-                raise ValueError(f"{path}: joint {name!r} is {kind}; expected hinges (revolute) and fixed joints only")
+        for name in joints:
             self._add_hinges(name, hinges)
         self.hinges = tuple(hinges)
 
     def _add_hinges(self, name: str, hinges: list[str]) -> None:
         """Adds the joint's ancestors and itself, in the file's order otherwise."""
-        parent = _link(self._joints[name], "parent")
+        parent = self._joints[name].parent
         if parent in self.of_child:
             self._add_hinges(self.of_child[parent], hinges)
-        moves = self._joints[name].attrib["type"] != "fixed" and name not in self._locked
+        moves = self._joints[name].kind != "fixed" and name not in self._locked
         if moves and name not in hinges:
             hinges.append(name)
 
-    def carrier(self, joint: ElementTree.Element) -> tuple[int, np.ndarray]:
+    def hinge(self, name: str) -> int:
+        """Index of a root's joint. Raises ValueError for one that does not move."""
+        if name not in self.hinges:
+            raise ValueError(f"{self._path}: the hand's card names {name!r} as a root, which is fixed or locked")
+        return self.hinges.index(name)
+
+    def carrier(self, joint: _Joint) -> tuple[int, np.ndarray]:
         """(hinge that carries `joint` or BASE, the joint's frame [4, 4] at angle 0 in that hinge's)."""
-        frame, parent = _origin(joint), _link(joint, "parent")
+        frame, parent = joint.frame, joint.parent
         while parent in self.of_child:
             above = self.of_child[parent]
             if above in self.hinges:
                 return self.hinges.index(above), frame
-            frame, parent = _origin(self._joints[above]) @ frame, _link(self._joints[above], "parent")
+            frame, parent = self._joints[above].frame @ frame, self._joints[above].parent
         return BASE, frame
 
-    def point(self, joint: ElementTree.Element) -> Point:
+    def point(self, joint: _Joint) -> Point:
         """The origin of the link that `joint` carries."""
-        if joint.attrib["name"] in self.hinges:
-            return Point(self.hinges.index(joint.attrib["name"]), np.zeros(3))
+        if joint.name in self.hinges:
+            return Point(self.hinges.index(joint.name), np.zeros(3))
         carrier, frame = self.carrier(joint)
         return Point(carrier, frame[:3, 3])
 
@@ -173,67 +287,43 @@ class _Links:
 
 
 def _motors(
-    joints: Mapping[str, ElementTree.Element], names: tuple[str, ...], card: HandCard
+    path: Path, joints: Mapping[str, _Joint], names: tuple[str, ...], card: HandCard
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """(motor names, coupling [J, m], bias [J]); a motor is called like the joint that it drives first."""
+    """(names of the joints with a motor, coupling [J, m], bias [J]); a motor is called like the joint that it drives
+    first. Raises ValueError where joints follow each other in a circle, or one that does not move."""
     driven = {name: (first, ratio, 0.0) for name, (first, ratio) in card.coupled.items()}
-    for name in names:
-        mimic = joints[name].find("mimic")
-        if mimic is not None:
-            ratio, offset = float(mimic.get("multiplier", 1.0)), float(mimic.get("offset", 0.0))
-            driven.setdefault(name, (mimic.attrib["joint"], ratio, offset))
+    driven = {name: mimic for name in names if (mimic := joints[name].mimic)} | driven
+    for name, (first, _, _) in driven.items():
+        if first not in names:
+            why = "does not move" if first in joints else f"the file does not have{did_you_mean(first, names)}"
+            raise ValueError(f"{path}: joint {name!r} mimics {first!r}, which {why}")
     motors = tuple(name for name in names if name not in driven)
     coupling, bias = np.zeros((len(names), len(motors))), np.zeros(len(names))
     for row, name in enumerate(names):
-        factor, offset = 1.0, 0.0
+        factor, offset, seen = 1.0, 0.0, [name]
         while name in driven:
             name, ratio, shift = driven[name]
+            if name in seen:
+                raise ValueError(f"{path}: the joints {' -> '.join([*seen, name])} mimic each other in a circle")
             factor, offset = factor * ratio, offset + factor * shift
+            seen.append(name)
         coupling[row, motors.index(name)], bias[row] = factor, offset
     return motors, coupling, bias
 
 
 def _limits(
-    path: Path, joints: Sequence[ElementTree.Element], motors: tuple[str, ...], coupling: np.ndarray, bias: np.ndarray
+    path: Path, joints: list[_Joint], motors: tuple[str, ...], coupling: np.ndarray, bias: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranges [m] of the motors in which all joints that they drive are within theirs."""
     lower, upper = np.full(len(motors), -np.inf), np.full(len(motors), np.inf)
     for joint, row, shift in zip(joints, coupling, bias, strict=True):
-        limit = joint.find("limit")
-        if limit is None or joint.attrib["type"] != "revolute":
-            continue
         for motor in np.flatnonzero(row):
-            ends = sorted((float(limit.get(end, 0.0)) - shift) / row[motor] for end in ("lower", "upper"))
+            ends = sorted((end - shift) / row[motor] for end in joint.limits)
             lower[motor], upper[motor] = max(lower[motor], ends[0]), min(upper[motor], ends[1])
     for motor, low, high in zip(motors, lower, upper, strict=True):
         if not (low < high and np.isfinite([low, high]).all()):
             raise ValueError(f"{path}: joint {motor!r}: expected limits with lower < upper, got [{low:g}, {high:g}]")
     return lower, upper
-
-
-def _origin(joint: ElementTree.Element) -> np.ndarray:
-    """Frame [4, 4] of a joint in its parent link; `rpy` are rotations about the fixed x, y and z axes."""
-    origin, frame = joint.find("origin"), np.eye(4)
-    if origin is not None:
-        frame[:3, 3] = _numbers(origin.get("xyz", "0 0 0"))
-        frame[:3, :3] = Rotation.from_euler("xyz", _numbers(origin.get("rpy", "0 0 0"))).as_matrix()
-    return frame
-
-
-def _axis(joint: ElementTree.Element) -> np.ndarray:
-    axis = joint.find("axis")
-    vector = np.array([1.0, 0.0, 0.0]) if axis is None else _numbers(axis.attrib["xyz"])
-    return vector / np.linalg.norm(vector)
-
-
-def _numbers(text: str) -> np.ndarray:
-    return np.array([float(number) for number in text.split()])
-
-
-def _link(joint: ElementTree.Element, end: str) -> str:
-    element = joint.find(end)
-    assert element is not None
-    return element.attrib["link"]
 
 
 def _check_fingers(path: Path, card: HandCard) -> None:

@@ -6,6 +6,8 @@ viser is imported when a view is opened, nowhere else.
 from __future__ import annotations
 
 import itertools
+import os
+import socket
 import time
 from collections.abc import Callable
 
@@ -34,8 +36,11 @@ def show(
 ) -> None:
     """Plays `clip` [T, 21, 3] m, canonical frame, in a loop at http://localhost:PORT until Ctrl-C or `frames` frames.
 
+    Raises ValueError where the port is in use.
+
     method: key points [T, 21, 3] -> motors [T, m] rad. scale: of the robot's hand to the person's.
     """
+    check_port(port)  # viser would take another one, without a word
     import viser
 
     motors = method(clip)
@@ -73,6 +78,19 @@ def show(
             time.sleep(1.0 / rate_hz)
     finally:
         server.stop()
+
+
+def check_port(port: int) -> None:
+    """Raises ValueError unless a page can be shown at `port` of this machine."""
+    if not 0 < port < 65536:
+        raise ValueError(f"--port {port}: expected 1 to 65535")
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--port {port} cannot be used ({os.strerror(error.errno or 0)}); choose another, such as {port + 1}"
+        ) from None
 
 
 def _segments(line: np.ndarray) -> np.ndarray:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from dexhil.robots.spec import FR3_DEXHAND021
+from dexhil.robots.tree import BASE, Tree
 
 HALF_PI = float(np.pi / 2)
 
@@ -103,21 +105,24 @@ def ee_of_flange(flange: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ee[..., :3, 3], ee[..., :3, :3]
 
 
-def dexhand_joint_frames(q_hand: np.ndarray) -> dict[str, np.ndarray]:
-    """T_palm_joint [4, 4] of every hand joint, by name, at the actuated joints `q_hand` [12] rad."""
-    full = FR3_DEXHAND021.coupling @ np.asarray(q_hand, np.float64)
-    frames = {"palm": np.eye(4)}
-    for joint, angle in zip(DEXHAND_JOINTS, full, strict=True):
-        fixed = np.eye(4)
-        fixed[:3, :3], fixed[:3, 3] = _rotation(joint.quaternion), joint.position
-        frames[joint.name] = frames[joint.parent] @ fixed @ _modified_dh(0.0, 0.0, 0.0, float(angle))
-    return frames
+DEXHAND_TREE = Tree(
+    joint_names=tuple(joint.name for joint in DEXHAND_JOINTS),
+    parents=tuple(
+        next((i for i, other in enumerate(DEXHAND_JOINTS) if other.name == joint.parent), BASE)
+        for joint in DEXHAND_JOINTS
+    ),
+    positions=np.array([joint.position for joint in DEXHAND_JOINTS]),
+    rotations=Rotation.from_quat([joint.quaternion for joint in DEXHAND_JOINTS], scalar_first=True).as_matrix(),
+    axes=np.tile([0.0, 0.0, 1.0], (len(DEXHAND_JOINTS), 1)),
+)
+_TIP_CARRIERS = [DEXHAND_TREE.joint_names.index(f"{finger}_dip") for finger in FINGERS]
+_COUPLING = FR3_DEXHAND021.coupling.astype(np.float64)
 
 
 def finger_tips(q_hand: np.ndarray) -> np.ndarray:
-    """Tip positions [5, 3] m in the palm frame, order FINGERS, at the actuated joints `q_hand` [12] rad."""
-    frames = dexhand_joint_frames(q_hand)
-    return np.stack([(frames[f"{finger}_dip"] @ np.array([*TIP_IN_DIP_M, 1.0]))[:3] for finger in FINGERS])
+    """Tip positions [..., 5, 3] m in the palm frame, order FINGERS, at the actuated joints `q_hand` [..., 12] rad."""
+    positions, rotations = DEXHAND_TREE.frames(np.asarray(q_hand, np.float64) @ _COUPLING.T)
+    return positions[..., _TIP_CARRIERS, :] + rotations[..., _TIP_CARRIERS, :, :] @ np.array(TIP_IN_DIP_M)
 
 
 def _modified_dh(a: float, d: float, alpha: float, theta: np.ndarray | float) -> np.ndarray:
@@ -134,18 +139,6 @@ def _modified_dh(a: float, d: float, alpha: float, theta: np.ndarray | float) ->
     transform[..., 2, 0], transform[..., 2, 1], transform[..., 2, 2], transform[..., 2, 3] = s * sa, c * sa, ca, ca * d
     transform[..., 3, 3] = 1.0
     return transform
-
-
-def _rotation(quaternion: tuple[float, float, float, float]) -> np.ndarray:
-    """Rotation [3, 3] of a w-x-y-z quaternion, which need not have unit length."""
-    w, x, y, z = np.array(quaternion) / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
 
 
 _FLANGE = _modified_dh(0.0, FR3_FLANGE_M, 0.0, 0.0)

@@ -17,6 +17,7 @@ from dexhil.retargeting.keypoints import hand_size
 from dexhil.retargeting.runtime import Model, Retargeter
 from dexhil.retargeting.synthetic import FIST, LOWER, OPEN, UPPER, Person, draw_person, keypoints_of
 from dexhil.robots.poses import compose, inverse, make_pose, rotation
+from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.sim.operator import Intent, grasp_to_hand
 from dexhil.sim.strategies.base import Grasp
 
@@ -49,11 +50,7 @@ class HandInGlove:
 
     def __init__(self, model: Model, rng: np.random.Generator, control_hz: float) -> None:
         """Raises ValueError where the retargeter is for another hand than the simulated one."""
-        if model.hand.num_motors != len(_MATTERS):
-            raise ValueError(
-                f"retargeter: made for {model.hand.name} with {model.hand.num_motors} motors; expected the simulated "
-                f"hand's {len(_MATTERS)}; train one with experiments/retarget.py, hand.urdf left empty"
-            )
+        model.check_fits(FR3_DEXHAND021)
         self.person: Person = draw_person(rng)
         self.angles = OPEN.copy()
         self._model, self._period = model, 1.0 / control_hz

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """shift: largest shift as a share of the image side, edges repeated. brightness, contrast, saturation: largest
+    """shift: largest shift as a fraction of the image side, edges repeated. brightness, contrast, saturation: largest
     relative change. shift_cameras: which cameras are shifted; a camera on the wrist measures where the hand is in
     pixels, so by default it is not.
     """

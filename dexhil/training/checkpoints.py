@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -156,6 +157,11 @@ def find_step(directory: str | Path, step: int | None = None) -> Path:
     if step is not None and step not in steps:
         raise CheckpointError(f"{root}: no checkpoint of step {step}; the steps there are {steps}")
     return root / str(steps[-1] if step is None else step)
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of all files of the checkpoint `path`, wherever it lies; `find_step` gives the path."""
+    return hashlib.sha256((path / _CHECKSUMS).read_bytes()).hexdigest()[:16]
 
 
 def load_meta(directory: str | Path, step: int | None = None) -> CheckpointMeta:

@@ -1,147 +1,112 @@
-"""Several processes, one run: who this process is, from Slurm, Kubernetes or variables that a person sets.
+"""Several processes, one run. JAX itself finds who a process is under Slurm, Open MPI, on TPUs and, with the package
+`kubernetes`, in an Indexed Job. Here is what it leaves out:
 
-In this order:
-- JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID; in a pod of a Kubernetes Indexed
-  Job the id may be left to JOB_COMPLETION_INDEX.
-- COORDINATOR_ADDRESS, COORDINATOR_PORT, NUM_PROCESSES, PROCESS_ID, as Kubeflow's JAXJob sets them in its pods.
-- A Slurm step (srun) of more than one task: its SLURM_* variables. A batch script without srun is one process.
-Otherwise there is one process, and nothing is set up.
+- A single process sets nothing up, also where a launcher started it: the programs that it starts inherit its variables.
+- JAX_NUM_PROCESSES and JAX_PROCESS_ID beside JAX_COORDINATOR_ADDRESS (host:port of process 0), or what a JAXJob of
+  Kubeflow sets in their place. In Kubernetes nothing is looked for without them: a sweep's pods are runs of their own.
+- All GPUs for the only process of a node, and equal parts for several. JAX gives every process the one of its local
+  rank, which a process that Slurm has bound to a GPU does not even see. JAX_LOCAL_DEVICE_IDS says otherwise.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+_COUNTS = ("JAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # the first that is set is believed
+_REMEDY = (
+    "start every process by srun or mpirun, or set JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES "
+    "and JAX_PROCESS_ID on each"
+)
+
 
 class LaunchError(ValueError):
-    """Variables of a launch that are missing or disagree; the message names them and the remedy."""
+    """Variables of a launch that are missing or wrong; the message names them and the remedy."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """One process of several. coordinator: host:port of process 0. devices: GPUs of this process, None for all."""
+def launch_options(environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """What `jax.distributed.initialize` is given, which finds the rest itself; None for a single process.
 
-    coordinator: str
-    num_processes: int
-    process_id: int
-    devices: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"\S+:\d+", self.coordinator):
-            raise LaunchError(f"coordinator address {self.coordinator!r}: expected host:port of process 0")
-        if not 0 <= self.process_id < self.num_processes:
-            raise LaunchError(
-                f"process {self.process_id} of {self.num_processes}: expected an id from 0 to "
-                f"{self.num_processes - 1}; check the variables that the launcher sets"
-            )
+    Raises LaunchError on a number that is none, and where the processes of a node cannot share its GPUs equally.
+    """
+    environ = _of_kubernetes(environ)
+    numbers = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    options: dict[str, Any] = {key: _integer(environ, name) for key, name in numbers.items() if name in environ}
+    if "JAX_COORDINATOR_ADDRESS" in environ:
+        options["coordinator_address"] = environ["JAX_COORDINATOR_ADDRESS"]
+    count = next((_integer(environ, name) for name in _COUNTS if name in environ), None)
+    if count == 1 or (count is None and not options):
+        return None
+    return options | _local_gpus(environ)
 
 
-def detect(environ: Mapping[str, str]) -> Launch | None:
-    """What the environment says, None for a single process. Raises LaunchError where it contradicts itself."""
-    launch = _from_variables(environ) or _from_kubeflow(environ)
-    slurm = _from_slurm(environ)
-    if launch and slurm and (launch.num_processes, launch.process_id) != (slurm.num_processes, slurm.process_id):
-        raise LaunchError(
-            f"process {launch.process_id} of {launch.num_processes} by its variables, but {slurm.process_id} of "
-            f"{slurm.num_processes} by Slurm; unset JAX_NUM_PROCESSES and JAX_PROCESS_ID, or start without srun"
+def _of_kubernetes(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables, in JAX's names where Kubeflow or an Indexed Job spells them otherwise."""
+    found = dict(environ)
+    if "KUBERNETES_SERVICE_HOST" not in found:
+        return found
+    if "JAX_NUM_PROCESSES" in found and "JOB_COMPLETION_INDEX" in found:
+        found.setdefault("JAX_PROCESS_ID", found["JOB_COMPLETION_INDEX"])
+    if "COORDINATOR_ADDRESS" in found:
+        address = f"{found['COORDINATOR_ADDRESS']}:{found.get('COORDINATOR_PORT', '')}"
+        kubeflow = {name: found[name] for name in ("NUM_PROCESSES", "PROCESS_ID") if name in found}
+        found = {"JAX_COORDINATOR_ADDRESS": address, **{f"JAX_{name}": kubeflow[name] for name in kubeflow}} | found
+    return found
+
+
+def _local_gpus(environ: Mapping[str, str]) -> dict[str, list[int]]:
+    """{"local_device_ids": this process's GPUs among those that it sees, [] for all}, {} where JAX is to choose."""
+    if "JAX_LOCAL_DEVICE_IDS" in environ:
+        return {}
+    visible = [part for part in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
+    if "OMPI_COMM_WORLD_LOCAL_SIZE" in environ:
+        processes, rank = (
+            _integer(environ, "OMPI_COMM_WORLD_LOCAL_SIZE"),
+            _integer(environ, "OMPI_COMM_WORLD_LOCAL_RANK"),
         )
-    if launch is None:
-        launch = slurm
-    return launch if launch is not None and launch.num_processes > 1 else None
-
-
-def _from_variables(environ: Mapping[str, str]) -> Launch | None:
-    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    if not any(name in environ for name in names):
-        return None
-    values = dict(environ)
-    if "JOB_COMPLETION_INDEX" in environ:
-        values.setdefault("JAX_PROCESS_ID", environ["JOB_COMPLETION_INDEX"])
-    _check_present(values, names)
-    return Launch(values[names[0]], _integer(values, names[1]), _integer(values, names[2]))
-
-
-def _from_kubeflow(environ: Mapping[str, str]) -> Launch | None:
-    names = ("COORDINATOR_ADDRESS", "COORDINATOR_PORT", "NUM_PROCESSES", "PROCESS_ID")
-    if "KUBERNETES_SERVICE_HOST" not in environ or "COORDINATOR_ADDRESS" not in environ:
-        return None
-    _check_present(environ, names)
-    address = f"{environ['COORDINATOR_ADDRESS']}:{_integer(environ, 'COORDINATOR_PORT')}"
-    return Launch(address, _integer(environ, "NUM_PROCESSES"), _integer(environ, "PROCESS_ID"))
-
-
-def _from_slurm(environ: Mapping[str, str]) -> Launch | None:
-    if "SLURM_STEP_NUM_TASKS" not in environ or _integer(environ, "SLURM_STEP_NUM_TASKS") == 1:
-        return None
-    names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
-    _check_present(environ, (*names, "SLURM_STEP_TASKS_PER_NODE"))
-    port = 61440 + _integer(environ, "SLURM_JOB_ID") % 4096  # jobs that share a node differ
-    tasks = _tasks_per_node(environ["SLURM_STEP_TASKS_PER_NODE"])
-    node, count = _integer(environ, "SLURM_NODEID"), _integer(environ, "SLURM_STEP_NUM_TASKS")
-    if sum(tasks) != count or node >= len(tasks):
+    elif "SLURM_STEP_TASKS_PER_NODE" in environ:
+        tasks = re.findall(r"(\d+)(?:\(x(\d+)\))?", environ["SLURM_STEP_TASKS_PER_NODE"])  # "4(x2),3": 4, 4, 3
+        nodes = [int(number) for number, repeats in tasks for _ in range(int(repeats or 1))]
+        processes, rank = nodes[_integer(environ, "SLURM_NODEID")], _integer(environ, "SLURM_LOCALID")
+    else:
+        return {}
+    if processes == 1 or len(visible) == 1:
+        return {"local_device_ids": []}
+    if len(visible) % processes:
         raise LaunchError(
-            f"SLURM_STEP_TASKS_PER_NODE={environ['SLURM_STEP_TASKS_PER_NODE']} does not fit "
-            f"SLURM_STEP_NUM_TASKS={count} on node {node}; start every process with one srun"
+            f"{processes} processes on this node cannot share the {len(visible)} GPUs of CUDA_VISIBLE_DEVICES="
+            f"{environ['CUDA_VISIBLE_DEVICES']}; start as many per node as GPUs, or one, or set JAX_LOCAL_DEVICE_IDS"
         )
-    devices = _gpus(environ.get("CUDA_VISIBLE_DEVICES"), _integer(environ, "SLURM_LOCALID"), tasks[node])
-    address = f"{_first_host(environ['SLURM_STEP_NODELIST'])}:{port}"
-    return Launch(address, count, _integer(environ, "SLURM_PROCID"), devices)
-
-
-def _gpus(visible: str | None, rank: int, tasks: int) -> tuple[int, ...] | None:
-    """This task's share of the GPUs that Slurm shows to every task of the node; one of its own needs no choice."""
-    count = tasks if visible is None else len(visible.split(","))
-    if tasks == 1 or count == 1:
-        return None
-    if count % tasks:
-        raise LaunchError(
-            f"{tasks} tasks on this node cannot share the {count} GPUs of CUDA_VISIBLE_DEVICES={visible}; "
-            "ask for as many tasks per node as GPUs, or for one"
-        )
-    share = count // tasks
-    return tuple(range(rank * share, (rank + 1) * share))
-
-
-def _first_host(nodes: str) -> str:
-    """Of Slurm's short form: "gpu[07-09,12],login" -> "gpu07"."""
-    return re.sub(r"\[(\d+)[^]]*\]", r"\1", re.match(r"[^,[]*(\[[^]]*\])?[^,[]*", nodes)[0])  # pyright: ignore[reportOptionalSubscript]
-
-
-def _tasks_per_node(text: str) -> list[int]:
-    """Of Slurm's short form: "4(x2),3" -> [4, 4, 3]."""
-    parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
-    return [int(tasks) for tasks, repeats in parts for _ in range(int(repeats or 1))]
-
-
-def _check_present(environ: Mapping[str, str], names: tuple[str, ...]) -> None:
-    missing = [name for name in names if name not in environ]
-    if missing:
-        found = {name: environ[name] for name in names if name in environ}
-        raise LaunchError(f"{', '.join(missing)}: not set, though {found} is; a run of several processes needs all")
+    part = len(visible) // processes
+    return {"local_device_ids": list(range(rank * part, (rank + 1) * part))} if part else {}
 
 
 def _integer(environ: Mapping[str, str], name: str) -> int:
-    if not environ[name].isdigit():
-        raise LaunchError(f"{name}={environ[name]!r}: expected a whole number, 0 or more")
+    if not environ.get(name, "").isdigit():
+        raise LaunchError(f"{name}={environ.get(name)!r}: expected a whole number, 0 or more; {_REMEDY}")
     return int(environ[name])
 
 
-def initialise(environ: Mapping[str, str]) -> Launch | None:
-    """Joins the processes of `detect`, before JAX is used; waits until all are there."""
-    launch = detect(environ)
-    if launch is not None:
-        print(f"process {launch.process_id} of {launch.num_processes}, coordinator {launch.coordinator}")
-        jax.distributed.initialize(
-            launch.coordinator, launch.num_processes, launch.process_id, launch.devices, "deactivate"
-        )
-    return launch
+def initialise(environ: Mapping[str, str]) -> bool:
+    """Joins the processes of a launch before JAX is used, and waits until all are there. False for a single process.
+
+    Raises LaunchError where the variables do not say who this process is.
+    """
+    options = launch_options(environ)
+    if options is None:
+        return False
+    try:
+        jax.distributed.initialize(**options)
+    except ValueError as error:
+        raise LaunchError(f"a run of several processes: {error} {_REMEDY}") from error
+    print(f"process {jax.process_index()} of {jax.process_count()}")
+    return True
 
 
 def process_dir(workdir: Path) -> Path:

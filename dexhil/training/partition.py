@@ -99,15 +99,13 @@ def select(params: Params, like: Params) -> Params:
 
 
 def cast_frozen(params: Params, dtype: str) -> Params:
-    """Weights and embeddings in `dtype`: what activations of that type read anyway. Norm scales and biases
-    stay, and what `params.hold_as_bits` holds.
+    """Weights and embeddings in `dtype`: what activations of that type read anyway. Norm scales and biases stay.
 
     Raises ValueError on a type other than "float32" and "bfloat16".
     """
     check_known("frozen_dtype", dtype, ("float32", "bfloat16"))
 
     def cast(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        kept = path[-1].key in _KEPT or leaf.dtype == jnp.uint16
-        return leaf if kept else leaf.astype(jnp.dtype(dtype))
+        return leaf if path[-1].key in _KEPT else leaf.astype(jnp.dtype(dtype))
 
     return jax.tree_util.tree_map_with_path(cast, params)

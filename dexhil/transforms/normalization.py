@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,9 @@ MAX_ENTRIES = 500_000
 class NormStats:
     """Per-dimension range [low, high] that maps to [-1, 1]: quantiles 1 and 99 %, widened to at least `min_range`.
 
+    A dimension that hardly ever leaves its usual values, and then goes far (a flag that is set at the end), is widened
+    until its mean square in the range is 1 at most: it would be nearly all of the loss.
+
     low, high: float32 [D], raw units. Values outside the range map outside [-1, 1] unless clipped.
     """
 
@@ -37,8 +41,13 @@ class NormStats:
     high: np.ndarray
 
     @classmethod
-    def from_arrays(cls, values: np.ndarray, min_range: float | np.ndarray = MIN_RANGE) -> NormStats:
-        """Statistics of values [N, D]; min_range is one floor or one per dimension, in the unit of the values."""
+    def from_arrays(
+        cls, values: np.ndarray, min_range: float | np.ndarray = MIN_RANGE, names: Sequence[str] | None = None
+    ) -> NormStats:
+        """Statistics of values [N, D]; min_range is one floor or one per dimension, in the unit of the values.
+
+        names: of the dimensions, for the warning of rare values; by default their numbers.
+        """
         if values.ndim != 2 or not len(values):
             raise ValueError(f"norm stats: expected values [N, D] with N >= 1, got {list(values.shape)}")
         if not np.isfinite(values).all():
@@ -48,6 +57,12 @@ class NormStats:
             raise ValueError(f"norm stats: min_range must be positive, got {min_range}")
         low, high = np.quantile(values.astype(np.float64), QUANTILES, axis=0)
         centre, half = (low + high) / 2, np.maximum(high - low, min_range) / 2
+        squares = (((values - centre) / half) ** 2).mean(axis=0)
+        for dim in np.flatnonzero(squares > 1 + 1e-6):
+            _warn_of_rare_values(
+                names[dim] if names else f"dimension {dim}", values[:, dim], squares[dim] / squares.sum()
+            )
+        half = half * np.sqrt(np.maximum(squares, 1))
         return cls((centre - half).astype(np.float32), (centre + half).astype(np.float32))
 
     @property
@@ -77,6 +92,17 @@ class NormStats:
             raise ValueError(
                 f"norm stats: made for width {self.dim}, got values of width {values.shape[-1]}; wrong robot?"
             )
+
+
+def _warn_of_rare_values(name: str, values: np.ndarray, fraction: float) -> None:
+    usual = np.median(values)
+    rare = values[np.argmax(np.abs(values - usual))]
+    warnings.warn(
+        f"{name} is nearly always near {usual:.3g} and rarely reaches {rare:.3g}: in the range of its usual values it "
+        f"would be {fraction:.0%} of the mean square, so of the loss; its range was widened. If it is a flag that the "
+        f"policy need not predict, leave it out of the data set; if it is an error, drop those episodes",
+        stacklevel=4,
+    )
 
 
 def to_delta(actions: np.ndarray, state: np.ndarray, dims: Sequence[int]) -> np.ndarray:
@@ -187,22 +213,25 @@ def fit_normalization(
     action_space: str = "recorded",
     min_range: float = MIN_RANGE,
     min_range_m: float = MIN_RANGE,
+    joint_names: Sequence[str] | None = None,
 ) -> Normalization:
     """Statistics of raw states [N, S] and raw absolute chunks [N, H, A]; entries with mask [N, H] False do not count.
 
     min_range: the floor of joints and turns (rad), and of the rotation's columns in an end effector's state;
-    min_range_m: of its positions (m). Of large data only every k-th sample is used, about MAX_ENTRIES
-    chunk entries, so that memory stays flat.
+    min_range_m: of its positions (m). joint_names: of the recorded joints, for warnings. Of large data only every k-th
+    sample is used, about MAX_ENTRIES chunk entries, so that memory stays flat.
     """
     every = max(1, mask.size // MAX_ENTRIES)
     states, chunks, mask = states[::every], chunks[::every], mask[::every]
     valid = _transform(chunks, states, action_space, delta_dims)[mask]
     shown = _show_state(states, action_space)
     positions = 3 if action_space in EE_SPACES else 0  # they come first, in state and actions
-    state_stats, action_stats = (
-        NormStats.from_arrays(values, np.where(np.arange(values.shape[1]) < positions, min_range_m, min_range))
-        for values in (shown, valid)
-    )
+    stats = []
+    for kind, values in (("state", shown), ("actions", valid)):
+        known = _dimension_names(joint_names, action_space)[kind] if joint_names else range(values.shape[1])
+        floor = np.where(np.arange(values.shape[1]) < positions, min_range_m, min_range)
+        stats.append(NormStats.from_arrays(values, floor, [f"dimension {name} of the {kind}" for name in known]))
+    state_stats, action_stats = stats
     return Normalization(state_stats, action_stats, tuple(delta_dims), action_space)
 
 

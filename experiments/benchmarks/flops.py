@@ -13,23 +13,24 @@ import jax
 from dexhil.models.config import AttentionConfig, GemmaConfig, VLAConfig
 from dexhil.training.partition import Params, parameter_group, path_name
 
-# Dense bfloat16 products with float32 sums, from the vendors' data sheets, in 1e12 per second. Longest name first.
-PEAK_TFLOPS = {
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "H200": 989.0,
-    "B200": 2250.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "L4": 121.0,
-    "RTX 4090": 165.0,
+# Dense bfloat16 products with float32 sums, in 1e12 per second, and memory in 1e12 bytes per second, from the vendors'
+# data sheets. Longest name first.
+PEAKS = {
+    "H100 PCIe": (756.0, 2.0),
+    "H100 NVL": (835.0, 3.9),
+    "H100": (989.0, 3.35),
+    "H200": (989.0, 4.8),
+    "B200": (2250.0, 8.0),
+    "A100": (312.0, 2.04),
+    "L40S": (362.0, 0.86),
+    "L4": (121.0, 0.3),
+    "RTX 4090": (165.0, 1.01),
 }
 
 
-def peak_tflops(device_kind: str) -> float | None:
-    """Of a device by the name that JAX gives it, None where the table has none."""
-    return next((peak for name, peak in PEAK_TFLOPS.items() if name in device_kind), None)
+def peaks(device_kind: str) -> tuple[float | None, float | None]:
+    """TFLOP/s and TB/s of a device by the name that JAX gives it, None where the table has none."""
+    return next((peak for name, peak in PEAKS.items() if name in device_kind), (None, None))
 
 
 def forward_flops(config: VLAConfig, flow_samples: int = 1) -> dict[str, float]:
@@ -81,3 +82,32 @@ def training_flops(config: VLAConfig, params: Params, frozen: Collection[str], f
     reached = {"expert"} | ({"language"} if anything & {"vision", "language"} else set()) | (anything & {"vision"})
     forward = forward_flops(config, flow_samples)
     return sum(flops * (1 + (part in reached) + (part in weights)) for part, flops in forward.items())
+
+
+def inference_work(config: VLAConfig, params: Params, steps: int, *, guided: bool = False) -> dict[str, float]:
+    """TFLOP of one chunk at batch 1, and TB of weights, keys and values that must be read for it.
+
+    Guidance goes through the expert forwards and backwards.
+    """
+    passes = steps * (2 if guided else 1)
+    flops = forward_flops(config)
+    read: dict[str, float] = dict.fromkeys(flops, 0.0)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if path[-1].key != "input_embedding":  # a look-up
+            read[parameter_group(path)] += leaf.size * leaf.dtype.itemsize
+    shared, prefix = config.attention, len(config.cameras) * config.image_tokens + config.max_tokens
+    kv = 2 * shared.depth * prefix * shared.num_kv_heads * shared.head_dim * jax.numpy.dtype(config.dtype).itemsize
+    return {
+        "tflop": (flops["vision"] + flops["language"] + passes * flops["expert"]) / 1e12,
+        "tbyte": (read["vision"] + read["language"] + passes * (read["expert"] + kv)) / 1e12,
+    }
+
+
+def utilisation(work: dict[str, float], seconds: float, device_kind: str) -> dict[str, float]:
+    """`inference_work`, and its fractions of what the device can do, where that is known."""
+    tflops, tbytes = peaks(device_kind)
+    if tflops is None or tbytes is None:
+        return work
+    bound = max(work["tflop"] / tflops, work["tbyte"] / tbytes)
+    fractions = {"mfu": work["tflop"] / seconds / tflops, "bandwidth": work["tbyte"] / seconds / tbytes}
+    return work | fractions | {"bound_ms": 1e3 * bound}

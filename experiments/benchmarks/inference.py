@@ -16,34 +16,26 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dexhil.commands import write_json
 from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation.rollout import run_trial
-from dexhil.models.config import CONFIGS, VLAConfig, get_model_config
+from dexhil.models.config import CONFIGS, get_model_config
 from dexhil.models.inputs import model_inputs
 from dexhil.models.tokenizer import Tokenizer
-from dexhil.models.vla import init_params
+from dexhil.models.vla import abstract_params
 from dexhil.policy import Policy, RtcChoice
-from dexhil.schema import ARM_DOF, ActionChunk, Observation
+from dexhil.schema import ActionChunk, Observation
 from dexhil.training.checkpoints import CheckpointMeta, load_meta
-from dexhil.training.step import parameter_group
-from experiments.benchmarks.train_step import CAMERA_SHAPE, machine, make_meta, milliseconds
+from experiments.benchmarks.flops import inference_work, utilisation
+from experiments.benchmarks.measure import machine, milliseconds, summary, with_cameras, write_result
+from experiments.benchmarks.train_step import make_meta, make_policy
 
-PEAKS = {  # dense bfloat16 FLOP/s and memory bytes/s of the data sheets
-    "H200": (989e12, 4.8e12),
-    "H100": (989e12, 3.35e12),
-    "A100": (312e12, 2.04e12),
-    "4090": (165e12, 1.01e12),
-}
 MODES: tuple[tuple[str, RtcChoice], ...] = (  # hand-over, chunking
     ("sync", "none"),
     ("replace", "none"),
@@ -66,7 +58,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4, help="per hand-over mode, with --checkpoint")
     parser.add_argument("--latency-steps", type=int, default=4, help="control steps, with --checkpoint")
     options = parser.parse_args()
-    model = model_config(options.model, options.dtype, options.views)
+    model = with_cameras(dataclasses.replace(get_model_config(options.model), dtype=options.dtype), options.views)
     result = {
         "benchmark": "inference",
         "model": {"name": options.model, "dtype": options.dtype, "views": options.views, "steps": options.steps},
@@ -75,65 +67,31 @@ def main() -> None:
     }
     if options.checkpoint:
         result["handover"] = measure_handover(options.checkpoint, options.trials, options.latency_steps)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, result)
-    print(json.dumps(result, indent=2))
-
-
-def model_config(name: str, dtype: Any, views: int) -> VLAConfig:
-    """The named size with `views` cameras, able to take a prefix of up to half a chunk."""
-    model = get_model_config(name)
-    cameras = tuple(f"camera_{index}" for index in range(views))
-    most = model.chunk // 2 if model.variant == "pi05" else 0
-    return dataclasses.replace(model, dtype=dtype, cameras=cameras, rtc_max_delay=most)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def random_params(config: VLAConfig, key: jax.Array) -> Any:
-    """Small random weights in the config's dtype, leaf by leaf: float32 ones of the real size would need twice that."""
-    shapes = jax.eval_shape(lambda: init_params(config, key))
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [
-        0.02 * jax.random.normal(key, leaf.shape, jnp.dtype(config.dtype))
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, drawn)
-
-
-def random_observation(meta: CheckpointMeta) -> Observation:
-    rng = np.random.default_rng(0)
-    return Observation(
-        images={camera: rng.integers(0, 256, CAMERA_SHAPE, np.uint8) for camera in meta.model.cameras},
-        q_arm=np.zeros(ARM_DOF, np.float32),
-        q_hand=np.zeros(meta.model.state_dim - ARM_DOF, np.float32),
-        pose_base_ee=np.array([0.5, 0, 0.3, 1, 0, 0, 0], np.float32),
-        timestamp=0.0,
-        language_instruction="Grab that yellow plushie",
-    )
+    write_result(options.out, result)
 
 
 def time_latency(meta: CheckpointMeta, steps: int, repeats: int) -> dict[str, Any]:
-    """method -> {"median_ms", "p99_ms", "cpu_ms", "start_s"} and, where the device is known, shares of its peaks.
+    """method -> {"median_ms", "p99_ms", "cpu_ms", "start_s"} and, where the device is known, fractions of its peaks.
 
     "host" is the part that prepares the inputs; start_s: of compiling and warming up.
     """
-    model, observation = meta.model, random_observation(meta)
-    params = random_params(model, jax.random.key(0))
+    model, shapes = meta.model, abstract_params(dataclasses.replace(meta.model, param_dtype=meta.model.dtype))
     prefix = np.zeros((model.chunk // 2, model.action_dim), np.float32)
     methods: list[tuple[str, RtcChoice]] = [("plain", "none"), ("guided", "guided")]
     if model.rtc_max_delay:
         methods.append(("trained", "trained"))
-    latency: dict[str, Any] = {"host": time_host(meta, observation, repeats)}
+    latency: dict[str, Any] = {}
     for name, rtc in methods:
         began = time.perf_counter()
-        policy = Policy(params, meta, num_steps=steps, rtc=rtc)
+        policy, observation = make_policy(meta, num_steps=steps, rtc=rtc)
         start_s = time.perf_counter() - began
         infer = functools.partial(
             policy.infer, observation, **({} if name == "plain" else {"prefix": prefix, "delay": 2})
         )
         wall, cpu_ms = milliseconds(infer, repeats)
-        facts = shares(work(model, params, steps, name == "guided"), float(np.median(wall)))
+        work = inference_work(model, shapes, steps, guided=name == "guided")
+        facts = utilisation(work, float(np.median(wall)) / 1e3, jax.devices()[0].device_kind)
+        latency.setdefault("host", time_host(meta, observation, repeats))
         latency[name] = {**summary(wall), "cpu_ms": cpu_ms, "start_s": start_s, **facts}
     return latency
 
@@ -148,43 +106,6 @@ def time_host(meta: CheckpointMeta, observation: Observation, repeats: int) -> d
     }
     wall, _ = milliseconds(lambda: model_inputs(batch, meta.normalization, tokenizer, meta.model), repeats)
     return summary(wall)
-
-
-def summary(wall: np.ndarray) -> dict[str, float]:
-    return {"median_ms": float(np.median(wall)), "p99_ms": float(np.quantile(wall, 0.99))}
-
-
-def work(model: VLAConfig, params: Any, steps: int, guided: bool) -> tuple[float, float]:
-    """FLOPs, and bytes of weights and keys and values that must be read, of one inference at batch 1.
-
-    Matrix products only, two per weight and token. Guidance goes through the expert forwards and backwards.
-    """
-    sizes: dict[str, int] = dict.fromkeys(("vision", "language", "expert"), 0)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if "input_embedding" not in jax.tree_util.keystr(path):  # a look-up
-            sizes[parameter_group(path)] += leaf.size
-    images, shared, itemsize = len(model.cameras) * model.image_tokens, model.attention, jnp.dtype(model.dtype).itemsize
-    prefix, passes = images + model.max_tokens, steps * (2 if guided else 1)
-    suffix = model.chunk + (model.state_input == "token")
-    attention = 4 * shared.depth * shared.num_heads * shared.head_dim  # FLOPs per pair of tokens
-    flops = 2 * sizes["vision"] * images + 4 * model.vision.depth * model.vision.width * images * model.image_tokens
-    flops += 2 * sizes["language"] * prefix + attention * prefix**2
-    flops += passes * (2 * sizes["expert"] * suffix + attention * suffix * (prefix + suffix))
-    kv = 2 * shared.depth * prefix * shared.num_kv_heads * shared.head_dim
-    moved = itemsize * (sizes["vision"] + sizes["language"] + passes * (sizes["expert"] + kv))
-    return float(flops), float(moved)
-
-
-def shares(amount: tuple[float, float], median_ms: float) -> dict[str, float]:
-    """Work done, and its share of what the device can do at most, where that is known."""
-    flops, moved = amount
-    facts = {"gflop": flops / 1e9, "gbyte": moved / 1e9}
-    for name, (peak_flops, peak_bytes) in PEAKS.items():
-        if name in jax.devices()[0].device_kind:
-            bound = 1e3 * max(flops / peak_flops, moved / peak_bytes)
-            seconds = median_ms / 1e3
-            facts |= {"mfu": flops / seconds / peak_flops, "bandwidth": moved / seconds / peak_bytes, "bound_ms": bound}
-    return facts
 
 
 class _Tape:

@@ -1,12 +1,11 @@
-"""The real model on this machine: weights of the real shapes are loaded, infer one chunk and train adapters one step.
+"""Loads weights of the real shapes on this machine: how long it takes, and how much memory.
 
     python experiments/benchmarks/real_size.py --out FILE.json [--model pi05] [--dtype bfloat16] [--scratch FOLDER]
 
 Writes sharded safetensors as transformers spells pi0 (6.5 GB in bfloat16) to a temporary folder, which is removed at
-the end, loads them through the loader in a process of its own, infers one chunk (2 views, 10 steps) and takes one step
-of LoRA with a batch of one. Random values, no data. Writes {"weights_gb", "phases": {"load", "inference", "lora_step":
-{"seconds", "peak_gb"}}, ...}: peak_gb is the most resident memory during that phase, parameters included, in 1e9 bytes.
-Linux only, whose kernel counts and resets that peak.
+the end, and loads them through the loader in a process of its own. Random values, no data; what they then do is
+measured by gpu.py. Writes {"weights_gb", "phases": {"start", "load": {"seconds", "peak_gb"}}, ...}: peak_gb is the
+largest resident memory during that phase, in 1e9 bytes. Linux only, whose kernel counts and resets that peak.
 """
 
 from __future__ import annotations
@@ -28,13 +27,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from dexhil.models.config import VLAConfig, get_model_config
-from dexhil.models.lora import fresh_adapters, merge_trees
-from dexhil.models.params import Params, count_params, hold_as_bits
-from dexhil.models.sampling import sample_actions
-from dexhil.models.vla import init_params
+from dexhil.models.vla import abstract_params, count_params
 from dexhil.models.weights.load import load_params
 from dexhil.models.weights.names import Piece, huggingface_pieces
-from experiments.benchmarks.train_step import TrainingCase, adapted, machine, make_meta, measure_training
+from dexhil.training.partition import path_name
+from experiments.benchmarks.measure import machine, write_result
 
 MODELS = ("pi0", "pi05", "pi05_tiny")
 SHARD_BYTES = 500e6  # only one shard is held while writing
@@ -55,9 +52,7 @@ def write_weights(folder: Path, config: VLAConfig) -> float:
 
 def pieces(config: VLAConfig) -> dict[str, Piece]:
     """{name in the file: piece} of what this variant has, as transformers 5 spells it."""
-    tree = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    paths = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}
+    paths = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract_params(config))}
     found = {name: piece for name, piece in huggingface_pieces(config).items() if piece.path in paths}
     return {spell(name): piece for name, piece in found.items() if "lm_head" not in name}
 
@@ -87,44 +82,8 @@ def shards(named: dict[str, Piece], itemsize: int) -> Iterator[dict[str, Piece]]
         yield shard
 
 
-def random_inputs(config: VLAConfig) -> dict[str, Any]:
-    """One observation in the model's terms, its prompt as long as it may be."""
-    rng, side = np.random.default_rng(0), config.image_size
-    images = {camera: rng.uniform(-1, 1, (1, side, side, 3)).astype(np.float32) for camera in config.cameras}
-    inputs = {
-        "images": images,
-        "tokens": rng.integers(0, config.vocab_size, (1, config.max_tokens), np.int32),
-        "token_mask": np.ones((1, config.max_tokens), bool),
-        "state": rng.uniform(-1, 1, (1, config.state_dim)).astype(np.float32),
-    }
-    return jax.device_put(inputs)
-
-
-def infer(params: Params, config: VLAConfig) -> dict[str, float]:
-    """Compiles, then infers one chunk; seconds of both."""
-    inputs, key, began = random_inputs(config), jax.random.key(0), time.perf_counter()
-    sample = sample_actions.lower(params, config, inputs, key, num_steps=10).compile()
-    compiled = time.perf_counter()
-    chunk = np.asarray(sample(params, inputs, key))
-    if not np.isfinite(chunk).all():
-        raise RuntimeError("the chunk has non-finite actions; expected finite ones of weights this small")
-    return {"compile_seconds": compiled - began, "run_seconds": time.perf_counter() - compiled}
-
-
-def train_adapters(params: Params, config: VLAConfig) -> dict[str, float | None]:
-    """One step of LoRA over the frozen `params`."""
-    model = adapted(config)
-    params = merge_trees(params, fresh_adapters(model, jax.random.key(0)))
-    case = TrainingCase("lora", batch_size=1, optimizer="adamw", ema="off")
-    return measure_training(make_meta(model), case, steps=0, params=params)
-
-
-def place(path: str, leaf: Any) -> jax.Array:
-    return jax.device_put(hold_as_bits(path, leaf) if jax.default_backend() == "cpu" else leaf)
-
-
 def measured(phase: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What `phase` returns, its seconds and the most resident memory meanwhile."""
+    """What `phase` returns, its seconds and the largest resident memory meanwhile."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
     began = time.perf_counter()
     result = phase()
@@ -134,16 +93,14 @@ def measured(phase: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def run_phases(folder: Path, config: VLAConfig) -> dict[str, dict[str, Any]]:
-    """All phases on one set of parameters, in the process that calls it."""
+    """Starting JAX, then loading, in the process that calls it."""
     _, start = measured(lambda: jax.devices())
-    params, load = measured(lambda: jax.block_until_ready(load_params(folder, config, place=place)))
-    times, inference = measured(lambda: infer(params, config))
-    step, training = measured(lambda: train_adapters(params, config))
-    return {"start": start, "load": load, "inference": inference | times, "lora_step": training | step}
+    _, load = measured(lambda: jax.block_until_ready(load_params(folder, config)))
+    return {"start": start, "load": load}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Loads and runs the real model sizes on random weights.")
+    parser = argparse.ArgumentParser(description="Loads random weights of the real sizes.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="pi05", choices=MODELS)
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="parameters, activations")
@@ -164,9 +121,7 @@ def main() -> None:
         "phases": phases,
         "machine": machine(),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write_result(options.out, result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Every retargeting method on recordings of people: what goes wrong, in numbers, and how long a frame takes.
 
-    python experiments/benchmarks/retargeting.py --out FILE.json [--data ../shared/data/hands] [--hands allegro]
+    python experiments/benchmarks/retargeting.py --out FILE.json --data HANDS [--hands allegro]
 
 Ours is trained on the first four fifths of each of five stretches of a recording ("dexhil") and on another person's
 recording alone ("dexhil_other"). All methods are scored on the frames that "dexhil" has not seen, with the same scale.
@@ -67,7 +67,7 @@ Scores = dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compares retargeting methods on recordings.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/hands"))
+    parser.add_argument("--data", type=Path, required=True, help="folder with the recordings and urdf/")
     parser.add_argument("--hands", nargs="+", default=list(URDFS), choices=list(URDFS))
     parser.add_argument("--clips", nargs="+", default=list(EVERY), choices=list(EVERY))
     options = parser.parse_args()

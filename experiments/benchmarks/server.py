@@ -41,7 +41,7 @@ from websockets.sync.connection import Connection
 
 from dexhil.commands import REPOSITORY, progress
 from dexhil.models.config import VLAConfig, get_model_config
-from dexhil.models.vla import init_params
+from dexhil.models.vla import abstract_params
 from dexhil.policy import Policy
 from dexhil.schema import ARM_DOF, Observation
 from dexhil.serving.client import PolicyClient
@@ -62,7 +62,7 @@ SAMPLE_S, WARM = 2.0, 0.3  # between two looks at the memory; share of the time 
 
 def save_random_checkpoint(run: Path, model: VLAConfig) -> None:
     """A run whose policy heeds all that it is shown: a fresh model's zeros would hide it."""
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    rng, shapes = np.random.default_rng(0), abstract_params(model)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), leaf.dtype), shapes)
     state = init_state(params, make_optimizer(OptimizerConfig(steps=1, warmup_steps=0)))
     with Checkpoints(run) as checkpoints:

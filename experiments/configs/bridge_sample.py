@@ -12,7 +12,7 @@ def get_config(preset: str = "default") -> Config:
     config = sim.get_config(preset)
     del config.rig, config.collect, config.eval
 
-    config.data.paths = ("../shared/data/bridge_debug/bridge_dataset/1.0.0",)
+    config.data.paths = ()  # --config.data.paths=…/bridge_dataset/1.0.0
     config.data.mapping = "bridge"
     config.data.robot = "widowx"
     config.data.action_dim = 7

@@ -90,7 +90,9 @@ class Device(Protocol[Value]):
 
 
 class Actuator(Device[Value], Protocol[Value]):
-    """A device that moves."""
+    """A device that moves. joint_names: those of `target`, in its order; a rig compares them with its robot's."""
+
+    joint_names: tuple[str, ...]
 
     def command(self, target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
         """Sends joint targets [n] rad, to be reached at `t_execute` (s, monotonic); returns what the device was told,

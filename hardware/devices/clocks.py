@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 DRIFT = 1e-4  # s per s that two clocks may run apart
-JUMP_S = 1.0  # a device's clock that is off by more was set, or started anew
 
 
 @dataclasses.dataclass
 class DeviceClock:
-    """The fastest delivery seen tells how far the clocks are apart: all others came later, never earlier."""
+    """The fastest delivery seen tells how far the clocks are apart: all others came later, never earlier.
+
+    What arrives late is old, however late. A clock that runs backwards started anew.
+    """
 
     _offset: float = float("inf")
     _last: float = 0.0
@@ -19,7 +21,7 @@ class DeviceClock:
         """When the device measured what it stamped `device_s` and what arrived at `received_s`."""
         gap = received_s - device_s
         elapsed, self._last = device_s - self._last, device_s
-        if elapsed < 0.0 or abs(gap - self._offset) > JUMP_S:
+        if elapsed < 0.0:
             self._offset = gap
         self._offset = min(self._offset + DRIFT * max(elapsed, 0.0), gap)
         return device_s + self._offset

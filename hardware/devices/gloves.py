@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import re
 import time
 from typing import Any
 
 import numpy as np
 
-from dexhil.retargeting.keypoints import NUM_POINTS, fault_of
+from dexhil.frozen import FrozenSignal
+from dexhil.retargeting.keypoints import fault_of
 from dexhil.retargeting.runtime import FROZEN
 from hardware.devices.base import DeviceError
 from hardware.devices.streams import Sample, Stream
@@ -23,6 +25,8 @@ class ZmqGlove(Stream[np.ndarray]):
     address: such as tcp://localhost:8765, where the publisher binds. kind: of our socket, SUB or PULL.
     """
 
+    gives_keypoints = True  # not hand joints: a rig needs a retargeter for them
+
     def __init__(
         self, address: str, kind: str, *, name: str, period_s: float, silent_s: float, connect_s: float
     ) -> None:
@@ -30,10 +34,11 @@ class ZmqGlove(Stream[np.ndarray]):
             name, period_s, silent_s=silent_s, connect_s=connect_s,
             remedy=f"start the glove's publisher at {address} and check that the glove is on and calibrated",
         )  # fmt: skip
+        check_address(address)
         self._address, self._kind = address, kind
         self._context: Any = None
         self._socket: Any = None
-        self._seen, self._repeats = np.zeros((NUM_POINTS, 3)), 0
+        self._frozen = FrozenSignal(FROZEN, "frame")
 
     @abc.abstractmethod
     def decode(self, message: bytes) -> np.ndarray | None:
@@ -83,6 +88,12 @@ class ZmqGlove(Stream[np.ndarray]):
             return messages
 
     def _judge(self, points: np.ndarray) -> str:
-        self._repeats = self._repeats + 1 if np.array_equal(points, self._seen) else 0
-        self._seen = points
-        return fault_of(points) or (f"frozen: the same frame {FROZEN} times" if self._repeats >= FROZEN else "")
+        frozen = self._frozen(points)
+        return fault_of(points) or frozen
+
+
+def check_address(address: str) -> None:
+    """Raises ValueError unless `address` is that of a ZMQ publisher."""
+    tcp = re.fullmatch(r"tcp://(?:[\w.-]+|\[[\da-fA-F:.]+\]):(\d+)", address)
+    if not ((tcp and 0 < int(tcp[1]) < 65536) or re.fullmatch(r"ipc://.+", address)):
+        raise ValueError(f"address {address!r}: expected one such as tcp://localhost:8765, with a port of 1 to 65535")

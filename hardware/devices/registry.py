@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ DRIVERS: dict[str, str] = {  # name: "module:class"
     "keyboard": "hardware.drivers.keyboard:Keyboard",
     "scripted_gamepad": "hardware.emulators.scripted_gamepad:ScriptedGamepad",
 }
+
+
+POSITIVE = ("period_s", "silent_s", "connect_s", "clear_s", "fps", "width", "height", "baudrate", "max_velocity")
 
 
 def make_device(settings: Mapping[str, Any], role: str, drivers: Mapping[str, str] | None = None) -> Any:
@@ -67,8 +71,10 @@ def _load(path: str, name: str, role: str) -> Any:
 
 def _check_settings(made: Any, values: Mapping[str, Any], name: str, role: str) -> None:
     known = set(inspect.signature(made).parameters)
-    for setting in values:
+    for setting, value in values.items():
         try:
             check_known(f"devices.{role}: driver {name!r} takes no", setting, known)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        if setting in POSITIVE and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            raise ConfigError(f"devices.{role}.{setting}: expected a number above 0, got {value!r}")

@@ -60,7 +60,10 @@ class ArucoCube(Stream[np.ndarray]):
         if not frame.valid:
             return Sample(None, frame.t_device, self._camera.health().message or f"{self._camera.name} is not valid")
         gray = frame.value if frame.value.ndim == 2 else cv2.cvtColor(frame.value, cv2.COLOR_RGB2GRAY)
-        seen = self._tracker(gray, frame.t_device)
+        try:
+            seen = self._tracker(gray, frame.t_device)
+        except ValueError as error:  # images of another size than the intrinsics'
+            raise DeviceError(f"{self.name}: {self._intrinsics}: {error}") from None
         if seen.pose_camera_cube is None:
             return Sample(np.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]), frame.t_device, seen.fault)
         return Sample(self._filter(seen.pose_camera_cube, frame.t_device), frame.t_device)

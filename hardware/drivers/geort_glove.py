@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dexhil.retargeting.keypoints import NUM_POINTS
-from hardware.devices.gloves import ZmqGlove
+from hardware.devices.gloves import ZmqGlove, check_address
 
 NUM_BYTES = 4 * NUM_POINTS * 3
 SILENT_S = 5.0  # without a frame for so long, the glove is not there
@@ -25,8 +25,10 @@ def decode(message: bytes) -> np.ndarray:
 def stream(address: str, *, silent_s: float = SILENT_S) -> Iterator[tuple[float, np.ndarray]]:
     """(time of arrival s, key points [21, 3] m), every message, for a recording.
 
-    address: such as tcp://localhost:8765. Raises ValueError when nothing comes for `silent_s`, and on another size.
+    address: such as tcp://localhost:8765. Raises ValueError where it is none, when nothing comes for `silent_s`, and on
+    another size.
     """
+    check_address(address)
     import zmq
 
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.frozen import FrozenSignal
 from hardware.devices.base import DeviceError
 from hardware.devices.streams import Sample, Stream
 
@@ -43,8 +44,8 @@ class OpenCvCamera(Stream[np.ndarray]):
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, self._size[0])
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._size[1])
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one that waited
-        self._next, self._failed, self._same = time.monotonic(), 0, 0
-        self._glance = np.zeros(0, np.uint8)
+        self._next, self._failed = time.monotonic(), 0
+        self._frozen = FrozenSignal(SAME, "picture")
 
     def _close(self) -> None:
         capture, self._capture = self._capture, None
@@ -68,8 +69,5 @@ class OpenCvCamera(Stream[np.ndarray]):
         self._failed = 0
         if (frame.shape[1], frame.shape[0]) != self._size:
             raise DeviceError(self._message(f"gives {frame.shape[1]} x {frame.shape[0]}"))
-        glance = frame[::16, ::16].copy()
-        self._same = self._same + 1 if np.array_equal(glance, self._glance) else 0
-        self._glance = glance
-        fault = f"frozen: the same picture {SAME} times" if self._same >= SAME else ""
+        fault = self._frozen(frame[::16, ::16])
         return Sample(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), time.monotonic(), fault)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.frozen import FrozenSignal
 from hardware.devices.base import DeviceError
 from hardware.devices.clocks import DeviceClock
 from hardware.devices.streams import Sample, Stream
@@ -59,8 +60,8 @@ class RealSense(Stream[np.ndarray]):
         self._profile = pipeline.start(config)
         self._pipeline = pipeline
         self._set_options(rs)
-        self._clock, self._framed, self._same = DeviceClock(), time.monotonic(), 0
-        self._glance = np.zeros(0, np.uint8)
+        self._clock, self._framed = DeviceClock(), time.monotonic()
+        self._frozen = FrozenSignal(SAME, "picture")
 
     def _choose(self, rs: Any) -> str:
         """The serial of our camera. Raises DeviceError where it is not plugged in: librealsense would wait for it."""
@@ -92,10 +93,7 @@ class RealSense(Stream[np.ndarray]):
             return None
         self._framed = now
         picture = np.array(frame.get_data())
-        glance = picture[::16, ::16].copy()
-        self._same = self._same + 1 if np.array_equal(glance, self._glance) else 0
-        self._glance = glance
-        fault = f"frozen: the same picture {SAME} times" if self._same >= SAME else ""
+        fault = self._frozen(picture[::16, ::16])
         return Sample(picture, self._clock.to_monotonic(1e-3 * frame.get_timestamp(), now), fault)
 
     def intrinsics(self) -> tuple[np.ndarray, np.ndarray]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from dexhil.config import Config, ConfigError
+from dexhil.config import Config, ConfigError, load_config
 from dexhil.control.executor import ExecutorConfig
 from dexhil.control.guard import Box
 from dexhil.control.safety import SafetyLayer, SafetySettings
 from dexhil.retargeting.runtime import Retargeter, load
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import RobotSpec, get_robot
+from dexhil.schema import ARM_DOF
 from hardware.devices.registry import make_device
 from hardware.runtime.control import Control, Phase, Settings
 from hardware.runtime.options import RIGS
@@ -27,7 +29,6 @@ from hardware.simulated.world import World, WorldSettings
 from hardware.teleop.teleop import Teleop
 
 ROLES = ("arm", "hand", "tracker", "glove", "operator")
-MAX_HZ = 1000.0
 Made = TypeVar("Made", bound=Control)
 
 
@@ -43,16 +44,7 @@ class Rig:
 
     def control(self, config: Config, policy: PolicyProcess | None, kind: type[Made] = Control) -> Made:
         """The control of these devices with the config's limits, rates and calibration."""
-        safety = safety_settings(config, simulated=self.world is not None)
-        rates = config.rates
-        for name, rate in rates.items():
-            if not 0.0 < rate <= MAX_HZ:
-                raise ConfigError(f"rates.{name} {rate!r}: expected more than 0 and at most {MAX_HZ:g} per s")
-        per_arm = rates.hand_hz / rates.arm_hz
-        if per_arm != round(per_arm) or per_arm < 1:
-            raise ConfigError(
-                f"rates: hand_hz {rates.hand_hz:g} must be a multiple of arm_hz {rates.arm_hz:g}: one loop tells both"
-            )
+        safety, rates = safety_settings(config, simulated=self.world is not None), config.rates
         executor = ExecutorConfig.of(config.policy)
         settings = Settings(rates.arm_hz, rates.hand_hz, rates.policy_hz, config.policy.stale_s, executor)
         layer = SafetyLayer(self.spec, safety, arm_hz=rates.arm_hz, hand_hz=rates.hand_hz)
@@ -61,12 +53,26 @@ class Rig:
             **named,
             hand_dof=self.spec.hand_dof,
             safety=safety,
-            retargeter=retargeter(config, self.spec),
+            retargeter=self.retargeter(config),
             cube_to_ee=cube_to_ee(config.teleop.calibration),
         )
         newest = policy.newest if policy is not None else None
         arm, hand, cameras = (self.devices[role] for role in ("arm", "hand", "cameras"))
         return kind(self.spec, arm, hand, cameras, teleop, layer, newest, settings)
+
+    def retargeter(self, config: Config) -> Retargeter | None:
+        """That of the config, None where the glove gives hand joints. Raises ConfigError where it fits not the robot,
+        or not the glove.
+        """
+        path, gives_keypoints = config.teleop.retargeter, getattr(self.devices["glove"], "gives_keypoints", False)
+        if self.world is None and gives_keypoints and not path:
+            raise ConfigError(
+                "teleop.retargeter is empty, but the glove gives key points, so that nobody could take over; train one "
+                "with experiments/retarget.py and name its file there"
+            )
+        if self.world is None and path and not gives_keypoints:
+            raise ConfigError(f"teleop.retargeter {path}: the glove gives hand joints, leave it empty")
+        return retargeter(config, self.spec)
 
     def prepare(self, session: Session, task: str, seed: int, say: Callable[[str], None]) -> float:
         """Brings robot and scene to the start of an episode; the task's own time limit in s, 0 where it has none."""
@@ -113,11 +119,29 @@ class Rig:
         session.wait_for_event("start")
 
 
+def load_rig_config(argv: Sequence[str], parser: argparse.ArgumentParser) -> tuple[Config, argparse.Namespace]:
+    """Config and options of a hardware command, --rig among them.
+
+    Raises ConfigError for devices on the command line that --rig sim would replace without a word.
+    """
+    parser.add_argument(
+        "--rig", default="real", help="real, or sim: the simulator for all devices and the person (default: real)"
+    )
+    config, options = load_config(argv, parser)
+    named = [argument for argument in argv if argument.startswith("--config.devices.")]
+    if named and options.rig == "sim":
+        raise ConfigError(
+            f"{named[0]}: --rig sim simulates every device, and the person too; leave it out, or take --rig real"
+        )
+    return config, options
+
+
 def make_rig(config: Config, kind: str) -> Rig:
     """The rig of a config. kind: of RIGS. Raises ConfigError where the config does not fit it."""
     if kind not in RIGS:
         raise ConfigError(f"--rig {kind}: expected one of {', '.join(RIGS)}")
     spec = get_robot(config.rig.robot)
+    check_rates(config)
     tasks = tuple(config.rig.tasks)
     instructions = dict(config.rig.instructions)
     missing = [task for task in tasks if task not in instructions]
@@ -127,12 +151,32 @@ def make_rig(config: Config, kind: str) -> Rig:
         world = World(world_settings(config))
         return Rig(spec, sim_devices(world), instructions, world)
     devices: dict[str, Any] = {role: make_device(config.devices[role].to_dict(), role) for role in ROLES}
+    for role, joints in (("arm", slice(ARM_DOF)), ("hand", slice(ARM_DOF, None))):
+        names, expected = tuple(getattr(devices[role], "joint_names", ())), spec.joint_names[joints]
+        if names != expected:
+            raise ConfigError(
+                f"devices.{role}: driver {config.devices[role].driver!r} moves {', '.join(names) or 'no joints'}; "
+                f"{spec.name} has {', '.join(expected)}, in this order; choose its own driver, or another rig.robot"
+            )
     cameras = config.devices.cameras.to_dict()
     unknown = [name for name in config.rig.cameras if name not in cameras]
     if unknown:
         raise ConfigError(f"devices.cameras: no camera {unknown[0]!r}, which rig.cameras names; known: {list(cameras)}")
     devices["cameras"] = {name: make_device(cameras[name], f"cameras.{name}") for name in config.rig.cameras}
     return Rig(spec, devices, instructions)
+
+
+def check_rates(config: Config) -> None:
+    """Raises ConfigError for rates that no loop, or no one loop, can have."""
+    rates = config.rates
+    for name in ("policy_hz", "arm_hz", "hand_hz"):
+        if not 0.0 < rates[name] < np.inf:
+            raise ConfigError(f"rates.{name}: expected a number above 0, got {rates[name]:g}")
+    per_arm = rates.hand_hz / rates.arm_hz
+    if per_arm != round(per_arm):
+        raise ConfigError(
+            f"rates: hand_hz {rates.hand_hz:g} must be a multiple of arm_hz {rates.arm_hz:g}: one loop tells both"
+        )
 
 
 def world_settings(config: Config) -> WorldSettings:
@@ -155,6 +199,13 @@ def safety_settings(config: Config, *, simulated: bool = False) -> SafetySetting
     if simulated:
         values["watchdog_least_s"] = max(values["watchdog_least_s"], config.sim.watchdog_least_s)
     box = values.pop("box")
+    for name, value in values.items():
+        low, high = (
+            (0.0 if name in ("soft_start_s", "position_margin") else 1e-9),
+            (1.0 if name == "velocity_share" else 1e9),
+        )
+        if not low <= value <= high:
+            raise ConfigError(f"safety.{name}: expected a number from {low:.3g} to {high:.3g}, got {value:g}")
     lower, upper = (np.array(box.pop(end), np.float64) for end in ("lower", "upper"))
     if lower.shape != (3,) or not (lower < upper).all():
         raise ConfigError(f"safety.box: expected lower below upper in x, y and z (m), got {lower} and {upper}")
@@ -166,12 +217,11 @@ def retargeter(config: Config, spec: RobotSpec) -> Retargeter | None:
     path = config.teleop.retargeter
     if not path:
         return None
-    model = load(path)
-    if model.hand.num_motors != spec.hand_dof:
-        raise ConfigError(
-            f"teleop.retargeter {path}: made for {model.hand.name} with {model.hand.num_motors} motors, {spec.name} "
-            f"has {spec.hand_dof}; train one with experiments/retarget.py"
-        )
+    try:
+        model = load(path)
+        model.check_fits(spec)
+    except ValueError as error:
+        raise ConfigError(f"teleop.retargeter {path}: {error}") from None
     return Retargeter(model)
 
 

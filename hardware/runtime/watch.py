@@ -15,7 +15,7 @@ LOST_S = 1.0  # an actuator that was silent for so long is lost: it needs a new 
 
 def too_old(reading: Stamped[Any] | None, period_s: float, now: float, settings: SafetySettings) -> str:
     """Why a reading must not be used, "" where it may: absent, marked invalid by its device, older than the watchdog
-    allows, or from the future, which says that a clock jumped.
+    allows, by when it was measured as by when it arrived, or from the future, which says that a clock jumped.
     """
     if reading is None:
         return "gives no reading"
@@ -25,6 +25,9 @@ def too_old(reading: Stamped[Any] | None, period_s: float, now: float, settings:
         return f"is silent for {1e3 * age:.0f} ms (limit {1e3 * limit:.0f} ms)"
     if age < -max(limit, AHEAD_S):
         return f"has a reading from {-1e3 * age:.0f} ms ahead: a clock jumped"
+    if now - reading.t_device > limit:
+        late, age = reading.t_received - reading.t_device, now - reading.t_device
+        return f"says what was {1e3 * age:.0f} ms ago, {1e3 * late:.0f} ms late on arrival (limit {1e3 * limit:.0f} ms)"
     return "" if reading.valid else "says that its reading cannot be trusted"
 
 

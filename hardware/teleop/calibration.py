@@ -61,11 +61,14 @@ def load_intrinsics(path: str | Path) -> Intrinsics:
     try:
         facts = json.loads(path.read_text())
         matrix, distortion = np.array(facts["matrix"], np.float64), np.array(facts["distortion"], np.float64)
+        size = int(facts["width"]), int(facts["height"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected JSON with matrix and distortion: {type(error).__name__}: {error}") from None
+        raise ValueError(
+            f"{path}: expected JSON with matrix, distortion, width and height: {type(error).__name__}: {error}"
+        ) from None
     if matrix.shape != (3, 3) or distortion.ndim != 1 or not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
         raise ValueError(f"{path}: expected a matrix [3, 3] of pixels and distortion [k]; got {facts}")
-    return Intrinsics(matrix, distortion)
+    return Intrinsics(matrix, distortion, size)
 
 
 def save_intrinsics(intrinsics: Intrinsics, path: str | Path, *, width: int, height: int) -> None:

@@ -27,10 +27,21 @@ MARGIN_SHARE = 0.8 * (CUBE_M - MARKER_M) / 2 / MARKER_M  # of the marker's heigh
 
 @dataclasses.dataclass(frozen=True)
 class Intrinsics:
-    """matrix: [3, 3] px, pixel centres at whole numbers; distortion: OpenCV's coefficients."""
+    """matrix: [3, 3] px, pixel centres at whole numbers; distortion: OpenCV's coefficients. size: width and height, px,
+    of the images for which they hold, None where that is not known.
+    """
 
     matrix: np.ndarray
     distortion: np.ndarray
+    size: tuple[int, int] | None = None
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raises ValueError for images of another size."""
+        if self.size is not None and self.size != (width, height):
+            raise ValueError(
+                f"intrinsics for images of {self.size[0]} x {self.size[1]}, the camera gives {width} x {height}; "
+                "record them at this size with hardware/calibrate.py camera, or set the camera's width and height"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_schema_names_and_dtypes(dataset):
     step = features["steps"].feature
     dtypes = {name: str(np.dtype(feature.np_dtype)) for name, feature in step.items() if name != "observation"}
     assert dtypes == {
-        **dict.fromkeys(("is_first", "is_last", "is_terminal", "is_intervention"), "bool"),
+        **dict.fromkeys(("is_first", "is_last", "is_terminal", "is_intervention", "is_commanded"), "bool"),
         **dict.fromkeys(("reward", "discount", "action", "policy_action"), "float32"),
         "language_instruction": "object",
     }

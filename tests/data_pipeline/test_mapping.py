@@ -28,7 +28,7 @@ def test_the_registry_is_keyed_by_name():
         ({"action": ("actions",)}, "field 'actions' is not in .*did you mean 'action'"),
         ({"cameras": {"scene": "image_scene"}}, "did you mean 'observation/image_scene'"),
         ({"end_flag": "is_end"}, "field 'is_end'"),
-        ({"instruction": "action"}, "instruction field 'action' .* is float32, expected a string"),
+        ({"instruction": "action"}, "instruction field 'action' .* is float32 of shape .*, expected a string"),
         ({"cameras": {"scene": "action"}}, "camera 'scene': field 'action' .* is a Tensor, expected an encoded Image"),
         ({"state": ("language_instruction",)}, "expected numbers of fixed width"),
         ({"metadata": {"task": "episode_metadata/tusk"}}, "did you mean 'episode_metadata/task'"),

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import pytest
 
 from dexhil.models.config import PI05
-from dexhil.models.vla import flow_loss, init_params
+from dexhil.models.vla import abstract_params, flow_loss
 from dexhil.training.partition import frozen_paths
-from experiments.benchmarks.flops import forward_flops, peak_tflops, training_flops
-from experiments.benchmarks.train_step import adapted
+from experiments.benchmarks.flops import forward_flops, inference_work, peaks, training_flops, utilisation
+from experiments.benchmarks.measure import adapted
 
 # Two layers of the real widths: unrolled, because XLA counts the body of a loop once. Lowered only, never allocated.
 CONFIG = dataclasses.replace(
@@ -19,10 +19,6 @@ CONFIG = dataclasses.replace(
     vision=dataclasses.replace(PI05.vision, depth=2),
     attention=dataclasses.replace(PI05.attention, depth=2),
 )
-
-
-def _shapes(config):
-    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
 
 
 def test_forward_flops_are_xla_s():
@@ -35,7 +31,7 @@ def test_forward_flops_are_xla_s():
         "actions": shape((1, CONFIG.chunk, CONFIG.action_dim), jnp.float32),
     }
     program = jax.jit(lambda p, x: flow_loss(p, CONFIG, x, jax.random.key(0), flow_samples=3))
-    analysis = program.lower(_shapes(CONFIG), inputs).cost_analysis()
+    analysis = program.lower(abstract_params(CONFIG), inputs).cost_analysis()
     assert analysis is not None
     counted = sum(forward_flops(CONFIG, flow_samples=3).values())
     assert counted == pytest.approx(analysis["flops"], rel=0.03)
@@ -51,12 +47,28 @@ def test_forward_flops_are_xla_s():
     ],
 )
 def test_only_what_is_trained_costs_a_backward_pass(config, freeze, times):
-    shapes, forward = _shapes(config), forward_flops(config)
+    shapes, forward = abstract_params(config), forward_flops(config)
     expected = sum(times[part] * flops for part, flops in forward.items())
     assert training_flops(config, shapes, frozen_paths(shapes, freeze)) == pytest.approx(expected)
 
 
 def test_devices_are_known_by_their_names():
-    assert peak_tflops("NVIDIA H100 80GB HBM3") == 989.0
-    assert peak_tflops("NVIDIA H100 PCIe") == 756.0
-    assert peak_tflops("cpu") is None
+    assert peaks("NVIDIA H100 80GB HBM3") == (989.0, 3.35)
+    assert peaks("NVIDIA H100 PCIe") == (756.0, 2.0)
+    assert peaks("cpu") == (None, None)
+
+
+def test_a_chunk_is_bound_by_arithmetic_or_by_memory():
+    """bfloat16 weights of pi0.5 at the real size: 6.7 GB with the embedding, of which a look-up reads nothing."""
+    shapes = abstract_params(dataclasses.replace(PI05, param_dtype="bfloat16"))
+    once, ten = (inference_work(PI05, shapes, steps) for steps in (1, 10))
+    forward = forward_flops(PI05)
+    assert once["tflop"] == pytest.approx(sum(forward.values()) / 1e12)
+    assert ten["tflop"] - once["tflop"] == pytest.approx(9 * forward["expert"] / 1e12)
+    assert 5.5e-3 < once["tbyte"] < 6.0e-3
+    guided = inference_work(PI05, shapes, 10, guided=True)
+    assert guided["tflop"] - ten["tflop"] == pytest.approx(10 * forward["expert"] / 1e12)
+    facts = utilisation(ten, 0.050, "NVIDIA H100 80GB HBM3")
+    assert facts["mfu"] == pytest.approx(ten["tflop"] / 0.050 / 989.0)
+    assert facts["bound_ms"] == pytest.approx(1e3 * max(ten["tflop"] / 989.0, ten["tbyte"] / 3.35))
+    assert utilisation(ten, 0.050, "cpu") == ten

@@ -121,6 +121,9 @@ def test_a_stop_ends_the_running_part_and_starts_no_other(study: Path, tmp_path:
     shutil.copytree(study, again)
     for name in ARMS:
         shutil.rmtree(again / name)
+    settings = json.loads((again / "config.json").read_text())
+    settings["hil"]["jobs"] = 2  # as if it had begun so
+    (again / "config.json").write_text(json.dumps(settings))
     process = start("experiments/hil.py", [*arguments(again), "--config.hil.jobs=2"])
     wait_for(process, lambda: all((again / name / "round1").is_dir() for name in ARMS))
     process.send_signal(signal.SIGINT)
@@ -143,9 +146,45 @@ def test_a_part_that_an_earlier_call_left_running_is_waited_for(study: Path, tmp
     assert report_of(again)["results"]["arms"] == report_of(study)["results"]["arms"]
 
 
-def test_the_folder_of_another_study_is_refused(study: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds a run that differs in hil\.per_round; choose another --workdir"):
-        hil.main([*arguments(study), "--config.hil.per_round=2"])
+@pytest.mark.parametrize("change", ["hil.per_round", "hil.jobs"])
+def test_the_folder_of_another_study_is_refused(study: Path, change: str) -> None:
+    """Jobs too: with a core each, trainings sum in another order, and rounds would differ from what was begun."""
+    with pytest.raises(ConfigError, match=rf"holds a run that differs in {change}; choose another or delete it"):
+        hil.main([*arguments(study), f"--config.{change}=2"])
+
+
+def test_what_only_a_second_round_shows(tmp_path: Path) -> None:
+    """D^i = D^{i-1} + new data (DexHiL eq. 9), each round from the last one's policy, on starts of its own."""
+    config = read_config_file(Path(HIL))
+    assert config.hil.rounds >= 2
+    arms = {name: get_arm(name) for name in ("dexhil", "dagger", "offline")}
+    first, chains = hil.plan(config, tmp_path, arms, ())
+    warmup = str(tmp_path / "demonstrations/round0/rlds")
+    for name, parts in chains.items():
+        trainings = [options_of(part) for part in parts if part.script == "train.py"]
+        if arms[name].online:
+            new = [str(tmp_path / name / f"round{number}/online/rlds") for number in (1, 2, 3)]
+        else:
+            new = [str(tmp_path / f"demonstrations/round{number}/rlds") for number in (1, 2, 3)]
+        assert [options["data.paths"] for options in trainings] == [str([warmup, *new[:count]]) for count in (1, 2, 3)]
+        assert {options["data.mixture.mode"] for options in trainings} == {"weight" if name == "dexhil" else "uniform"}
+        assert {options["data.filter"] for options in trainings} == {"corrections"}
+        parents = [str(tmp_path / "warmup"), *(str(tmp_path / name / f"round{number}/train") for number in (1, 2))]
+        assert [options["train.init_from"] for options in trainings] == parents
+        supervised = [options_of(part) for part in parts if part.script == "online.py"]
+        assert [options["checkpoint"] for options in supervised] == (parents if arms[name].online else [])
+        assert [options["round"] for options in supervised] == (["1", "2", "3"] if arms[name].online else [])
+    for key, parts in (("online.first_seed", chains["dexhil"]), ("collect.first_seed", first)):
+        seeds = [int(options[key]) for part in parts if key in (options := options_of(part))]
+        start = config.online.first_seed if "online" in key else config.collect.first_seed - hil.SEEDS_PER_ROUND
+        assert seeds == [start + number * hil.SEEDS_PER_ROUND for number in range(1, len(seeds) + 1)]
+        assert len(seeds) == (3 if "online" in key else 4)
+
+
+def options_of(part: hil.Part) -> dict[str, str]:
+    """The part's options by name, without `--` and `config.`."""
+    pairs = (text.removeprefix("--").removeprefix("config.").partition("=") for text in part.arguments)
+    return {name: value for name, _, value in pairs}
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,19 @@
 """The whole loop in miniature through its commands: collect, build, train, score; and what a kill -9 leaves of it."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dexhil.commands import ConfigError, read_metrics
+from dexhil.config import load_config
 from dexhil.episodes.recorder import list_episodes, read_facts
 from dexhil.models.config import PI05_TINY
 from dexhil.models.tokenizer import Tokenizer, train_tokenizer
-from dexhil.training.checkpoints import CHECKPOINTS, CheckpointError, load_ema_params, load_meta
-from experiments import collect, eval, train
+from dexhil.training.checkpoints import CHECKPOINTS, CheckpointError, find_step, fingerprint, load_ema_params, load_meta
+from experiments import collect, eval, online, train
 from experiments.configs import sim
 from tests.experiments.commands import kill_when, report_of, start
 from tests.models.weight_files import random_leaves, write_npz
@@ -185,3 +187,66 @@ def test_demonstrations_may_cover_less_than_the_policy_meets() -> None:
     config = sim.get_config()
     config.rig.difficulty, config.collect.coverage = 0.8, 0.25
     assert collect.demonstration_rig(config) == config.rig.to_dict() | {"difficulty": 0.2}
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "run.lock"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--config.rig.image_size=32", r"holds a run that differs in rig\.image_size; choose another"),
+        ("--config.collect.coverage=0.5", r"differs in collect\.coverage"),
+        ("--round=1", r"holds episodes of round 0, this command's is 1; choose another --out"),
+    ],
+)
+@pytest.mark.parametrize("recorded_before", [False, True])
+def test_a_recording_that_does_not_belong_there_is_refused_before_anything_is_written(
+    data: Path, tmp_path: Path, change: str, message: str, recorded_before: bool
+) -> None:
+    """recorded_before: by a version that kept no recording.json."""
+    out = shutil.copytree(data, tmp_path / "out")
+    if recorded_before:
+        (out / collect.RECORDING).unlink()
+    before = files(out)
+    with pytest.raises(ConfigError, match=message):
+        collect.main([*collect_arguments(out), change])
+    assert files(out) == before
+
+
+def test_a_recording_may_go_on_with_other_settings_of_training_and_workers(data: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(data, tmp_path / "out")
+    report = report_of(out)["results"]["tasks"]
+    collect.main([*collect_arguments(out), "--config.train.steps=9", "--config.collect.workers=1"])
+    assert report_of(out)["results"]["tasks"] == report
+
+
+def test_rollouts_of_two_policies_do_not_mix(data: Path, trained: Path, tmp_path: Path) -> None:
+    """Another policy is one of other weights, wherever it lies and whatever its run is called."""
+    config = sim.get_config("debug")
+    first = find_step(trained)
+    collect.claim(tmp_path, config, online.ACTING, round=1, policy="a/4", weights=fingerprint(first))
+    moved = find_step(shutil.copytree(trained, tmp_path / "moved"))
+    collect.claim(tmp_path, config, online.ACTING, round=1, policy="a/4", weights=fingerprint(moved))
+    other = find_step(trained, 2)
+    before = files(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds episodes of weights .*; choose another --out"):
+        collect.claim(tmp_path, config, online.ACTING, round=1, policy="a/4", weights=fingerprint(other))
+    with pytest.raises(ConfigError, match=r"holds episodes of policy 'a/4', this command's is 'b/4'"):
+        collect.claim(tmp_path, config, online.ACTING, round=1, policy="b/4", weights=fingerprint(first))
+    arguments = ["--config=experiments/configs/sim.py", "--config.preset=debug", f"--checkpoint={trained}"]
+    with pytest.raises(ConfigError, match=r"holds episodes of policy 'a/4', this command's is 'uninterrupted/4'"):
+        online.main([*arguments, "--episodes=2", f"--out={tmp_path}"])
+    assert files(tmp_path) == before
+
+
+def test_training_refuses_data_of_another_rate(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the config has 10 Hz, data set .*rlds has 20 Hz"):
+        train.main(train_arguments(data, tmp_path, "--config.data.control_hz=10"))
+
+
+def test_a_data_path_may_hold_a_comma_and_brackets(data: Path, tmp_path: Path) -> None:
+    odd = shutil.copytree(data / "rlds", tmp_path / "a,b (1)")
+    config, _ = load_config([*train_arguments(data, tmp_path), f"--config.data.paths={[str(odd)]}"])
+    assert train.make_loader(config, "all").num_samples > 0

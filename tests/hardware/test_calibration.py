@@ -89,11 +89,14 @@ def test_intrinsics_come_back_from_disk_and_a_broken_file_is_named(tmp_path: Pat
     back = load_intrinsics(tmp_path / "cells/camera.json")
     np.testing.assert_array_equal(back.matrix, camera.matrix)
     np.testing.assert_array_equal(back.distortion, camera.distortion)
+    assert back.size == (1280, 720)
     with pytest.raises(ValueError, match=r"none.json: no such file; write .* hardware/calibrate.py camera"):
         load_intrinsics(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text('{"matrix": [[1]]}')
-    with pytest.raises(ValueError, match=r"bad.json: expected JSON with matrix and distortion: KeyError"):
+    with pytest.raises(
+        ValueError, match=r"bad.json: expected JSON with matrix, distortion, width and height: KeyError"
+    ):
         load_intrinsics(tmp_path / "bad.json")
-    (tmp_path / "bad.json").write_text('{"matrix": [[1]], "distortion": []}')
+    (tmp_path / "bad.json").write_text('{"matrix": [[1]], "distortion": [], "width": 1, "height": 1}')
     with pytest.raises(ValueError, match=r"bad.json: expected a matrix \[3, 3\]"):
         load_intrinsics(tmp_path / "bad.json")

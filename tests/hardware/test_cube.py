@@ -13,10 +13,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dexhil.robots.poses import IDENTITY, compose, make_pose
+from hardware.devices.base import DeviceError
 from hardware.drivers.aruco_cube import ArucoCube
 from hardware.emulators import cube as peer
 from hardware.teleop import cube
-from hardware.teleop.calibration import save_intrinsics
+from hardware.teleop.calibration import load_intrinsics, save_intrinsics
 from hardware.teleop.cube_tracking import JUMPS, CubeTracker, Tracked, turned
 from hardware.teleop.pose_filter import JointFilter, PoseFilter
 from tests.hardware.support import wait_for
@@ -136,6 +137,18 @@ def test_markers_of_another_cube_do_not_fit() -> None:
     assert re.search("do not fit the cube: .* px; check size and calibration", tracked.fault)
 
 
+def test_intrinsics_of_another_image_size_are_refused_at_the_first_frame(tmp_path: Path) -> None:
+    file, camera = tmp_path / "camera.json", peer.CubeCamera(lambda _: at(0.4))
+    message = (
+        f"intrinsics for images of 800 x 600, the camera gives {camera.scene.width} x {camera.scene.height}; record"
+    )
+    save_intrinsics(INTRINSICS, file, width=800, height=600)
+    with pytest.raises(DeviceError, match=rf"tracker: .*camera\.json: {message}"):
+        ArucoCube(camera=camera, intrinsics=file).connect()
+    with pytest.raises(ValueError, match="images of 800 x 600, the camera gives 1280 x 720"):
+        CubeTracker(load_intrinsics(file))(picture(at(0.4)), 0.0)
+
+
 def test_the_filter_calms_a_hand_at_rest_and_hardly_lags_behind_one_that_moves() -> None:
     rng, still = np.random.default_rng(1), PoseFilter()
     noisy = [make_pose(rng.normal(0, 2e-4, 3), Rotation.from_rotvec(rng.normal(0, 1e-3, 3))) for _ in range(200)]
@@ -156,7 +169,8 @@ def driver(tmp_path: Path) -> Iterator[Callable[[peer.CubeCamera], ArucoCube]]:
 
     def connect(camera: peer.CubeCamera) -> ArucoCube:
         matrix = camera.scene.matrix
-        save_intrinsics(cube.Intrinsics(matrix, np.zeros(5)), tmp_path / "camera.json", width=640, height=480)
+        size = {"width": camera.scene.width, "height": camera.scene.height}
+        save_intrinsics(cube.Intrinsics(matrix, np.zeros(5)), tmp_path / "camera.json", **size)
         opened.append(ArucoCube(camera=camera, intrinsics=tmp_path / "camera.json"))
         opened[-1].connect()
         return opened[-1]

@@ -7,9 +7,13 @@ import inspect
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from hardware.devices.serial_hand import SerialHand
 from hardware.devices.streams import ActuatorStream
+from hardware.drivers.inspire import FULL, RANGES_RAD, Inspire
+from hardware.drivers.leap import TICK, Leap
 from tests.hardware.support import ROOT
 
 DRIVERS = sorted(path.stem for path in (ROOT / "hardware" / "drivers").glob("*.py") if path.stem != "__init__")
@@ -42,3 +46,13 @@ def test_every_class_of_a_driver_that_connects_is_a_whole_device(driver: str) ->
         for method in ("connect", "read", "health", "stop"):
             assert callable(getattr(one, method)), f"{one.__name__}.{method}"
         assert not issubclass(one, ActuatorStream) or callable(one.command)
+
+
+@pytest.mark.parametrize(
+    ("hand", "steps"), [(Leap(port="none"), np.full(16, TICK)), (Inspire(port="none"), np.array(RANGES_RAD) / FULL)]
+)
+def test_what_a_hand_was_told_is_what_its_protocol_can_say(hand: SerialHand, steps: np.ndarray) -> None:
+    asked = np.random.default_rng(0).uniform(hand.lower, hand.upper)
+    told = hand._send(asked, 0.0)
+    np.testing.assert_allclose(told / steps, np.rint(told / steps), atol=1e-9)
+    assert 0.0 < np.abs(told - asked).max() <= 0.5001 * steps.max()

@@ -121,3 +121,13 @@ def test_a_devices_clock_is_mapped_by_its_fastest_delivery_and_survives_a_jump()
     assert mapped == pytest.approx(measured + 0.004, abs=2e-3)
     assert clock.to_monotonic(5.0, 60.0) == pytest.approx(60.0)
     assert clock.to_monotonic(5.1, 60.2) == pytest.approx(60.1, abs=1e-3)
+
+
+@pytest.mark.parametrize("late_s", [0.3, 0.9, 3.0, 60.0])
+def test_what_arrives_late_is_old_however_late(late_s: float) -> None:
+    clock = DeviceClock()
+    for frame in range(30):
+        clock.to_monotonic(500.0 + frame / 30, 1000.0 + frame / 30)
+    for frame in range(30, 60):
+        arrived = 1000.0 + frame / 30 + late_s
+        assert arrived - clock.to_monotonic(500.0 + frame / 30, arrived) == pytest.approx(late_s, abs=1e-3)

@@ -1,18 +1,25 @@
 """Configs to devices: drivers by name, nested devices, calibration files, limits; and what is said of mistakes."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from dexhil.config import ConfigError, read_config_file
+from dexhil.config import Config, ConfigError, command_parser, read_config_file
+from dexhil.retargeting import network
+from dexhil.retargeting.hand import simulated_dexhand021
+from dexhil.retargeting.runtime import Model, save
 from dexhil.robots.poses import IDENTITY
-from hardware.check import check_disk, listen, tried
+from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
+from hardware.check import check_config, check_disk, listen, tried
 from hardware.devices.base import DeviceError
 from hardware.devices.registry import DRIVERS, make_device
-from hardware.runtime.rig import cube_to_ee, make_rig, safety_settings
+from hardware.runtime.rig import cube_to_ee, load_rig_config, make_rig, safety_settings
 from tests.hardware.fakes import SETTINGS, FakeDevice
 
 CONFIGS = sorted(Path("hardware/configs").glob("*.py"))
@@ -79,6 +86,125 @@ def test_rates_that_one_loop_cannot_serve_are_named():
     config.rates.arm_hz = 40.0
     with pytest.raises(ConfigError, match="hand_hz 90 must be a multiple of arm_hz 40"):
         make_rig(config, "sim").control(config, None)
+
+
+@pytest.mark.parametrize("rate", ["policy_hz", "arm_hz", "hand_hz"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_rates_that_are_none_are_named(rate: str, value: float):
+    config = read_config_file(CONFIGS[0])
+    config.rates[rate] = value
+    with pytest.raises(ConfigError, match=rf"rates\.{rate}: expected a number above 0, got"):
+        make_rig(config, "sim")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("arm_acceleration", 0.0), ("hand_jerk", -1.0), ("velocity_share", 1.1), ("velocity_share", 0.0),
+     ("watchdog_periods", 0.0), ("soft_start_s", -1.0), ("position_margin", float("nan"))],
+)  # fmt: skip
+def test_limits_that_are_none_are_named(name: str, value: float):
+    config = read_config_file(CONFIGS[0])
+    config.safety[name] = value
+    with pytest.raises(ConfigError, match=rf"safety\.{name}: expected a number from"):
+        safety_settings(config)
+
+
+def real(**devices: dict[str, Any]) -> Config:
+    """The config of the paper's rig with other devices."""
+    config = read_config_file(Path("hardware/configs/fr3_dexhand021.py"))
+    for role, settings in ({"operator": {"driver": "keyboard"}} | devices).items():
+        config.devices[role] = ConfigDict(settings)
+    return config
+
+
+@pytest.mark.parametrize("driver", ["leap", "inspire"])
+def test_a_hand_of_another_robot_is_refused_when_the_rig_is_made(driver: str):
+    message = (
+        rf"devices\.hand: driver '{driver}' moves .*; fr3_dexhand021 has thumb_rotation, thumb_mcp, .* in this order"
+    )
+    with pytest.raises(ConfigError, match=message):
+        make_rig(real(hand={"driver": driver, "port": "/dev/ttyUSB0"}), "real")
+
+
+@pytest.mark.parametrize(("role", "joints"), [("arm", slice(7)), ("hand", slice(7, None))])
+def test_an_actuator_with_its_joints_in_another_order_is_refused(
+    role: str, joints: slice, monkeypatch: pytest.MonkeyPatch
+):
+    make_rig(real(), "real")
+    monkeypatch.setitem(DRIVERS, "other", f"{__name__}:Other")
+    monkeypatch.setattr(Other, "joint_names", SPEC.joint_names[joints][::-1])
+    with pytest.raises(ConfigError, match=rf"devices\.{role}: driver 'other' moves {SPEC.joint_names[joints][-1]}, .*"):
+        make_rig(real(**{role: {"driver": "other"}}), "real")
+    monkeypatch.setattr(Other, "joint_names", ())
+    with pytest.raises(ConfigError, match=rf"devices\.{role}: driver 'other' moves no joints"):
+        make_rig(real(**{role: {"driver": "other"}}), "real")
+
+
+class Other:
+    """An actuator of somebody else's."""
+
+    joint_names: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"driver": "opencv_camera", "source": 0, "fps": 0}, r"devices\.arm\.fps: expected a number above 0, got 0"),
+        (
+            {"driver": "fr3", "host": "a", "period_s": -0.01},
+            r"devices\.arm\.period_s: expected a number above 0, got -0.01",
+        ),
+        (
+            {"driver": "geort_glove", "address": "localhost"},
+            "'geort_glove': address 'localhost': expected one such as tcp",
+        ),
+        ({"driver": "manus", "address": "tcp://glove:99999"}, "address 'tcp://glove:99999'.* a port of 1 to 65535"),
+    ],
+)
+def test_settings_that_no_device_can_have_are_named(settings: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        make_device(settings, "arm")
+
+
+def test_key_points_need_a_retargeter_and_joints_need_none(tmp_path: Path):
+    config = real()
+    rig = make_rig(config, "real")
+    with pytest.raises(
+        ConfigError, match=r"teleop\.retargeter is empty, but the glove gives key points, so that nobody"
+    ):
+        rig.control(config, None)
+    findings = {finding.what: finding for finding in check_config(config, rig)}
+    assert findings["retargeter"].ok is False
+    assert "experiments/retarget.py" in findings["retargeter"].said
+    hand, path = simulated_dexhand021(), tmp_path / "r.npz"
+    save(Model(hand, network.init(np.random.default_rng(0), hand, 4), {}), path)
+    config.teleop.retargeter = str(path)
+    assert rig.retargeter(config) is not None
+    rig.devices["glove"] = FakeDevice("triggers", SPEC.home[7:])
+    with pytest.raises(ConfigError, match=r"teleop\.retargeter .*r\.npz: the glove gives hand joints, leave it empty"):
+        rig.retargeter(config)
+
+
+def test_a_retargeter_of_another_hand_is_refused(tmp_path: Path):
+    config, hand, path = real(), simulated_dexhand021(), tmp_path / "r.npz"
+    hand = dataclasses.replace(hand, motor_names=hand.motor_names[::-1])
+    save(Model(hand, network.init(np.random.default_rng(0), hand, 4), {}), path)
+    config.teleop.retargeter = str(path)
+    with pytest.raises(
+        ConfigError, match=r"teleop\.retargeter .*r\.npz: .*motors are little_pip, .* has 12: thumb_rot"
+    ):
+        make_rig(config, "real").retargeter(config)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"teleop\.retargeter .*r\.npz: expected a retargeter's .* damaged"):
+        make_rig(config, "real").retargeter(config)
+
+
+@pytest.mark.parametrize("option", ["--config.devices.operator.driver=keyboard", "--config.devices.arm.host=10.0.0.1"])
+def test_devices_that_the_simulator_would_replace_are_refused(option: str):
+    argv = ["--config=hardware/configs/fr3_dexhand021.py", option]
+    load_rig_config([*argv, "--rig=real"], command_parser("Tries."))
+    with pytest.raises(ConfigError, match=f"{re.escape(option)}: --rig sim simulates every device, and the person too"):
+        load_rig_config([*argv, "--rig=sim"], command_parser("Tries."))
 
 
 def test_an_unknown_rig_a_box_without_inside_and_a_task_without_words_are_named():

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -199,6 +200,54 @@ def test_a_lost_actuator_is_connected_again_and_waits_for_consent(stage: Stage):
     )
     assert episode.success == 1
     assert stage.heard("LOST")
+
+
+class Noted:
+    """A recorder that notes into `log` when it starts and stops."""
+
+    root, fault = None, ""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def start(self) -> None:
+        self.log.append("start recorder")
+
+    def stop(self) -> None:
+        self.log.append("stop recorder")
+
+
+@pytest.mark.parametrize("broken", range(6))
+@pytest.mark.parametrize("error", [DeviceError("not plugged in"), KeyboardInterrupt()])
+def test_what_was_opened_is_closed_in_reverse_order_where_a_device_does_not_open(
+    broken: int, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    session = Session(live_control(None).control, None, Noted(log))  # pyright: ignore[reportArgumentType]
+    for index, device in enumerate(session.devices()):
+
+        def connect(index: int = index) -> None:
+            if index == broken:
+                raise error
+            log.append(f"start {index}")
+
+        monkeypatch.setattr(device, "connect", connect)
+        monkeypatch.setattr(device, "stop", lambda index=index: log.append(f"stop {index}"))
+    with pytest.raises(type(error)), session:
+        pass
+    begun = ["recorder", *map(str, range(broken))]
+    assert log == [*(f"start {part}" for part in begun), f"stop {broken}", *(f"stop {part}" for part in begun[::-1])]
+
+
+def test_a_policy_that_does_not_load_leaves_nothing_running(tmp_path: Path) -> None:
+    """Helpers ignore polite signals: one that is left keeps the command from ending."""
+    live, recorder = live_control(None), Recorder(tmp_path, control_hz=20.0)
+    policy = PolicyProcess(functools.partial(StillPolicy, "too", "many", "values"), hz=20.0, image_bytes=1 << 10)  # pyright: ignore
+    with pytest.raises(OSError, match="policy: its process ended"), Session(live.control, policy, recorder):
+        pass
+    assert not any(child.name in ("policy", "recorder") for child in multiprocessing.active_children())
+    assert not live.arm.alive
+    assert not live.hand.alive
 
 
 def test_a_discarded_episode_is_not_kept(stage: Stage):

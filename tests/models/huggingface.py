@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dexhil.models.config import PI0, PI05, AttentionConfig, GemmaConfig, VisionConfig
+from experiments.benchmarks.torch_pi0 import make_pi0, paligemma_settings
 
 # make test installs them; elsewhere the modules that import this one are skipped.
 REASON = "parity with PyTorch needs: pip install --no-deps -r requirements-parity.txt"
@@ -35,41 +36,6 @@ SMALL_PI0 = dataclasses.replace(PI0, **_SIZES)
 SMALL_PI05 = dataclasses.replace(PI05, **_SIZES)
 
 
-def gemma_settings(config, stream):
-    return {
-        "model_type": "gemma",
-        "hidden_size": stream.width,
-        "intermediate_size": stream.mlp_dim,
-        "num_hidden_layers": config.attention.depth,
-        "num_attention_heads": config.attention.num_heads,
-        "num_key_value_heads": config.attention.num_kv_heads,
-        "head_dim": config.attention.head_dim,
-        "vocab_size": config.vocab_size,
-    }
-
-
-def paligemma_settings(config):
-    vision = config.vision
-    tower = {
-        "model_type": "siglip_vision_model",
-        "hidden_size": vision.width,
-        "intermediate_size": vision.mlp_dim,
-        "num_hidden_layers": vision.depth,
-        "num_attention_heads": vision.num_heads,
-        "patch_size": vision.patch,
-        "image_size": config.image_size,
-        "projection_dim": config.lm.width,
-        "vision_use_head": False,
-    }
-    return {
-        "model_type": "paligemma",
-        "text_config": gemma_settings(config, config.lm),
-        "vision_config": tower,
-        "projection_dim": config.lm.width,
-        "image_token_id": config.vocab_size,  # outside the vocabulary, as in the public files
-    }
-
-
 def paligemma(config, seed=0):
     settings = paligemma_settings(config)
     del settings["model_type"]
@@ -77,14 +43,7 @@ def paligemma(config, seed=0):
 
 
 def pi0(config, seed=0):
-    settings = transformers.PI0Config(
-        vlm_config=paligemma_settings(config),
-        dit_config=gemma_settings(config, config.expert),
-        chunk_size=config.chunk,
-        max_action_dim=config.action_dim,
-        max_state_dim=config.state_dim,
-    )
-    return drawn(transformers.PI0ForConditionalGeneration(settings), seed)
+    return drawn(make_pi0(config), seed)
 
 
 def drawn(model, seed):

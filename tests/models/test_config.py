@@ -17,9 +17,8 @@ from dexhil.models.config import (
     VLAConfig,
     get_model_config,
 )
-from dexhil.models.params import count_params
 from dexhil.models.sampling import sample_actions
-from dexhil.models.vla import flow_loss, init_params
+from dexhil.models.vla import count_params, flow_loss, init_params
 
 SIGLIP_SO400M = 412_442_352  # without its pooling head
 GEMMA_2B = 2_506_172_416 + 1152 * 2048  # 256,000 rows, and PaliGemma's 1,152 more

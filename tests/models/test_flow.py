@@ -13,6 +13,7 @@ from dexhil.models import vla
 from dexhil.models.config import TINY, AttentionConfig
 from dexhil.models.sampling import sample_actions
 from dexhil.models.vla import draw_times, flow_loss, init_params
+from tests.tolerances import TINY_VLA, assert_close
 
 flow_errors = jax.jit(vla.flow_errors, static_argnums=1)
 
@@ -30,9 +31,9 @@ def test_many_samples_are_single_runs_with_the_same_noise(variant, random_params
     noise, t = _draws(config, 3)
     together = flow_errors(params, config, inputs, noise, t)
     alone = [flow_errors(params, config, inputs, noise[:, m : m + 1], t[:, m : m + 1]) for m in range(3)]
-    np.testing.assert_allclose(together, np.concatenate(alone, axis=1), rtol=1e-5)
+    assert_close(together, np.concatenate(alone, axis=1), TINY_VLA)
     per_token = np.broadcast_to(t[..., None], (*t.shape, config.chunk))
-    np.testing.assert_allclose(flow_errors(params, config, inputs, noise, per_token), together, rtol=1e-5)
+    assert_close(flow_errors(params, config, inputs, noise, per_token), together, TINY_VLA)
 
 
 def test_loss_is_the_mean_of_its_samples_and_follows_the_key(tiny):
@@ -53,9 +54,9 @@ def test_given_actions_are_clean_and_at_time_1(tiny):
     times = jnp.where(np.arange(config.chunk) < delay[:, None, None], 1.0, t[..., None])
     errors = flow_errors(params, config, inputs, noise, times)
     loss = jax.jit(lambda: flow_loss(params, config, inputs | {"delay": delay}, key, flow_samples=3))()
-    np.testing.assert_allclose(loss, errors.mean(axis=1), rtol=1e-5)
+    assert_close(loss, errors.mean(axis=1), TINY_VLA)
     plain = flow_errors(params, config, inputs, noise, t).mean(axis=1)
-    np.testing.assert_allclose(loss[0], plain[0], rtol=1e-5)  # delay 0: the plain loss
+    assert_close(loss[0], plain[0], TINY_VLA)  # delay 0: the plain loss
     other = noise.at[1, :, :3].add(5.0)  # what is given has no noise for the rest to see
     np.testing.assert_array_equal(flow_errors(params, config, inputs, other, times)[1, :, 3:], errors[1, :, 3:])
 

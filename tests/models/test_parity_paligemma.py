@@ -7,9 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dexhil.models.layers import rms_norm
-from dexhil.models.vision import encode_images
-from dexhil.models.vla import run_prefix
+from dexhil.models.vla import bind
 from dexhil.models.weights.load import load_params
 from tests.models.huggingface import SMALL_PI0, paligemma, torch, torch_inputs
 
@@ -27,12 +25,12 @@ def pair(tmp_path_factory, random_inputs):
 
 def test_image_tower_and_projector(pair):
     model, params, inputs = pair
-    encode = jax.jit(functools.partial(encode_images, config=SMALL_PI0))
+    encode = jax.jit(lambda params, image: bind(params, SMALL_PI0).PaliGemma.img(image))
     for camera, image in inputs["images"].items():
         with torch.no_grad():
             pixels = torch_inputs(dataclasses.replace(SMALL_PI0, cameras=(camera,)), inputs)["pixel_values"][:, 0]
             expected = model.get_image_features(pixels).pooler_output.numpy()
-        np.testing.assert_allclose(encode(params["PaliGemma"]["img"], images=image), expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(encode(params, image), expected, atol=1e-5, rtol=0)
 
 
 def _theirs(model, inputs):
@@ -50,10 +48,10 @@ def _theirs(model, inputs):
 @functools.partial(jax.jit, static_argnames="config")
 def _ours(params, config, inputs):
     """Logits through the tied embedding, keys and values, mask."""
-    gemma = params["PaliGemma"]["llm"]
-    x, kv, mask = run_prefix(params, config, inputs["images"], inputs["tokens"], inputs["token_mask"])
-    x, _ = rms_norm(gemma["final_norm"], x)
-    return x @ gemma["embedder"]["input_embedding"].T, kv, mask
+    model = bind(params, config)
+    x, kv, mask = model.run_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
+    x, _ = model.PaliGemma.llm.final_norm(x)
+    return x @ model.PaliGemma.llm.embedder["input_embedding"].T, kv, mask
 
 
 def test_logits_keys_and_values_with_padding_and_prefix_mask(pair):

@@ -20,6 +20,7 @@ from dexhil.models.sampling import (
     sample_actions,
 )
 from dexhil.models.vla import denoise, encode_prefix
+from tests.tolerances import FEW, assert_close
 
 CHUNK, WIDTH, PADDED, STEPS = 6, 2, 3, 5
 LENGTH, DELAY = 4, 2
@@ -37,7 +38,7 @@ def _weights_by_the_formula(chunk, length, delay):
 @pytest.mark.parametrize(("length", "delay"), [(10, 0), (8, 0), (12, 3), (8, 8), (4, 4), (5, 1), (0, 0)])
 def test_weights_are_the_papers_schedule(length, delay):
     weights = prefix_weights(16, length, delay)
-    np.testing.assert_allclose(weights, _weights_by_the_formula(16, length, delay), atol=1e-6)
+    assert_close(weights, _weights_by_the_formula(16, length, delay), FEW)
     assert np.all(np.diff(weights) <= 0)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from safetensors.numpy import save_file
 
-from dexhil.models.params import init_params
+from dexhil.models.vla import init_params
 from dexhil.models.weights.names import huggingface_pieces
 
 # Before the short names: language model, vision tower, projector, expert, projections; and where the embedding stands.

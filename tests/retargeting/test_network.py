@@ -9,6 +9,7 @@ import pytest
 
 from dexhil.retargeting import losses, network
 from dexhil.retargeting.hand import Hand, simulated_dexhand021
+from tests.tolerances import TINY_STEP, assert_close
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_numpy_computes_what_jax_does(hand: Hand, params: network.Params) -> Non
     tips = random_tips(2, 7)
     tips[..., 1, :] = tips[..., 0, :] + 0.02
     plain = network.forward(params, hand, tips)
-    np.testing.assert_allclose(plain, network.forward(params, hand, jnp.asarray(tips), jnp), atol=1e-6)
+    assert_close(plain, network.forward(params, hand, jnp.asarray(tips), jnp), TINY_STEP)
 
 
 def test_a_finger_meets_the_thumb_with_a_part_of_its_own(hand: Hand, params: network.Params) -> None:

@@ -135,3 +135,11 @@ def test_nothing_usable_writes_no_file(clip: np.ndarray, tmp_path: Path) -> None
     assert not (tmp_path / "glove.npy").exists()
     with pytest.raises(ValueError, match=r"expected frames of \[21, 3\], got \[20, 3\]"):
         Recording().add(0.0, clip[0, :20])
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:8765", "tcp://localhost", "tcp://localhost:99999", "udp://h:1", "", "tcp://:1"]
+)
+def test_an_address_that_is_none_is_refused_at_once(address: str) -> None:
+    with pytest.raises(ValueError, match=f"address '{address}': expected one such as tcp://localhost:8765"):
+        next(stream(address))

@@ -13,6 +13,7 @@ from dexhil.retargeting import metrics, network, runtime, synthetic, training
 from dexhil.retargeting.hand import simulated_dexhand021
 from dexhil.retargeting.kinematics import CanonicalHand
 from dexhil.retargeting.runtime import FROZEN, Model, Retargeter
+from dexhil.robots.spec import FR3_DEXHAND021
 
 TINY = training.TrainingConfig(width=16, steps=(60, 40), batch_size=32, people=1, people_seconds=10.0)
 
@@ -66,6 +67,39 @@ def test_what_is_no_retargeter_is_refused(tmp_path: Path) -> None:
         runtime.load(tmp_path / "other.npz")
 
 
+def test_a_damaged_file_is_refused(model: Model, tmp_path: Path) -> None:
+    path, facts = tmp_path / "r.npz", tmp_path / "facts.npz"
+    runtime.save(model, path)
+    whole = path.read_bytes()
+    with np.load(path) as file:
+        arrays = dict(file)
+    damaged = [whole[: len(whole) // 2], whole[:100], b"", whole[:500] + bytes(500) + whole[1000:]]
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"r\.npz: expected a retargeter's \.npz file, this is none or damaged"):
+            runtime.load(path)
+    for name, value in (
+        ("facts", "no JSON"),
+        ("facts", '{"format": 1}'),
+        ("params/groups/0/0/w", np.zeros((2, 2), np.float32)),
+        ("params/thumb/0/b", np.full_like(arrays["params/thumb/0/b"], np.nan)),
+    ):
+        np.savez(facts, **(arrays | {name: value}))
+        with pytest.raises(ValueError, match=r"facts\.npz: expected a retargeter's .* or damaged"):
+            runtime.load(facts)
+
+
+@pytest.mark.parametrize(
+    "names", [FR3_DEXHAND021.joint_names[:6:-1], tuple(f"joint_{i}" for i in range(12)), FR3_DEXHAND021.joint_names[8:]]
+)
+def test_a_retargeter_of_another_hand_is_refused_by_its_motors_names(model: Model, names: tuple[str, ...]) -> None:
+    model.check_fits(FR3_DEXHAND021)
+    other = dataclasses.replace(model, hand=dataclasses.replace(model.hand, motor_names=names))
+    message = f"motors are {names[0]}, .*; fr3_dexhand021 has 12: thumb_rotation, .*; train one for it with"
+    with pytest.raises(ValueError, match=message):
+        other.check_fits(FR3_DEXHAND021)
+
+
 def test_joints_do_not_depend_on_the_gloves_frame_or_the_size_of_the_hand(model: Model) -> None:
     angles = synthetic.pinch("middle")
     small, large = (synthetic.keypoints_of(angles, synthetic.Person(length=length)) for length in (0.16, 0.21))
@@ -114,7 +148,7 @@ def test_a_frozen_glove_is_said(model: Model, points: np.ndarray) -> None:
         assert retargeter.valid
         np.testing.assert_array_equal(retargeter(points), first)
     assert not retargeter.valid
-    assert retargeter.reason == "the same frame 45 times"
+    assert retargeter.reason == "frozen: the same frame 45 times"
     retargeter(points + 1e-6)
     assert retargeter.valid
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from dexhil.robots.geometry import DEXHAND_JOINTS, FINGERS, dexhand_joint_frames, ee_pose, finger_tips, fr3_joint_frames
+from dexhil.robots.geometry import DEXHAND_TREE, FINGERS, ee_pose, finger_tips, fr3_joint_frames
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 
 
 def test_hand_joints_are_in_the_order_of_the_robot_spec():
-    assert tuple(joint.name for joint in DEXHAND_JOINTS) == SPEC.full_hand_joint_names
+    assert DEXHAND_TREE.joint_names == SPEC.full_hand_joint_names
 
 
 def test_flange_at_the_vendors_ready_pose():
@@ -18,10 +18,10 @@ def test_flange_at_the_vendors_ready_pose():
 @pytest.mark.parametrize("seed", range(3))
 def test_frames_are_rigid(seed):
     rng = np.random.default_rng(seed)
-    frames = [*fr3_joint_frames(rng.uniform(-1, 1, 7)), *dexhand_joint_frames(rng.uniform(0, 1, 12)).values()]
-    for frame in frames:
-        np.testing.assert_allclose(frame[:3, :3] @ frame[:3, :3].T, np.eye(3), atol=1e-6)
-        assert np.linalg.det(frame[:3, :3]) == pytest.approx(1.0, abs=1e-6)
+    rotations = [*fr3_joint_frames(rng.uniform(-1, 1, 7))[:, :3, :3], *DEXHAND_TREE.frames(rng.uniform(0, 1, 19))[1]]
+    for rotation in rotations:
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)
+        assert np.linalg.det(rotation) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_home_holds_the_hand_above_the_middle_of_the_table():

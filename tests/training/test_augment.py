@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dexhil.training.augment import AugmentConfig, augment
+from tests.tolerances import FEW, assert_close, roundings
 
 NOTHING = AugmentConfig(shift=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
 
@@ -18,7 +19,7 @@ def images() -> dict[str, jax.Array]:
 
 def test_zero_limits_change_nothing(images):
     result = augment(images, jax.random.key(1), NOTHING)
-    np.testing.assert_allclose(result["scene"], images["scene"], atol=1e-6)
+    assert_close(result["scene"], images["scene"], FEW)
 
 
 def test_every_image_and_camera_has_its_own_draw(images):
@@ -39,8 +40,10 @@ def test_range_and_shape_stay_and_the_key_decides(images):
 def test_a_shift_moves_whole_pixels_of_the_listed_cameras_alone(images):
     config = AugmentConfig(shift=0.1, brightness=0.0, contrast=0.0, saturation=0.0)
     result = augment(images, jax.random.key(3), config)
-    np.testing.assert_allclose(result["wrist"], images["wrist"], atol=1e-6)
+    assert_close(result["wrist"], images["wrist"], FEW)
     moved, image = np.asarray(result["scene"][0]), np.asarray(images["scene"][0])
     offsets = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
-    matches = [np.allclose(moved[4:16, 4:16], image[4 + y : 16 + y, 4 + x : 16 + x], atol=1e-6) for y, x in offsets]
+    matches = [
+        np.allclose(moved[4:16, 4:16], image[4 + y : 16 + y, 4 + x : 16 + x], atol=roundings(FEW)) for y, x in offsets
+    ]
     assert sum(matches) == 1

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from dexhil.models.config import TINY
-from dexhil.models.params import init_params
+from dexhil.models.vla import init_params
 from dexhil.training.checkpoints import CheckpointError, Checkpoints, load_ema_params, load_train_state
 from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from dexhil.training.partition import cast_frozen, frozen_paths, merge_trees, path_name, split_tree
 from dexhil.training.sharding import make_mesh
 from dexhil.training.step import StepConfig, make_state, make_train_step, policy_params, start_from
 from tests.models.test_lora import ADAPTED
+from tests.tolerances import TINY_STEP, assert_close
 from tests.training.test_step import WIDTH, make_inputs
 
 LAYERS = "PaliGemma/llm/layers"
@@ -139,7 +140,7 @@ def test_frozen_weights_in_bfloat16_keep_their_norms_and_change_no_loss():
     cast = merge_trees(split_tree(params, FROZEN)[0], cast_frozen(split_tree(params, FROZEN)[1], "bfloat16"))
     assert cast["PaliGemma"]["img"]["kernel"].dtype == jnp.bfloat16
     assert cast["PaliGemma"]["img"]["scale"].dtype == jnp.float32
-    np.testing.assert_array_equal(loss_fn(cast, make_inputs(), None), loss_fn(params, make_inputs(), None))
+    assert_close(loss_fn(cast, make_inputs(), None), loss_fn(params, make_inputs(), None), TINY_STEP)
 
 
 def test_frozen_parameters_keep_every_bit_and_have_no_optimiser_state():
@@ -167,9 +168,9 @@ def test_no_gradient_of_a_frozen_weight_is_computed():
 def test_averages_on_the_host_are_those_on_the_device():
     device, host = run(start(), 6), run(start(ema="host"), 6, ema="host", ema_every=1)
     assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(host.ema_params)} == {"pinned_host"}
-    assert same_bits(device.params, host.params)
-    for one, other in zip(*map(jax.tree.leaves, (device.ema_params, host.ema_params)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
+    of_device, of_host = (jax.tree.leaves((state.params, state.ema_params)) for state in (device, host))
+    for one, other in zip(of_device, of_host, strict=True):
+        assert_close(one, other, TINY_STEP)
 
 
 def test_averages_on_the_host_follow_every_so_many_steps():
@@ -178,7 +179,7 @@ def test_averages_on_the_host_follow_every_so_many_steps():
     decay = np.prod([min(0.9, (1 + n) / (10 + n)) for n in range(3)])
     expected = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, begin.params, third.params)
     for one, other in zip(*map(jax.tree.leaves, (state.ema_params, expected)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
+        assert_close(one, other, TINY_STEP)
 
 
 @pytest.mark.parametrize("ema", ["device", "host", "off"])

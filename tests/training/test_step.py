@@ -23,6 +23,7 @@ from dexhil.training.step import (
     parameter_group,
     weighted_loss,
 )
+from tests.tolerances import FEW, TINY_STEP, assert_close, relative
 
 BATCH, CHUNK, WIDTH = 8, 4, 3
 OPTIMIZER = OptimizerConfig(steps=50, name="adamw", warmup_steps=2, learning_rate=0.05)
@@ -92,7 +93,7 @@ def test_the_loss_is_the_weighted_mean_over_real_steps(step):
         weight[i] * loss[i, h] for i in range(BATCH) for h in range(CHUNK) if mask[i, h]
     ) / mask.sum()  # fmt: skip
     _, metrics = step(state, inputs)
-    assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(metrics["loss"]) == pytest.approx(expected, rel=relative(TINY_STEP))
 
 
 def test_a_doubled_weight_counts_as_a_sample_seen_twice():
@@ -101,7 +102,7 @@ def test_a_doubled_weight_counts_as_a_sample_seen_twice():
     mask, weight = jnp.array(inputs["action_mask"]), jnp.ones(BATCH)
     once, _ = weighted_loss(loss, mask, weight.at[0].set(2.0))
     twice, _ = weighted_loss(*(jnp.concatenate([x, x[:1]]) for x in (loss, mask, weight)))
-    assert float(once) == pytest.approx(float(twice), rel=1e-6)
+    assert float(once) == pytest.approx(float(twice), rel=relative(TINY_STEP))
 
 
 def test_masked_steps_have_no_gradient():
@@ -117,8 +118,8 @@ def test_accumulation_equals_the_batch_in_one_piece(step):
     whole, whole_metrics = step(start(), inputs)
     pieces, pieces_metrics = make_step(accumulate=4)(start(), inputs)
     for name in ("loss", "grad_norm"):
-        assert float(whole_metrics[name]) == pytest.approx(float(pieces_metrics[name]), rel=1e-5)
-    np.testing.assert_allclose(whole.params["head"]["kernel"], pieces.params["head"]["kernel"], atol=1e-6)
+        assert float(whole_metrics[name]) == pytest.approx(float(pieces_metrics[name]), rel=relative(TINY_STEP))
+    assert_close(whole.params["head"]["kernel"], pieces.params["head"]["kernel"], TINY_STEP)
 
 
 def test_accumulation_must_divide_the_batch():
@@ -217,8 +218,8 @@ def test_the_loss_with_delays_is_the_weighted_mean_over_the_rest(noisy_step):
     assert rest["action_mask"].sum() < inputs["action_mask"].sum()
     with_delays, metrics = make_step(delayed_loss, rtc_max_delay=max_delay)(start(), inputs)
     by_hand, expected = noisy_step(start(), rest)
-    assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-6)
-    np.testing.assert_allclose(with_delays.params["head"]["kernel"], by_hand.params["head"]["kernel"], atol=1e-6)
+    assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=relative(TINY_STEP))
+    assert_close(with_delays.params["head"]["kernel"], by_hand.params["head"]["kernel"], TINY_STEP)
 
 
 def test_without_delays_the_step_is_the_plain_step_bit_for_bit(noisy_step):
@@ -233,7 +234,7 @@ def test_evaluation_ignores_weights():
     inputs = make_inputs()
     total, count = make_eval_loss(linear_loss)(make_params(), inputs, jax.random.key(0))
     loss = np.asarray(linear_loss(make_params(), inputs, None))
-    assert float(total / count) == pytest.approx(loss[inputs["action_mask"]].mean(), rel=1e-5)
+    assert float(total / count) == pytest.approx(loss[inputs["action_mask"]].mean(), rel=relative(TINY_STEP))
 
 
 def test_a_batch_without_real_steps_gives_no_nan(step):
@@ -259,12 +260,12 @@ def test_non_finite_gradient_alone_stops_too():
 
 def test_schedule_warms_up_and_ends_at_its_fraction():
     rates = [np.asarray(schedule(OPTIMIZER)(step)) for step in (0, 2, 50, 500)]
-    np.testing.assert_allclose(rates, [0.0, 0.05, 0.005, 0.005], rtol=1e-6)
+    assert_close(rates, [0.0, 0.05, 0.005, 0.005], FEW)
 
 
 def test_no_warm_up_starts_at_the_peak():
     rate = schedule(OptimizerConfig(steps=10, warmup_steps=0, learning_rate=0.2))
-    np.testing.assert_allclose(np.asarray(rate(0)), 0.2, rtol=1e-6)
+    assert_close(rate(0), 0.2, FEW)
 
 
 def test_decay_spares_biases_scales_and_embeddings():

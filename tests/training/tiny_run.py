@@ -191,7 +191,7 @@ def compare_actions(one: Mesh, many: Mesh) -> float:
 
 
 def train_in_processes(workdir: Path) -> None:
-    assert initialise(os.environ) is not None
+    assert initialise(os.environ)
     assert any_process(jax.process_index() == 1)
     assert not any_process(False)
     run = TinyRun("linear", make_mesh(2))

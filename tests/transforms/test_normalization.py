@@ -1,12 +1,14 @@
 """Normalisation, delta actions and resizing: round trips, floors, bad input."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 
 from dexhil.transforms.normalization import (
     MIN_RANGE,
+    QUANTILES,
     Normalization,
     NormStats,
     fit_normalization,
@@ -253,3 +255,47 @@ def test_drift_wants_the_names_of_the_recorded_joints_and_something_to_compare(r
     nothing = (frozen[0], frozen[1], np.zeros_like(frozen[2]))
     with pytest.raises(ValueError, match=r"at least one valid action, got a mask of \[2000, 4\]"):
         normalization_drift(normalization, frozen, nothing, list("abcde"))
+
+
+def rare(count: int = 10, value: float = 1.0) -> np.ndarray:
+    """[3000, 2]: a wave, and a flag that is set `count` times."""
+    values = np.stack([np.sin(np.arange(3000) / 50), np.zeros(3000)], axis=1)
+    values[np.arange(count) * 100, 1] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("count", "value", "fraction"), [(10, 1.0, 99), (1, 1.0, 87), (10, -300.0, 100), (29, 5.0, 100), (29, 0.15, 81)]
+)
+def test_a_rare_value_is_named_and_does_not_drown_the_loss(count: int, value: float, fraction: int):
+    values = rare(count, value)
+    said = rf"gripper is nearly always near 0 and rarely reaches {value:g}: .* would be {fraction}% of the mean square"
+    with pytest.warns(UserWarning, match=said):
+        stats = NormStats.from_arrays(values, names=("wave", "gripper"))
+    squares = (stats.normalize(values) ** 2).mean(axis=0)
+    assert squares[1] == pytest.approx(1, rel=1e-4)
+    assert stats.high[0] == pytest.approx(1, abs=0.01)  # the others keep their range
+    np.testing.assert_allclose(stats.unnormalize(stats.normalize(values)), values, atol=1e-4 * max(1, abs(value)))
+
+
+@pytest.mark.parametrize(
+    "flag", [np.arange(3000) % 2, np.arange(3000) > 200, np.zeros(3000), np.arange(3000) % 40 == 0]
+)
+def test_values_that_are_not_rare_keep_their_quantiles(flag: np.ndarray):
+    """A gripper that is as often open as closed, or closed for 7 % or 2.5 % of the time, and one that never moves."""
+    values = np.stack([np.sin(np.arange(3000) / 50), flag], axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stats = NormStats.from_arrays(values)
+    low, high = np.quantile(values, QUANTILES, axis=0)
+    half = np.maximum(high - low, MIN_RANGE) / 2
+    np.testing.assert_array_equal(stats.low, ((low + high) / 2 - half).astype(np.float32))
+    np.testing.assert_array_equal(stats.high, ((low + high) / 2 + half).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(("a", "b"), "dimension b of the actions"), (None, "dimension 1 of the a")]
+)
+def test_the_warning_names_the_joint_and_the_kind(names: tuple[str, ...] | None, said: str):
+    with pytest.warns(UserWarning, match=said):
+        fit_normalization(np.zeros((3000, 2)), rare()[:, None], np.ones((3000, 1), bool), joint_names=names)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dexhil.models.config import VLAConfig
-from dexhil.models.params import Params, init_params
+from dexhil.models.vla import Params, abstract_params, init_params
 from dexhil.models.weights.names import Piece, huggingface_pieces, openpi_path, short_name
 from dexhil.models.weights.sources import Source, WeightsError, open_source
 
@@ -45,7 +45,7 @@ def load_params(
     Raises WeightsError with the list of all arrays that are missing, unexpected or of another shape.
     """
     source = open_source(weights)
-    shapes = {path: leaf.shape for path, leaf in _leaves(_abstract(config))}
+    shapes = {path: leaf.shape for path, leaf in _leaves(abstract_params(config))}
     fresh = _matching(init, shapes)
     parts = _assign(source, config, shapes, init, str(weights))
     _check_convention(config, parts, str(weights))
@@ -59,10 +59,6 @@ def load_params(
         leaves |= {path: place(path, leaf) for path, leaf in _fresh_leaves(key, config, fresh).items()}
     _say_what_differs(source, parts, fresh, shapes, say)
     return _tree({path: leaves[path] for path in shapes})
-
-
-def _abstract(config: VLAConfig) -> Any:
-    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
