@@ -80,7 +80,8 @@ class Step:
 
     action: [A] the command after safety limits, what the robot was told
     policy_action: [A] what the policy asked for; all NaN where it was not asked
-    is_intervention: a person's command was executed at this step
+    is_intervention: a person's command was executed at this step, be it for the arm or the hand alone (a partial
+    takeover: `action` is then the person's part and the policy's, `policy_action` says what of it is the policy's)
     is_commanded: somebody, policy or person, commanded this step; False while the robot only holds, waits for a plan,
     or was stopped. Such steps are recorded, and nobody learns from them; older data, which do not say, are True
     """

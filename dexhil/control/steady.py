@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BAND = 4.0  # noises around the centre in which nothing moves
+BAND = 3.2  # noises around the centre in which nothing moves
 SETTLING = 6  # samples over which the centre is the mean: the first one alone is as noisy as any
 AT_REST, REPEATED = 0.12, 0.02  # fraction of the way to a new sample, and to one that is shown again (slow devices)
 SPEED_GAIN = 0.2  # of the low pass on the speed
 SLOW, FAST = 0.7, 1.5  # noises per sample: below, the low pass is that at rest; above, it is open
-CATCH_UP = 0.2  # of what the band kept back, per band of motion
+CATCH_UP = 0.3  # of what the band kept back, per band of motion
 LAG = 5.0  # noises by which the low pass is behind at most
 
 

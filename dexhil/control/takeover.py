@@ -18,6 +18,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.control import steady
+from dexhil.control.blend import lead_tips, moved_pose
 from dexhil.robots import arm_ik
 from dexhil.robots.poses import IDENTITY, compose, inverse
 from dexhil.robots.spec import RobotSpec
@@ -27,6 +28,7 @@ AUTHORITIES = ("both", "arm", "hand")  # what of the robot a person takes
 HAND_BLEND_RAD = 0.6  # a finger joint's motion after which 1/e of its difference between human and robot is left
 # What a hand at rest shows, one standard deviation: cube m and half rad (of a quaternion), finger joints rad.
 NOISE_M, NOISE_HALF_RAD, NOISE_RAD = 1e-3, np.radians(0.5) / 2, 0.01
+OF_VECTORS = 1.25  # the norm of three noisy numbers goes that much farther than one of them
 ELBOW_BLEND_M = 0.05  # distance from the takeover at which 1/e of its elbow's difference from home is left
 
 
@@ -60,7 +62,7 @@ class Inputs:
     engage: the person asks for control. human: None where its devices give nothing valid. policy_action: [A] rad, the
     action that is due now, None where there is none; policy_epoch: epoch for which it was planned. estop: stop now;
     clear_estop: a person says that it is safe again. authority: of AUTHORITIES, what the person commands; the policy
-    keeps the rest.
+    keeps the rest. blend: fraction of the policy in what the person commands, 0: the person alone; see `blend`.
     """
 
     engage: bool
@@ -70,15 +72,18 @@ class Inputs:
     estop: bool = False
     clear_estop: bool = False
     authority: str = "both"
+    blend: float = 0.0
 
     def __post_init__(self) -> None:
         if self.authority not in AUTHORITIES:
             raise ValueError(f"authority {self.authority!r}: expected one of {', '.join(AUTHORITIES)}")
+        if not 0.0 <= self.blend <= 1.0:
+            raise ValueError(f"blend {self.blend!r}: expected a fraction from 0 (the person alone) to 1")
 
 
 @dataclasses.dataclass(frozen=True)
 class Anchors:
-    """Taken when a takeover begins: the last command [A], its pose `T_EE0` [7] and the cube `T_M0` [7].
+    """Taken when a takeover begins: the last command [A], its pose `T_EE0` [7], the cube `T_M0` [7], human_hand [m].
 
     shown: the person's cube and hand [7 + m] without sensor noise. hand: [m] rad, the robot's as led so far. path: rad
     that the person's hand has moved beyond noise. policy: [A] rad, what the policy last asked for.
@@ -87,6 +92,7 @@ class Anchors:
     command: np.ndarray
     pose_base_ee: np.ndarray
     pose_camera_cube: np.ndarray
+    human_hand: np.ndarray
     shown: steady.Steady
     hand: np.ndarray
     policy: np.ndarray
@@ -149,7 +155,7 @@ def advance(
     command, ik_error = state.command, 0.0
     if mode in (Mode.ENGAGING, Mode.HUMAN) and inputs.human is not None:
         anchors, epoch = _anchored(state, mode, epoch, inputs, spec)
-        command, ik_error = human_command(anchors, state.command, spec, cube_to_ee)
+        command, ik_error = human_command(anchors, state.command, spec, cube_to_ee, inputs.blend)
     else:
         anchors = None
     if mode is Mode.AUTONOMOUS and inputs.policy_action is not None:
@@ -205,17 +211,20 @@ def elbow_posture(anchors: Anchors, pose_base_ee: np.ndarray, spec: RobotSpec) -
 
 
 def human_command(
-    anchors: Anchors, last_command: np.ndarray, spec: RobotSpec, cube_to_ee: np.ndarray
+    anchors: Anchors, last_command: np.ndarray, spec: RobotSpec, cube_to_ee: np.ndarray, blend: float = 0.0
 ) -> tuple[np.ndarray, float]:
     """The command [A] rad, the person's part through eq. 3 and 4, and the residual of the inverse kinematics (m)."""
     command, ik_error = anchors.policy.copy(), 0.0
     if anchors.authority != "hand":
         cube = anchors.human.pose_camera_cube
         pose = arm_target(anchors.pose_base_ee, anchors.pose_camera_cube, cube, cube_to_ee)
+        if blend:
+            policy = arm_ik.forward(anchors.policy[:ARM_DOF].astype(np.float64))
+            pose = moved_pose(policy, anchors.pose_base_ee, pose)
         solution = arm_ik.solve(pose, last_command[:ARM_DOF], posture=elbow_posture(anchors, pose, spec))
         command[:ARM_DOF], ik_error = solution.q_arm, solution.position_error
     if anchors.authority != "arm":
-        command[ARM_DOF:] = anchors.hand
+        command[ARM_DOF:] = blend * command[ARM_DOF:] + (1.0 - blend) * anchors.hand
     return command, ik_error
 
 
@@ -249,7 +258,7 @@ def _anchored(state: TakeoverState, mode: Mode, epoch: int, inputs: Inputs, spec
     elif anchors.authority != inputs.authority:
         anchors, epoch = _anchor(state.command, inputs.human), epoch + 1
     else:
-        anchors = _follow(anchors, inputs.human, spec)
+        anchors = _follow(anchors, inputs.human, spec, by_tips=inputs.blend > 0.0)
     policy = anchors.policy
     if inputs.policy_action is not None and inputs.policy_epoch >= epoch and mode is Mode.HUMAN:
         policy = np.asarray(inputs.policy_action, np.float32)
@@ -260,17 +269,22 @@ def _anchor(command: np.ndarray, human: HumanCommand) -> Anchors:
     pose = arm_ik.forward(command[:ARM_DOF].astype(np.float64))
     shown = steady.begin(_sample(human), _noise(len(human.q_hand)))
     hand = command[ARM_DOF:].astype(np.float64)
-    return Anchors(command.copy(), pose, shown.value[:7], shown, hand, command.copy())
+    return Anchors(command.copy(), pose, shown.value[:7], shown.value[7:], shown, hand, command.copy())
 
 
-def _follow(anchors: Anchors, human: HumanCommand, spec: RobotSpec) -> Anchors:
+def _follow(anchors: Anchors, human: HumanCommand, spec: RobotSpec, *, by_tips: bool) -> Anchors:
     sample = _sample(human)
     if sample[3:7] @ anchors.shown.raw[3:7] < 0.0:
         sample[3:7] *= -1.0  # the same rotation, as the quaternion that is near the last one
     shown = steady.follow(anchors.shown, sample, _noise(len(human.q_hand)))
     before, after = anchors.shown.value[7:], shown.value[7:]
     path = anchors.path + float(np.abs(after - before).max())
-    return dataclasses.replace(anchors, shown=shown, hand=lead_hand(anchors.hand, before, after, spec), path=path)
+    if by_tips:
+        hand = lead_tips(anchors.hand, anchors.command[ARM_DOF:], anchors.human_hand, after)
+        hand = np.clip(hand, spec.lower[ARM_DOF:], spec.upper[ARM_DOF:])
+    else:
+        hand = lead_hand(anchors.hand, before, after, spec)
+    return dataclasses.replace(anchors, shown=shown, hand=hand, path=path)
 
 
 def _sample(human: HumanCommand) -> np.ndarray:
@@ -280,5 +294,5 @@ def _sample(human: HumanCommand) -> np.ndarray:
 @functools.cache
 def _noise(hand_dof: int) -> steady.Noise:
     """Of position, rotation and every finger joint."""
-    sizes = [NOISE_M, NOISE_HALF_RAD, *[NOISE_RAD] * hand_dof]
+    sizes = [OF_VECTORS * NOISE_M, OF_VECTORS * NOISE_HALF_RAD, *[NOISE_RAD] * hand_dof]
     return steady.Noise([0, 3, *range(7, 7 + hand_dof)], np.array(sizes))

@@ -21,12 +21,13 @@ from dexhil.schema import Step
 class Person(Protocol):
     """Who supervises. reasons: why control was taken, one per takeover. cube_to_ee: [7], `C` of DexHiL eq. 3.
 
-    authority: of `takeover.AUTHORITIES`, what the person takes.
+    authority, blend: see `takeover.Inputs`.
     """
 
     reasons: list[str]
     cube_to_ee: np.ndarray
     authority: str
+    blend: float
 
     def tick(self, command: np.ndarray) -> HumanCommand | None:
         """What the person shows at this control step, None while it only watches; command: [A] rad, last executed."""
@@ -97,7 +98,9 @@ def run_supervised(
             planner.rest(rig.command)
         due = planner.due(step, lambda seen=observation: seen)
         wanted = None if due is None else due.action
-        inputs = Inputs(human is not None, human, wanted, policy_epoch=state.epoch + 1, authority=person.authority)
+        inputs = Inputs(
+            human is not None, human, wanted, state.epoch + 1, authority=person.authority, blend=person.blend
+        )
         before = rig.command
         state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
         if decision.mode is Mode.RELEASING:  # the policy has planned anew already

@@ -42,7 +42,7 @@ class PersonConfig:
     late_s: time of watching after which a person helps in any case. false_alarms_per_s: takeovers without a reason.
     hand_back: chance of handing back once the object is in the hand and moves with it, else the person finishes.
     approach_speed, skill: of the person's arm and eye, see `ScriptedOperator`. authority: of `takeover.AUTHORITIES`,
-    what the person takes; the policy keeps the rest.
+    what the person takes; the policy keeps the rest. blend: fraction of the policy in it.
 
     Raises ValueError for a skill of 0 or less, a foresight that is no chance and an authority that is none.
     """
@@ -56,6 +56,7 @@ class PersonConfig:
     approach_speed: float = 0.0
     skill: float = 1.0
     authority: str = "both"
+    blend: float = 0.0
 
     def __post_init__(self) -> None:
         if self.skill <= 0:
@@ -143,7 +144,7 @@ class SimulatedPerson:
         self.reasons: list[str] = []
         self._devices = Devices(self._rng, model, rig.control_hz)
         self.cube_to_ee = self._devices.cube_to_ee
-        self.authority = self._config.authority
+        self.authority, self.blend = self._config.authority, self._config.blend
 
     def tick(self, command: np.ndarray) -> HumanCommand | None:
         """What the person shows, or None while it only watches. command: [A] rad, the last executed."""

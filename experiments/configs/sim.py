@@ -115,6 +115,7 @@ def get_config(preset: str = "default") -> Config:
     config.online.person.false_alarms_per_s = 0.0
     # What the person's hand goes through: "simulated" is the retargeter of the simulator; or a file; "": nothing
     config.online.person.retargeter = "simulated"
+    config.online.person.blend = 0.0  # fraction of the policy in what the person commands
     config.online.person.authority = "both"  # what the person takes: "both", "arm", "hand"; the policy keeps the rest
     config.online.person.approach_speed = 0.0  # as in collect
     config.online.person.skill = 1.0  # errors of eye and hand are divided by it; 1: as in demonstrations

@@ -49,6 +49,7 @@ def get_config(preset: str = "default") -> Config:
 
     config.teleop = ConfigDict()
     config.teleop.retargeter = ""  # retargeter.npz of experiments/retarget.py; "": the glove gives joints itself
+    config.teleop.blend = 0.0  # fraction of the policy in a takeover; 0: the person alone
     config.teleop.calibration = ""  # of hardware/calibrate.py hand-eye; "": the cube is held like the end effector
 
     config.episode = ConfigDict()

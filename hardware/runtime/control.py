@@ -243,6 +243,7 @@ class Control:
             estop=bool(self.safety.estopped),
             clear_estop=not self.safety.estopped,
             authority=asks.authority,
+            blend=self.teleop.blend,
         )
         self._state, decision = advance(self._state, inputs, self.spec, self.teleop.cube_to_ee)
         return decision, mode, rest

@@ -55,6 +55,7 @@ class Rig:
             safety=safety,
             retargeter=self.retargeter(config),
             cube_to_ee=cube_to_ee(config.teleop.calibration),
+            blend=config.teleop.blend,
         )
         newest = policy.newest if policy is not None else None
         arm, hand, cameras = (self.devices[role] for role in ("arm", "hand", "cameras"))

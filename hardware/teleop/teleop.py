@@ -19,7 +19,7 @@ from hardware.teleop.pose_filter import JointFilter
 class Teleop:
     """One person. retargeter: None where the glove gives hand joints [hand_dof] rad itself.
 
-    cube_to_ee: [7], the constant `C` of DexHiL eq. 3.
+    cube_to_ee: [7], the constant `C` of DexHiL eq. 3. blend: see `takeover.Inputs`.
     """
 
     tracker: Tracker
@@ -29,6 +29,7 @@ class Teleop:
     safety: SafetySettings
     retargeter: Retargeter | None = None
     cube_to_ee: np.ndarray = dataclasses.field(default_factory=lambda: IDENTITY.copy())
+    blend: float = 0.0
     _smooth: JointFilter = dataclasses.field(default_factory=JointFilter)
     _glove_seen: int = 0
     _q_hand: np.ndarray | None = None
