@@ -74,6 +74,7 @@ class StillPerson:
     """Takes over at TAKEN, holds still, and lets go at GIVEN_BACK."""
 
     cube_to_ee, reasons, authority = IDENTITY, ["wanted to"], "both"
+    blend = False
 
     def __init__(self) -> None:
         self.step = -1
