@@ -192,7 +192,8 @@ def _load_module(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config {path}: expected a Python file (.py) with a function get_config(preset)")
     module = importlib.util.module_from_spec(spec)
-    _call(path, lambda: spec.loader.exec_module(module))
+    loader = spec.loader
+    _call(path, lambda: loader.exec_module(module))
     if not hasattr(module, "get_config"):
         raise ConfigError(f"--config {path}: the file has no function get_config(preset); every config defines it")
     return module

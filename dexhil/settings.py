@@ -81,9 +81,10 @@ def from_values(kind: type[Made], values: Mapping[str, Any], key: str) -> Made:
     for name, value in values.items():
         if name not in types:
             raise ConfigError(f"{key}.{name}: there is no such setting{did_you_mean(name, types)}")
-        nested = dataclasses.is_dataclass(types[name]) and isinstance(value, Mapping)
-        value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
-        made[name] = from_values(types[name], value, f"{key}.{name}") if nested else value
+        if dataclasses.is_dataclass(types[name]) and isinstance(value, Mapping):
+            made[name] = from_values(types[name], value, f"{key}.{name}")
+        else:
+            made[name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
     try:
         return kind(**made)
     except (ValueError, TypeError) as error:

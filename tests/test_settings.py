@@ -31,7 +31,7 @@ def sections(config: Section, prefix: str = "") -> dict[str, Section]:
     for name, value in config.items():
         if hasattr(value, "items") and name not in FREE:
             found[prefix + name] = value
-            found |= sections(value, f"{prefix}{name}.")
+            found |= sections(value, f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
     return found
 
 
@@ -215,9 +215,9 @@ def test_lists_of_a_written_config_come_back_as_tuples() -> None:
 
 
 def test_sections_inside_a_plain_section_are_checked_too() -> None:
-    config = ConfigDict({"lab": {}})
-    config.lab.rig = as_config(RigConfig())
-    config.lab.rig.image_size = 0
+    rig = as_config(RigConfig())
+    rig.image_size = 0
+    config = ConfigDict({"lab": ConfigDict({"rig": rig})})
     with pytest.raises(ConfigError, match=r"lab\.rig\.image_size 0: expected at least 1"):
         check_config(config)
 

@@ -163,7 +163,7 @@ def one_trial(
         tape,
         tasks[index % len(tasks)],
         1_000_000 + index,  # never a seed of a demonstration
-        executor=ExecutorConfig(execute_steps, handover),
+        executor=ExecutorConfig.of({"execute_steps": execute_steps, "handover": handover}),
         latency_steps=latency_steps,
     )
     change = np.abs(np.diff(tape.commands, axis=0)).max(axis=1)

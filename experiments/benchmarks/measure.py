@@ -10,14 +10,13 @@ import resource
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from dexhil.models.config import VLAConfig
 from dexhil.models.vla import abstract_params, flow_loss
-from dexhil.training.augment import AugmentConfig
 from dexhil.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from dexhil.training.partition import frozen_paths, path_name
 from dexhil.training.sharding import make_mesh, place_batch
@@ -34,8 +33,8 @@ class TrainingCase:
     mode: str = "full"
     batch_size: int = 32
     flow_samples: int = 1
-    optimizer: str = "muon"
-    ema: str = "device"
+    optimizer: Literal["muon", "adamw"] = "muon"
+    ema: Literal["device", "host", "off"] = "device"
     fsdp: int = 1
 
 
@@ -77,7 +76,7 @@ def measure_training(
     check_memory(state_gib(shapes, frozen, case) / case.fsdp)
     tflops = training_flops(model, shapes, frozen, case.flow_samples) / 1e12
     params = random_params(model, "bfloat16" if case.mode == "lora" else "float32")
-    options = OptimizerConfig(steps=10_000, name=case.optimizer)
+    options = OptimizerConfig(steps=10_000, optimizer=case.optimizer)
     optimizer = make_optimizer(options)
     state = make_state(params, optimizer, mesh, frozen=frozen, frozen_dtype="bfloat16", ema=case.ema)
     del params
@@ -85,7 +84,7 @@ def measure_training(
         lambda params, inputs, key: flow_loss(params, model, inputs, key, flow_samples=case.flow_samples),
         optimizer,
         schedule(options),
-        StepConfig(augment=AugmentConfig(), ema=case.ema),
+        StepConfig(augment=True, ema=case.ema),
         state,
     )
     began = time.perf_counter()

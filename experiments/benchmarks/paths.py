@@ -12,6 +12,7 @@ of each mode and rtc - replace of each path. Goes on where it was interrupted.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 from collections import deque
@@ -26,8 +27,10 @@ from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation.intervals import mcnemar, paired_difference, score
 from dexhil.evaluation.rollout import run_trial
 from dexhil.policy import Policy
+from dexhil.rig import RigConfig
 from dexhil.robots.poses import IDENTITY
 from dexhil.schema import ARM_DOF
+from dexhil.settings import from_values
 from dexhil.sim.rig import SimRig
 from dexhil.training.checkpoints import load_meta
 from experiments.rigs import make_rig
@@ -156,7 +159,9 @@ class Paths:
             rig["tasks"],
         )
         self.config.rig.cameras = tuple(rig["cameras"])
-        self._sims = {"simulation": make_rig(rig), "hardware": make_rig({**rig, "control_hz": STEP_HZ})}
+        settings = from_values(RigConfig, rig, "rig")
+        hardware = dataclasses.replace(settings, control_hz=STEP_HZ)
+        self._sims = {"simulation": make_rig(settings), "hardware": make_rig(hardware)}
         self._modes = {mode: ExecutorConfig.of({**self.config.policy, "handover": mode}) for mode in options.modes}
         self._policies = {mode: Policy.load(options.checkpoint, rtc=of.policy_rtc) for mode, of in self._modes.items()}
 

@@ -41,7 +41,7 @@ class Report:
     """What the process last said, at t (monotonic s). request: the last that was answered, with actions float32 [H, A]
     rad or with an `error`.
 
-    identity: {"checkpoint_id", "robot", "cameras", "control_hz", "max_delay"} of the loaded policy; empty while it
+    identity: {"checkpoint_id", "info": PolicyInfo, "max_delay"} of the loaded policy; empty while it
     loads. stats: of its loop.
     """
 
@@ -192,16 +192,7 @@ def _answer(policy: Policy, question: Question) -> dict[str, Any]:
 
 
 def _identity(policy: Any) -> dict[str, Any]:
-    """Of a policy in this process (`meta`) or behind a server (`info`)."""
+    """Of a policy in this process or behind a server; one that says nothing of itself has a name only."""
     facts = {"checkpoint_id": getattr(policy, "checkpoint_id", type(policy).__name__)}
-    meta, info = getattr(policy, "meta", None), getattr(policy, "info", None)
-    said = info or meta
-    if said is None:
-        return facts
-    cameras, max_delay = (meta.model.cameras, policy.max_delay) if info is None else (info.cameras, info.max_delay)
-    return facts | {
-        "robot": said.robot,
-        "control_hz": said.control_hz,
-        "cameras": tuple(cameras),
-        "max_delay": max_delay,
-    }
+    info = getattr(policy, "info", None)
+    return facts if info is None else facts | {"info": info, "max_delay": info.max_delay}

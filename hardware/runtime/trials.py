@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.commands import ConfigError, to_json
+from dexhil.commands import to_json
 from dexhil.config import Config
 from dexhil.episodes.recorder import list_episodes
 from dexhil.evaluation.rollout import Policy
+from dexhil.fit import check_fits, rig_interface
 from dexhil.progress import stop_requested
 from dexhil.schema import EpisodeMetadata, Source
 from hardware.devices.base import DeviceError
@@ -121,21 +122,13 @@ def run_trials(
 
 
 def check_policy(session: Session, config: Config) -> str:
-    """The checkpoint's id. Raises ConfigError where the policy is of another robot or rate or needs other cameras."""
+    """The checkpoint's id, "" without a policy. Raises ConfigError where it does not fit, see `fit.check_fits`."""
     if session.policy is None:
         return ""
-    identity, rate = session.identity, config.rates.policy_hz
-    if identity.get("robot", config.rig.robot) != config.rig.robot:
-        raise ConfigError(f"the checkpoint was trained on {identity['robot']!r}, rig.robot is {config.rig.robot!r}")
-    missing = sorted(set(identity.get("cameras", ())) - set(config.rig.cameras))
-    if missing:
-        raise ConfigError(f"the checkpoint needs cameras {missing}, rig.cameras are {list(config.rig.cameras)}")
-    if identity.get("control_hz", rate) != rate:
-        raise ConfigError(
-            f"the checkpoint acts at {identity['control_hz']:g} Hz, rates.policy_hz is {rate:g}: it would play too "
-            f"fast or too slowly; set rates.policy_hz to it, or take another checkpoint"
-        )
-    return identity["checkpoint_id"]
+    info = session.identity.get("info")
+    if info is not None:
+        check_fits(info, rig_interface(config.rig.robot, config.rig.cameras, config.rates.policy_hz))
+    return session.identity["checkpoint_id"]
 
 
 class _Quota:

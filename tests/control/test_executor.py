@@ -17,7 +17,12 @@ def make(
     handover: str = "replace", latency: float = 0.0, *, steps: int = STEPS, fade_s: float = 0.0, **more
 ) -> Executor:
     """An executor whose chunks take over as they are. latency: control steps."""
-    return Executor(HZ, ExecutorConfig(steps, handover, fade_s=fade_s), latency_s=latency / HZ, **more)
+    return Executor(
+        HZ,
+        ExecutorConfig.of({"execute_steps": steps, "handover": handover, "fade_s": fade_s}),
+        latency_s=latency / HZ,
+        **more,
+    )
 
 
 def plan(number: int, length: int = CHUNK) -> np.ndarray:

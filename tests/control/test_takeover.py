@@ -323,8 +323,8 @@ def test_a_blended_takeover_adds_the_persons_motion_to_the_policys(rng):
     for _ in range(3):
         state, decision = tick(state, human, policy, blend=0.5)
     still = decision.command
-    poses = (arm_ik.forward(q[:ARM_DOF].astype(np.float64)) for q in (still, policy))
-    np.testing.assert_allclose(*poses, atol=1e-3)
+    pose, expected = (arm_ik.forward(q[:ARM_DOF].astype(np.float64)) for q in (still, policy))
+    np.testing.assert_allclose(pose, expected, atol=1e-3)
     np.testing.assert_allclose(still[ARM_DOF:], SPEC.home[ARM_DOF:] + 0.025, atol=1e-3)
     moved = HumanCommand(
         compose(human.pose_camera_cube, make_pose(np.full(3, 0.03), Rotation.identity())), np.full(HAND, 0.9)

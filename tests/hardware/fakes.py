@@ -60,6 +60,8 @@ class FakeActuator(FakeDevice):
 
     def __init__(self, name: str, value: Any, clock: Any = time.monotonic) -> None:
         super().__init__(name, value, clock)
+        joints = slice(ARM_DOF) if isinstance(value, ArmState) else slice(ARM_DOF, None)
+        self.joint_names = SPEC.joint_names[joints]
         self.commands: list[np.ndarray] = []
         self.broken = ""
 
@@ -237,6 +239,6 @@ def live_control(newest: Any = None, handover: str = "replace") -> Live:
         ),
         SafetyLayer(SPEC, patient, arm_hz=30.0, hand_hz=90.0),
         newest,
-        Settings(stale_s=2.0, executor=ExecutorConfig(handover=handover)),
+        Settings(stale_s=2.0, executor=ExecutorConfig.of({"handover": handover})),
     )
     return Live(control, arm, hand, operator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ class StillPerson:
     """Takes over at TAKEN, holds still, and lets go at GIVEN_BACK."""
 
     cube_to_ee, reasons, authority = IDENTITY, ["wanted to"], "both"
-    blend = False
+    blend = 0.0
 
     def __init__(self) -> None:
         self.step = -1
@@ -86,14 +86,14 @@ class StillPerson:
 
 
 class NoPerson(StillPerson):
-    def tick(self, command: np.ndarray) -> None:
+    def tick(self, command: np.ndarray) -> HumanCommand | None:
         return None
 
 
 def simulated(config: ExecutorConfig, latency: int, *, takeover: bool) -> tuple[list[Step], SeededPolicy]:
     policy, steps = SeededPolicy(), []
     run_supervised(
-        PerfectRig(), policy, StillPerson() if takeover else NoPerson(), seed=SEED, max_seconds=STEPS / HZ,
+        cast(Any, PerfectRig()), policy, StillPerson() if takeover else NoPerson(), seed=SEED, max_seconds=STEPS / HZ,
         record=steps.append, executor=config, latency_steps=latency,
     )  # fmt: skip
     return steps, policy
@@ -158,7 +158,7 @@ def assert_same_questions(robot: SeededPolicy, sim: SeededPolicy) -> None:
 @pytest.mark.parametrize("latency", [0, 3])
 @pytest.mark.parametrize("takeover", [False, True])
 def test_a_robot_is_commanded_as_in_a_supervised_rollout(handover: str, latency: int, takeover: bool):
-    config = ExecutorConfig(handover=handover)
+    config = ExecutorConfig.of({"handover": handover})
     steps, policy = simulated(config, latency, takeover=takeover)
     robot = Robot(config, latency, arm_hz=HZ, hand_hz=HZ)
     robot.run(takeover=takeover)
@@ -180,7 +180,7 @@ def test_a_robot_is_commanded_as_in_a_supervised_rollout(handover: str, latency:
 @pytest.mark.parametrize("latency", [0, 2, 4])
 def test_at_the_rates_of_the_rig_too_and_without_a_person_as_where_it_is_scored(handover: str, latency: int):
     """Arm 30 and hand 90 a second: compared where the clocks of all loops meet, ten times a second."""
-    config = ExecutorConfig(handover=handover)
+    config = ExecutorConfig.of({"handover": handover})
     rig, policy, commands = PerfectRig(), SeededPolicy(), []
     rig.apply = lambda action: commands.append(np.array(action)) or PerfectRig.apply(rig, action)
     run_trial(rig, policy, "wander", SEED, executor=config, latency_steps=latency)

@@ -18,7 +18,7 @@ class Source:
 
     def __init__(self, handover: str = "replace") -> None:
         self.report: Report | None = Report(0.0, identity=IDENTITY)
-        self.policy = PolicySource(lambda: self.report, 2, 20.0, ExecutorConfig(handover=handover), 0.4)
+        self.policy = PolicySource(lambda: self.report, 2, 20.0, ExecutorConfig.of({"handover": handover}), 0.4)
         self.policy.begin()
 
     def ask(self, observed: float) -> Request:

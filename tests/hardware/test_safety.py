@@ -116,7 +116,7 @@ def test_motion_starts_softly(begin: str):
         layer.estop("pressed")
         layer.go(goal, 0.5)
         layer.clear(layer.ticks * TICK_S)
-    fastest = SETTINGS.velocity_share * float(SPEC.max_velocity[ARM_DOF:].max())
+    fastest = SETTINGS.velocity_fraction * float(SPEC.max_velocity[ARM_DOF:].max())
     commands = np.stack([layer.command, *layer.go(goal, 0.2)])
     assert 0.0 < np.abs(np.diff(commands, axis=0)).max() / TICK_S < 0.11 * fastest
     layer.go(np.concatenate([SPEC.home[:ARM_DOF], OPEN]), 2.5)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from dexhil.control.takeover import Mode
+from dexhil.fit import PolicyInfo
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ActionChunk, EpisodeMetadata, Observation
-from dexhil.serving.messages import PolicyInfo
 from hardware.runtime.policy_process import PolicyProcess, server_policy
 from hardware.runtime.recording import Recorder
 from hardware.runtime.session import Session
@@ -25,7 +25,7 @@ from tests.hardware.fakes import live_control
 KEY = "a key of sixteen characters".replace(" ", "-")
 INFO = PolicyInfo(
     robot=SPEC.name, control_hz=20.0, cameras=("scene",), image_size=8, state_dim=SPEC.action_dim, chunk=16,
-    action_dim=SPEC.action_dim, action_names=SPEC.joint_names, max_delay=8, action_space="recorded",
+    action_dim=SPEC.action_dim, joint_names=SPEC.joint_names, max_delay=8, action_space="recorded",
     checkpoint="served/3", saved="2026-01-01T00:00:00Z", normalization="0123456789abcdef",
 )  # fmt: skip
 SLOW_S = 0.12  # of an inference: some three control steps with all the rest

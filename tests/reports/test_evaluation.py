@@ -110,7 +110,8 @@ def test_lineage_links_to_the_pages_of_other_runs(tmp_path: Path):
     (tmp_path / "warmup/checkpoints/3").mkdir(parents=True)
     (tmp_path / "warmup/report.html").write_text("")
     (tmp_path / "eval").mkdir()
-    rows = dict(key_values({"checkpoint": tmp_path / "warmup/checkpoints/3", "seed": 3}, tmp_path / "eval").rows)
+    table = key_values({"checkpoint": tmp_path / "warmup/checkpoints/3", "seed": 3}, tmp_path / "eval")
+    rows = {str(key): value for key, value in table.rows}
     assert rows["checkpoint"] == Cell(str(tmp_path / "warmup/checkpoints/3"), href="../warmup/report.html")
     assert rows["seed"] == "3"
 

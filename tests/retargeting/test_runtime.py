@@ -84,7 +84,7 @@ def test_a_damaged_file_is_refused(model: Model, tmp_path: Path) -> None:
         ("params/groups/0/0/w", np.zeros((2, 2), np.float32)),
         ("params/thumb/0/b", np.full_like(arrays["params/thumb/0/b"], np.nan)),
     ):
-        np.savez(facts, **(arrays | {name: value}))
+        np.savez(facts, **(arrays | {name: value}))  # pyright: ignore[reportArgumentType]
         with pytest.raises(ValueError, match=r"facts\.npz: expected a retargeter's .* or damaged"):
             runtime.load(facts)
 

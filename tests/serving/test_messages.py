@@ -42,7 +42,7 @@ def test_large_images_are_resized_once_and_other_cameras_stay_at_home():
 def test_float64_joints_are_read_and_more_cameras_ignored():
     observation = make_observation(3)
     request = make_request(observation) | {"images": {**observation.images, "top": "no picture"}}
-    received, options = read_request(request | {"state": request["state"].astype(np.float64)}, INFO)
+    received, options = read_request(request | {"state": np.asarray(request["state"], np.float64)}, INFO)
     assert_same(received, observation)
     assert options == {"seed": 0}
 

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def policy_shapes(config: VLAConfig) -> Any:
 class Case:
     """optimizer: its name; make_shapes: of the parameters; freeze: patterns."""
 
-    optimizer: str
+    optimizer: Literal["muon", "adamw"]
     loss: Callable[..., jax.Array]
     make_shapes: Callable[[VLAConfig], Any]
     config: VLAConfig = MODEL
