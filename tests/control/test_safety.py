@@ -103,3 +103,17 @@ def test_an_intervention_is_a_span_with_its_worst_and_another_one_after_a_gap():
     (second,) = log.take(2.1, all_of_them=True)
     assert second["detail"] == "joint 2"
     assert log.take(9.0) == []
+
+
+def test_from_a_place_that_is_not_allowed_the_way_back_is_open_and_the_way_on_is_not():
+    box = dataclasses.replace(SETTINGS.box, upper=np.array([0.30, 0.5, 0.9]))  # home lies outside
+    layer = SafetyLayer(SPEC, dataclasses.replace(SETTINGS, box=box), arm_hz=30.0, hand_hz=90.0)
+    out, back = SPEC.home.copy(), SPEC.home.copy()
+    out[3] += 0.3  # the elbow opens: the hand goes forward
+    back[3] -= 0.3
+    layer.limit(out, 0.0, True)
+    assert "workspace" in layer.blocked
+    np.testing.assert_allclose(layer.command[:ARM_DOF], SPEC.home[:ARM_DOF], atol=1e-6)
+    layer.limit(back, 0.1, True)
+    assert layer.blocked == ""
+    assert layer.command[3] < SPEC.home[3]

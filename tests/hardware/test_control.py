@@ -413,3 +413,29 @@ def test_a_step_is_recorded_with_the_first_command_after_its_observation(bench: 
     assert bench.control.since(snapshots[3].t) is snapshots[3]
     assert bench.control.since(snapshots[3].t + 1e-4) is snapshots[4]
     assert bench.control.since(bench.now + 1.0) is snapshots[-1]
+
+
+def test_a_plan_made_at_rest_for_the_last_episode_is_not_followed_in_the_next_one():
+    bench = Bench()
+    bench.planning = False
+    bench.start()
+    old = bench.asked[0]
+    for phase in (Phase.IDLE, Phase.RUNNING):
+        bench.control.request(phase)
+        bench.tick()
+    bench.asked.append(old)
+    bench.answer(np.linspace(SPEC.home, SPEC.home + 0.3, 16).astype(np.float32))
+    assert still(bench.run(0.1))
+    assert not bench.control.latest.is_commanded
+
+
+def test_an_episode_begins_where_the_robot_is_and_not_where_it_was_left(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench()
+    bench.control.request(Phase.IDLE)
+    bench.run(0.1)
+    moved = (SPEC.home[:ARM_DOF] + 0.2).astype(np.float32)
+    monkeypatch.setattr(bench.arm, "command", lambda target, t_execute, epoch: np.array(target))
+    bench.arm.value = dataclasses.replace(bench.arm.value, q=moved)
+    bench.planning = False
+    bench.start()
+    np.testing.assert_allclose(bench.control.latest.command[:ARM_DOF], moved, atol=1e-6)

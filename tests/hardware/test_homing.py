@@ -58,3 +58,12 @@ def test_homing_that_the_guard_forbids_says_why():
     bench.run(10.0)
     assert bench.control.latest.phase is Phase.HOMING
     assert "workspace: the arm would come to rest" in bench.control.latest.holding
+
+
+def test_the_hand_goes_home_as_slowly_as_the_arm():
+    bench = Bench()
+    bench.hand.value = SPEC.home[ARM_DOF:] + np.float32(0.3)
+    bench.run(0.1)
+    bench.control.request(Phase.HOMING)
+    speed = np.abs(np.diff([s.command[ARM_DOF:] for s in bench.run(0.5)], axis=0)).max() / TICK_S
+    assert 0.01 < speed < 0.16 * SPEC.max_velocity[ARM_DOF:].max()
