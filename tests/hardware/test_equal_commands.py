@@ -183,7 +183,7 @@ def test_at_the_rates_of_the_rig_too_and_without_a_person_as_where_it_is_scored(
     config = ExecutorConfig.of({"handover": handover})
     rig, policy, commands = PerfectRig(), SeededPolicy(), []
     rig.apply = lambda action: commands.append(np.array(action)) or PerfectRig.apply(rig, action)
-    run_trial(rig, policy, "wander", SEED, executor=config, latency_steps=latency)
+    run_trial(cast(Any, rig), policy, "wander", SEED, executor=config, latency_steps=latency)
     robot = Robot(config, latency, arm_hz=30.0, hand_hz=90.0)
     robot.run(takeover=False)
     assert_same_questions(robot.policy, policy)
