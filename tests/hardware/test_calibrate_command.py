@@ -53,7 +53,7 @@ class Cell:
 
 
 class CellArm(Cell):
-    joint_names = SPEC.joint_names[:7]
+    joint_names = FR3_DEXHAND021.joint_names[:7]
 
     def read(self) -> Stamped[ArmState]:
         return self._stamped(ArmState(self.q, np.zeros(7), arm_ik.forward(self.q)))
