@@ -1,4 +1,4 @@
-"""The RLDS schema of recorded episodes as TFDS features. Source: README, "Data"."""
+"""The RLDS schema of recorded episodes as TFDS features. Source: docs/guides/data.md."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 While open, an episode is `root/.open-<unique>/steps.bin`, one verified record per step, written straight to the file: a
 killed process loses at most the step it was writing. `repair` turns what such a process left into an episode.
-Several processes may write under one root. Source: README, "Data"; layout of the bytes: `dexhil.episodes.format`.
+Several processes may write under one root. Layout of the bytes: `dexhil.episodes.format`.
 """
 
 from __future__ import annotations

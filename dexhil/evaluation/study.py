@@ -191,7 +191,7 @@ def labour(study: Study) -> dict[str, Any]:
 
 def distinct(episodes: Iterable[OnlineEpisode]) -> list[OnlineEpisode]:
     """Each rollout once: in round 1 the arms' policies are the same, and so are their rollouts."""
-    return list({(e.round, e.task, e.seed, tuple(e.control), tuple(e.reasons)): e for e in episodes}.values())
+    return list({(e.round, e.task, e.seed, str(e.control), str(e.reasons)): e for e in episodes}.values())
 
 
 def forgetting(study: Study) -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageDraw, ImageFont
@@ -17,15 +18,22 @@ CONTROL_COLOURS = {"policy": (37, 99, 168), "person": (217, 120, 45)}
 
 def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> Path:
     """Writes uint8 [H, W, 3] frames as an mp4 (H.264, yuv420p). Raises ValueError without frames or on uneven
-    sizes, OSError where the file cannot be written."""
+    sizes, OSError where ffmpeg fails."""
     if not frames:
         raise ValueError(f"{path}: a video needs at least one frame")
     height, width = frames[0].shape[:2]
     if height % 2 or width % 2 or any(frame.shape != frames[0].shape for frame in frames):
         raise ValueError(f"{path}: expected frames of one even size, got {sorted({frame.shape for frame in frames})}")
-    options = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "quality": None}
-    encoding = ["-crf", "26", "-preset", "veryfast", "-movflags", "+faststart", "-threads", "1"]
-    iio.imwrite(path, np.stack(frames), plugin="FFMPEG", fps=fps, output_params=encoding, **options)
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "26", "-preset", "veryfast", "-movflags", "+faststart"]
+    options = ["-y", "-loglevel", "error", *source, *target, "-threads", "1"]
+    # imageio's own writer forks, which JAX's threads forbid. A session of its own: Ctrl-C stops this program, and the
+    # file is still finished.
+    data = b"".join(frame.tobytes() for frame in frames)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), *options, str(path)]
+    done = subprocess.run(command, input=data, capture_output=True, start_new_session=True)
+    if done.returncode:
+        raise OSError(f"{path}: ffmpeg could not write the video: {done.stderr.decode().strip()}")
     return path
 
 

@@ -169,8 +169,10 @@ class PolicyServer:
         gone = asyncio.ensure_future(connection.wait_closed())
         try:
             await connection.send(self._greeting)
+            previous_ms: float | None = None
             async for message in connection:
-                if not await self._answer(connection, message, gone):
+                previous_ms = await self._answer(connection, message, gone, previous_ms)
+                if previous_ms is None:
                     return
         except ConnectionClosed:
             pass
@@ -178,20 +180,25 @@ class PolicyServer:
             gone.cancel()
             self.stats.clients -= 1
 
-    async def _answer(self, connection: ServerConnection, message: str | bytes, gone: asyncio.Future[None]) -> bool:
-        """Whether the client may ask again."""
+    async def _answer(
+        self, connection: ServerConnection, message: str | bytes, gone: asyncio.Future[None], previous_ms: float | None
+    ) -> float | None:
+        """ms that the answer took, None where the client may not ask again. previous_ms: of the last answer."""
         began = time.perf_counter()
         try:
             answer = await self._infer(message, gone)
         except Exception as error:
             await self._answer_error(connection, error)
-            return False
+            return None
         if answer is None:
-            return False
+            return None
+        if previous_ms is not None:
+            answer["server_timing"]["prev_total_ms"] = previous_ms
         await connection.send(codec.pack(answer))
         self.stats.requests += 1
-        self.stats.total_ms.append(1e3 * (time.perf_counter() - began))
-        return True
+        total_ms = 1e3 * (time.perf_counter() - began)
+        self.stats.total_ms.append(total_ms)
+        return total_ms
 
     async def _infer(self, message: str | bytes, gone: asyncio.Future[None]) -> dict[str, Any] | None:
         """The answer, once it is this request's turn; None for a client that left the queue: it costs nothing."""

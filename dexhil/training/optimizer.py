@@ -1,6 +1,6 @@
 """Muon for matrices with AdamW for the rest, or AdamW for all; clipping and a warm-up cosine schedule.
 
-From scratch Muon reaches in 500 steps what AdamW reaches in 1,500 (README, benchmarks); weights that AdamW made are
+From scratch Muon reaches in 500 steps what AdamW reaches in 1,500 (docs/benchmarks.md); weights that AdamW made are
 best tuned with AdamW.
 """
 

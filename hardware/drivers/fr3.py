@@ -22,7 +22,6 @@ from dexhil.robots import arm_ik
 from dexhil.robots.spec import FR3_DEXHAND021
 from dexhil.schema import ARM_DOF
 from hardware.devices.base import ArmState, DeviceError
-from hardware.devices.clocks import DeviceClock
 from hardware.devices.streams import ActuatorStream, Sample
 
 LOG = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ class FR3(ActuatorStream[ArmState]):
             self._robot, stiffness=self._gains[0], damping=self._gains[1],
             lower_joint_limits=self.lower, upper_joint_limits=self.upper,
         )  # fmt: skip
-        self._robot_time, self._next, self._clock = -1.0, time.monotonic(), DeviceClock()
+        self._robot_time, self._next = -1.0, time.monotonic()
 
     def _kernel_is_realtime(self) -> bool:
         if self._realtime is not None:
@@ -122,8 +121,8 @@ class FR3(ActuatorStream[ArmState]):
             return None  # nothing new from the robot: it becomes silent
         self._robot_time = robot_time
         q = np.array(state.q)
-        measured = self._clock.to_monotonic(robot_time, time.monotonic())
-        return Sample(ArmState(q, np.array(state.dq), arm_ik.forward(q)), measured)
+        # by when it came: libfranka itself ends control where states come late, and a robot's clock may run slowly
+        return Sample(ArmState(q, np.array(state.dq), arm_ik.forward(q)), time.monotonic())
 
     def _joints(self, value: ArmState) -> np.ndarray:
         return value.q

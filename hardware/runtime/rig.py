@@ -18,6 +18,7 @@ from dexhil.retargeting.runtime import Retargeter, load
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import RobotSpec, get_robot
 from dexhil.schema import ARM_DOF
+from dexhil.settings import from_values
 from hardware.devices.registry import make_device
 from hardware.runtime.control import Control, Phase, Settings
 from hardware.runtime.options import RIGS
@@ -174,7 +175,7 @@ def safety_settings(config: Config, *, simulated: bool = False) -> SafetySetting
     lower, upper = (np.array(box.pop(end), np.float64) for end in ("lower", "upper"))
     if lower.shape != (3,) or not (lower < upper).all():
         raise ConfigError(f"safety.box: expected lower below upper in x, y and z (m), got {lower} and {upper}")
-    return SafetySettings(Box(lower, upper, **box), **values)
+    return from_values(SafetySettings, {**values, "box": Box(lower, upper, **box)}, "safety")
 
 
 def retargeter(config: Config, spec: RobotSpec) -> Retargeter | None:

@@ -62,7 +62,7 @@ def test_after_a_reset_the_robot_rests_there_and_starts_softly():
 
 
 def test_limits_are_the_fractions_and_margins_of_the_settings():
-    settings = dataclasses.replace(SETTINGS, velocity_share=0.5, position_margin=0.1)
+    settings = dataclasses.replace(SETTINGS, velocity_fraction=0.5, position_margin=0.1)
     arm, hand = (motion_limits(SPEC, part, settings) for part in (slice(0, ARM_DOF), slice(ARM_DOF, None)))
     np.testing.assert_allclose(arm.velocity, 0.5 * SPEC.max_velocity[:ARM_DOF])
     np.testing.assert_allclose(arm.lower, SPEC.lower[:ARM_DOF] + 0.1, atol=1e-6)

@@ -29,14 +29,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("rig.cameras=scene", r"needs cameras \['wrist'\], rig.cameras are \['scene'\]"),
         ("rig.cameras=scene,wrist,left", r"rig.cameras: 'left' is not known"),
         ("rig.cameras=scene,wrist,scene", r"rig.cameras \('scene', 'wrist', 'scene'\): expected .* each once"),
-        ("rig.tasks=()", r"rig.tasks \(\): expected one name or more"),
+        ("rig.tasks=()", r"rig.tasks \(\): expected at least one"),
         ("rig.tasks=plush,tisue", "task 'tisue' is not known; did you mean 'tissue'"),
         ("rig.difficulty=2", "difficulty"),
         ("rig.image_size=8", "images of 16 pixels, the rig's have 8"),
         ("rig.image_size=100000", "rig.image_size 100000: expected at most 2048"),
         ("rig.robot=ur5", "robot 'ur5' is not known; did you mean 'fr3_dexhand021'"),
         ("eval.execute_steps=17", "eval.execute_steps 17: expected 1 to 16, the policy's chunk"),
-        ("eval.execute_steps=0", "eval.execute_steps 0: expected 1 to 16"),
+        ("eval.execute_steps=0", "eval.execute_steps 0: expected at least 1"),
     ],
 )
 def test_an_evaluation_that_cannot_work_is_refused_in_this_process(checkpoint, tmp_path, setting, message):
@@ -56,9 +56,10 @@ def test_a_damaged_checkpoint_is_named_before_the_workers_start(tmp_path):
         eval.main([f"--checkpoint={run}", f"--workdir={tmp_path / 'out'}", "--config.preset=debug"])
 
 
-def test_no_trials_are_no_evaluation(checkpoint, tmp_path):
-    with pytest.raises(ConfigError, match="--trials 0: expected at least 1"):
+def test_no_trials_are_no_evaluation(checkpoint, tmp_path, capsys):
+    with pytest.raises(SystemExit):
         eval.main([f"--checkpoint={checkpoint}", f"--workdir={tmp_path}", "--trials=0"])
+    assert "--trials: 0: expected at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("port", [99999, -1])
@@ -83,7 +84,6 @@ def test_a_taken_port_is_named_before_the_checkpoint_is_read(tmp_path):
         (["data.control_hz=10"], "dexhil", "the checkpoint acts at 10 Hz, the rig at 20 Hz"),
         (["data.robot=xarm7"], "dexhil", "none of robot 'xarm7'"),
         (["eval.execute_steps=17"], "dexhil", "eval.execute_steps 17: expected 1 to 16"),
-        (["eval.handover=swap"], "dexhil", "eval.handover 'swap'"),
     ],
 )
 def test_a_study_that_cannot_end_does_not_begin(settings, arm, message):

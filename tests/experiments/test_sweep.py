@@ -199,7 +199,7 @@ def test_results_of_another_config_are_refused(tmp_path, fake, sweep_of) -> None
     arguments = sweep_of(rates(0.1))
     folder(tmp_path, 0.1).mkdir(parents=True)
     (folder(tmp_path, 0.1) / "config.json").write_text(json.dumps({"seed": 3}))
-    with pytest.raises(ConfigError, match=r"learning_rate=0.1: holds a run that differs in .*seed.*another --workdir"):
+    with pytest.raises(ConfigError, match=r"learning_rate=0.1: holds a run that differs in .*seed.*choose another"):
         sweep.main(arguments, fake)
 
 

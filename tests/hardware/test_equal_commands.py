@@ -27,7 +27,7 @@ GRID = 180  # of all rates, 1/s
 TAKEN, GIVEN_BACK = 25, 35  # steps
 FREE = Box(np.full(3, -9.0), np.full(3, 9.0), table_z=-9.0)
 LIMITLESS = SafetySettings(
-    FREE, velocity_fraction=100.0, arm_acceleration=1e5, arm_jerk=1e8, hand_acceleration=1e5, hand_jerk=1e8,
+    FREE, velocity_fraction=1.0, arm_acceleration=1e5, arm_jerk=1e8, hand_acceleration=1e5, hand_jerk=1e8,
     position_margin=0.0, soft_start_s=0.0,
 )  # fmt: skip
 

@@ -87,7 +87,7 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
 def test_a_rate_that_no_loop_has_is_refused(rate: float):
     config = read_config_file(Path(CONFIG), "debug")
     config.rates.arm_hz = rate
-    with pytest.raises(ConfigError, match=r"rates.arm_hz .*: expected more than 0"):
+    with pytest.raises(ConfigError, match=r"rates.arm_hz .*: expected (more than 0|a finite number)"):
         make_rig(config, "sim").control(config, None)
 
 

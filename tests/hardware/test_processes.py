@@ -220,8 +220,10 @@ def test_more_interventions_than_the_queue_holds_are_recorded(recorder: Recorder
 def test_an_answer_of_before_a_new_start_is_not_taken_for_the_next(recorder: Recorder):
     recorder.open(metadata("one", -1))
     recorder.step(step(0))
-    assert recorder.finish(metadata("one"), timeout_s=-1.0) is None  # too late, though it is written
+    os.kill(recorder.pid, signal.SIGSTOP)
+    assert recorder.finish(metadata("one"), timeout_s=0.05) is None
     assert "no answer" in recorder.fault
+    os.kill(recorder.pid, signal.SIGCONT)  # too late, though it is written now
     wait_for(lambda: list_episodes(recorder.root))
     recorder.poll()
     recorder.start()

@@ -123,7 +123,7 @@ def test_the_robot_holds_while_the_server_is_away_and_goes_on_when_it_is_back(ma
     draft = EpisodeMetadata("one", "plush", -1, "online", 1, "served/3", "tester", SPEC.name, 7, 0, 0.0)
     with session:
         assert session.identity == {
-            "checkpoint_id": "served/3", "robot": SPEC.name, "control_hz": 20.0, "cameras": ("scene",), "max_delay": 8
+            "checkpoint_id": "served/3", "info": INFO, "max_delay": 8
         }  # fmt: skip
         episode = session.run_episode(draft, "Grab that yellow plushie", 120.0, watch=watch)
         assert (episode.success, session.upkeep.restarts) == (1, 0)

@@ -1,5 +1,6 @@
 """The whole asynchronous stack against the simulator in real time: processes, loops, recording. Order and safety."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dexhil.schema import ARM_DOF
 from hardware.runtime.report import results_of, write_hardware_report
 from hardware.runtime.trials import Limits, Purpose, Trials, run_trials
 from tests.hardware.fakes import StillPolicy
+from tests.hardware.test_server_policy import INFO
 
 CONFIG = Path("hardware/configs/fr3_dexhand021.py")
 
@@ -102,7 +104,7 @@ def test_a_policy_of_another_robot_is_refused(tmp_path: Path):
 
     class Session:
         policy = object()
-        identity = {"robot": "ur5", "cameras": ("scene",), "checkpoint_id": "x/1"}  # noqa: RUF012
+        identity = {"info": dataclasses.replace(INFO, robot="ur5"), "checkpoint_id": "x/1"}  # noqa: RUF012
 
     with pytest.raises(ConfigError, match="was trained on 'ur5'"):
         check_policy(Session(), patient_config())  # type: ignore[arg-type]

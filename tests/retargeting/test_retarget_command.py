@@ -44,7 +44,7 @@ def test_the_command_leaves_a_retargeter_and_its_scores(workdir: Path) -> None:
     [
         ("--config.data.clips=none.npy", "no such recording: none.npy"),
         ("--config.hand.urdf=none.urdf", "hand.urdf: no such file: none.urdf"),
-        ("--config.data.heldout_fraction=1.0", "data.heldout_fraction: expected 0 or more and below 1, got 1"),
+        ("--config.data.heldout_fraction=1.0", "data.heldout_fraction 1.0: expected 0 or more and below 1"),
         ("--config.train.widht=3", "nearest: --config.train.width"),
     ],
 )
