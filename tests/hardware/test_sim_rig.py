@@ -106,5 +106,5 @@ def test_a_policy_of_another_robot_is_refused(tmp_path: Path):
         policy = object()
         identity = {"info": dataclasses.replace(INFO, robot="ur5"), "checkpoint_id": "x/1"}  # noqa: RUF012
 
-    with pytest.raises(ConfigError, match="was trained on 'ur5'"):
+    with pytest.raises(ConfigError, match="was trained on robot 'ur5'"):
         check_policy(Session(), patient_config())  # type: ignore[arg-type]
