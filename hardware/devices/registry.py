@@ -65,7 +65,7 @@ def _load(path: str, name: str, role: str) -> Any:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"devices.{role}: driver {name!r} needs the package {error.name!r}, which is not installed; see "
-            f"hardware/README.md, or choose --rig sim"
+            f"docs/guides/robot.md, or choose --rig sim"
         ) from None
 
 
