@@ -31,6 +31,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dexhil.config import Config, ConfigError, changed_keys, load_config
+from dexhil.files import write_durably
 from dexhil.progress import Progress, progress, stop_requested
 from dexhil.start import command_parser, fail
 
@@ -82,7 +83,7 @@ class Run:
         """Drops the metrics of steps after `step`: they are about to be computed again. 0 starts afresh."""
         kept = [line for line in read_metrics(self.workdir) if line["step"] <= step] if step > 0 else []
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0
-        _write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_durably(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends {"step", "seconds", **metrics} to metrics.jsonl."""
@@ -201,13 +202,4 @@ def to_json(value: Any) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON so that a reader sees the old file or the whole new one."""
-    _write_atomically(path, json.dumps(value, indent=2) + "\n")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_durably(path, (json.dumps(value, indent=2) + "\n").encode())

@@ -187,6 +187,7 @@ def test_a_run_leaves_config_metrics_and_report(tmp_path: Path, config_file: Pat
     assert report["results"] == {"steps": 1, "rates": [0, 1]}
     assert report["lineage"] == {"datasets": ["a"]}
     assert not list(run.workdir.glob("*.partial"))
+    assert not list(run.workdir.glob("*.tmp"))
 
 
 def test_resuming_drops_later_steps_and_a_torn_last_line(tmp_path: Path):

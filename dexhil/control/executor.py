@@ -33,7 +33,6 @@ import numpy as np
 from dexhil.settings import Count, NotNegative, Settings
 
 RtcChoice = Literal["none", "auto", "guided", "trained"]
-HANDOVERS = ("sync", "replace", "rtc")
 LATENCIES = 10  # the longest of so many past inferences is what the next one is expected to take
 _ROUNDING = 1e-6  # control periods
 

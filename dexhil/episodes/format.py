@@ -176,22 +176,3 @@ def verify(path: Path) -> Verified:
     except ValueError as error:
         damage = str(error)
     return Verified(header, count, end, damage)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes renames and new files in `path` durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes a small file whole, through a temporary name, and syncs it."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

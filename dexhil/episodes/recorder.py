@@ -34,11 +34,10 @@ from dexhil.episodes.format import (
     frame,
     pack_step,
     read_records,
-    sync_directory,
     unpack_step,
     verify,
-    write_durably,
 )
+from dexhil.files import sync_directory, write_durably
 from dexhil.schema import Episode, EpisodeMetadata, SchemaError, Step
 
 OPEN_PREFIX = ".open-"

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from dexhil.files import write_durably
 from dexhil.progress import format_seconds
 
 NOTHING = "-"  # in a table
@@ -135,10 +136,7 @@ def write_run_page(
 
 def write_page(path: Path, page: Page) -> Path:
     """Writes the page in one step: a reader sees the old file or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(render(page))
-    os.replace(partial, path)
-    return path
+    return write_durably(path, render(page).encode())
 
 
 def render(page: Page) -> str:

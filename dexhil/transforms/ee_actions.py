@@ -18,7 +18,6 @@ from dexhil.schema import ARM_DOF
 
 EE_SPACES = ("ee_delta", "ee_pose")
 EE_DIM = 6  # translation m, rotation vector rad; both in the base frame
-EE_STATE_DIM = 9  # position m, first two columns of the rotation
 HOME_ROTATION = ee_pose(FR3_DEXHAND021.home[:ARM_DOF])[1]  # [3, 3]: turns from it stay far from half a turn
 
 
