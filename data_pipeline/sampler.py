@@ -63,14 +63,7 @@ def sample_indices(
 
 
 def two_pool_indices(
-    seed: int,
-    step: int,
-    *,
-    batch_size: int,
-    sizes: tuple[int, int],
-    share: Fraction,
-    host: int = 0,
-    num_hosts: int = 1,
+    seed: int, step: int, *, batch_size: int, sizes: tuple[int, int], share: Fraction, host: int = 0, num_hosts: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples drawn from two pools of `sizes`, the first with probability `share`: both [batch_size / num_hosts].
 

@@ -22,15 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.commands import (
-    ConfigError,
-    Run,
-    load_config,
-    progress,
-    run_command,
-    stop_requested,
-    to_json,
-)
+from dexhil.commands import ConfigError, Run, load_config, progress, run_command, stop_requested, to_json
 from dexhil.config import Config, read_section
 from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation import rollout

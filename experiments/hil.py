@@ -60,13 +60,7 @@ from experiments.rigs import make_rig
 
 SEEDS_PER_ROUND = 10_000  # so that no two rounds share a start
 # In the folder of a study that was begun. Not hil.jobs: with a core each the sums of a training differ in the last bit.
-MAY_CHANGE = (
-    "hil.arms",
-    "collect.workers",
-    "eval.workers",
-    "eval.videos_per_task",
-    "online.videos_per_task",
-)
+MAY_CHANGE = ("hil.arms", "collect.workers", "eval.workers", "eval.videos_per_task", "online.videos_per_task")
 POLL_S = 0.2
 
 

@@ -325,10 +325,7 @@ def test_a_second_process_loads_what_the_first_one_compiled(tmp_path: Path) -> N
         "run_command(lambda argv: jax.jit(lambda x: x + 1)(1))\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != commands.COMPILED}
-    environment |= {
-        "XDG_CACHE_HOME": str(tmp_path),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     events = [
         subprocess.run([sys.executable, script], env=environment, check=True, capture_output=True, text=True).stdout
         for _ in range(2)

@@ -19,8 +19,7 @@ SWAPPED = (*NAMES[:8], NAMES[9], NAMES[8], *NAMES[10:])
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{}, {"control_hz": 20.01}, {"image_size": 32}, {"cameras": ("wrist",)}, {"cameras": ("top", "scene")}],
+    "change", [{}, {"control_hz": 20.01}, {"image_size": 32}, {"cameras": ("wrist",)}, {"cameras": ("top", "scene")}]
 )
 def test_what_fits_passes(change):
     check_fits(dataclasses.replace(POLICY, **change), RIG)

@@ -67,13 +67,9 @@ RULES = (
         ),
     ),
     Rule(
-        "nobody imports experiments",
-        lambda i: not within(i.module, "experiments") and within(i.target, "experiments"),
+        "nobody imports experiments", lambda i: not within(i.module, "experiments") and within(i.target, "experiments")
     ),
-    Rule(
-        "only dexhil.sim imports MuJoCo",
-        lambda i: not within(i.module, "dexhil.sim") and within(i.target, "mujoco"),
-    ),
+    Rule("only dexhil.sim imports MuJoCo", lambda i: not within(i.module, "dexhil.sim") and within(i.target, "mujoco")),
 )
 
 

@@ -106,7 +106,7 @@ def test_settings_declared_twice_are_none() -> None:
     declaring = {place for entry in PARTS.values() for place in entry if isinstance(place, str)}
     found = [pair for pair in declarations(ROOT) if pair[0].partition(":")[0] not in declaring]
     assert twice(found, {part: names_of(part) for part in PARTS}) == [
-        "data_pipeline/mapping.py:Mapping.robot",  # of a data set that does not say it itself
+        "data_pipeline/mapping.py:Mapping.robot"  # of a data set that does not say it itself
     ]
 
 
@@ -125,11 +125,7 @@ def test_a_dataclass_becomes_a_section_and_comes_back() -> None:
     assert from_values(TrainConfig, config.to_dict(), "train") == train
 
 
-SIM, HIL, FR3 = (
-    "experiments/configs/sim.py",
-    "experiments/configs/hil_sim.py",
-    "hardware/configs/fr3_dexhand021.py",
-)
+SIM, HIL, FR3 = ("experiments/configs/sim.py", "experiments/configs/hil_sim.py", "hardware/configs/fr3_dexhand021.py")
 
 
 @pytest.mark.parametrize(

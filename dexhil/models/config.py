@@ -263,13 +263,7 @@ PI05_TINY = dataclasses.replace(
     dtype="float32",
 )
 
-CONFIGS: dict[str, VLAConfig] = {
-    "tiny": TINY,
-    "embedded": EMBEDDED,
-    "pi0": PI0,
-    "pi05": PI05,
-    "pi05_tiny": PI05_TINY,
-}
+CONFIGS: dict[str, VLAConfig] = {"tiny": TINY, "embedded": EMBEDDED, "pi0": PI0, "pi05": PI05, "pi05_tiny": PI05_TINY}
 
 
 def get_model_config(name: str) -> VLAConfig:

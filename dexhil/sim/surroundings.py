@@ -48,11 +48,7 @@ class Surroundings:
         self._geoms = rows_with_prefix(model, "geom", _PREFIX)
         self._nominals = Nominals(
             model,
-            {
-                "geom_rgba": self._room,
-                "light_diffuse": np.arange(model.nlight),
-                "light_pos": np.arange(model.nlight),
-            },
+            {"geom_rgba": self._room, "light_diffuse": np.arange(model.nlight), "light_pos": np.arange(model.nlight)},
         )
         self._scene, self._wrist = model.camera("scene").id, model.camera("wrist").id
         self._mount = model.cam_pos[self._wrist].copy(), model.cam_quat[self._wrist].copy()

@@ -35,8 +35,7 @@ def test_home_is_allowed_everywhere():
 
 
 @pytest.mark.parametrize(
-    ("cause", "joint", "angle"),
-    [("table", 1, 0.9), ("workspace", 0, 1.6), ("self_collision", 3, -3.04)],
+    ("cause", "joint", "angle"), [("table", 1, 0.9), ("workspace", 0, 1.6), ("self_collision", 3, -3.04)]
 )
 def test_a_place_that_is_not_allowed_is_named(cause: str, joint: int, angle: float):
     q = HOME.copy()

@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation, Slerp
 
-from dexhil.control.takeover import (
-    HumanCommand,
-    Inputs,
-    Mode,
-    advance,
-    arm_target,
-    executed,
-    jump,
-    start,
-)
+from dexhil.control.takeover import HumanCommand, Inputs, Mode, advance, arm_target, executed, jump, start
 from dexhil.robots import arm_ik
 from dexhil.robots.geometry import finger_tips
 from dexhil.robots.poses import IDENTITY, compose, inverse, make_pose, rotation

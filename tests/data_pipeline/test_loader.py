@@ -278,13 +278,7 @@ def write_plain(write_rlds, tmp_path):
 
 
 PLAIN = dataclasses.replace(
-    DEXHIL,
-    cameras={"scene": "image"},
-    state=("state",),
-    instruction="text",
-    labels=None,
-    metadata={},
-    robot="cart",
+    DEXHIL, cameras={"scene": "image"}, state=("state",), instruction="text", labels=None, metadata={}, robot="cart"
 )
 
 

@@ -43,9 +43,7 @@ def meta() -> CheckpointMeta:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [
-        ({"latency_steps": 9, "handover": "rtc"}, r"\(eval.rtc 'auto'\) bridges at most 8 steps; take less, or"),
-    ],
+    [({"latency_steps": 9, "handover": "rtc"}, r"\(eval.rtc 'auto'\) bridges at most 8 steps; take less, or")],
 )
 def test_latency_that_cannot_be_emulated_is_named(meta, settings, message):
     with pytest.raises(ConfigError, match=message):

@@ -63,8 +63,7 @@ def test_the_command_records_what_a_publisher_sends(publisher: str, clip: np.nda
 
 
 @pytest.mark.parametrize(
-    ("angles", "gesture"),
-    [(synthetic.OPEN, "open"), (synthetic.FIST, "fist"), (synthetic.pinch("ring"), "pinch ring")],
+    ("angles", "gesture"), [(synthetic.OPEN, "open"), (synthetic.FIST, "fist"), (synthetic.pinch("ring"), "pinch ring")]
 )
 def test_gestures_are_known(angles: np.ndarray, gesture: str) -> None:
     assert gesture in gestures_of(synthetic.keypoints_of(angles))

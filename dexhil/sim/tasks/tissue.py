@@ -9,17 +9,7 @@ import numpy as np
 
 from dexhil.sim.tasks.base import TissueState, any_hand, check_difficulty, touched_by, yaw_quat
 from dexhil.sim.tasks.nominals import Nominals, rows_with_prefix
-from dexhil.sim.tasks.tissue_sheets import (
-    COLOUR,
-    LENGTH,
-    PAPER,
-    PREFIX,
-    RETENTION_N,
-    VISIBLE,
-    WIDTH,
-    Carrier,
-    Ribbon,
-)
+from dexhil.sim.tasks.tissue_sheets import COLOUR, LENGTH, PAPER, PREFIX, RETENTION_N, VISIBLE, WIDTH, Carrier, Ribbon
 
 LIP_Z = 0.07
 PACK_HALF = (0.036, 0.055, 0.09)  # m; the pack reaches below the table top so that it can be raised
