@@ -12,32 +12,40 @@ constant `C` of DexHiL eq. 3, and where the camera is.
 
 from __future__ import annotations
 
+from dexhil.start import begin
+from hardware.runtime import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.calibrate())
+
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
+import cv2
 import numpy as np
+from PIL import Image
 
+from dexhil.commands import run_command
 from hardware.devices.base import Arm, DeviceError, Tracker
+from hardware.drivers.aruco_cube import ArucoCube
+from hardware.drivers.fr3 import FR3
 from hardware.drivers.realsense import RealSense
-from hardware.teleop.calibration import HandEye, save_intrinsics, solve_hand_eye, turned_around, visit
+from hardware.teleop.calibration import HandEye, save, save_intrinsics, solve_hand_eye, turned_around, visit
 from hardware.teleop.cube import CUBE_M, DICTIONARY, MARKER_M, NORMALS, Intrinsics
 
-SIZE = (1280, 720)
 DPI = 300
 A4_M = (0.210, 0.297)
 FACE_NAMES = ("front +x", "left +y", "back -x", "right -y", "top +z")
 SURE_MM, SURE_DEG = 3.0, 1.0  # a misfit above means that something moved, or that a size is wrong
 
 
-def cube_sheet(cube_m: float = CUBE_M, marker_m: float = MARKER_M) -> np.ndarray:
+def cube_sheet() -> np.ndarray:
     """An A4 page, uint8 [H, W], with the five faces at DPI dots per inch."""
-    import cv2
-
     dots = DPI / 0.0254
     page = np.full((round(A4_M[1] * dots), round(A4_M[0] * dots)), 255, np.uint8)
-    face, marker = round(cube_m * dots), round(marker_m * dots)
+    face, marker = round(CUBE_M * dots), round(MARKER_M * dots)
     dictionary = cv2.aruco.getPredefinedDictionary(DICTIONARY)
     for number in range(len(NORMALS)):
         top = round(0.02 * dots) + (number // 2) * (face + round(0.015 * dots))
@@ -51,8 +59,6 @@ def cube_sheet(cube_m: float = CUBE_M, marker_m: float = MARKER_M) -> np.ndarray
 
 
 def write_sheet(options: argparse.Namespace) -> None:
-    from PIL import Image
-
     options.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(cube_sheet()).save(options.out, resolution=DPI, dpi=(DPI, DPI))
     print(
@@ -74,9 +80,6 @@ def write_camera(options: argparse.Namespace) -> None:
 
 
 def record(options: argparse.Namespace) -> None:
-    from hardware.drivers.aruco_cube import ArucoCube
-    from hardware.drivers.fr3 import FR3
-
     width, height = options.size
     camera = RealSense(serial=options.serial, width=width, height=height)
     arm, tracker = FR3(host=options.host), ArucoCube(camera=camera, intrinsics=options.intrinsics)
@@ -90,8 +93,7 @@ def record(options: argparse.Namespace) -> None:
     finally:
         arm.stop()
         tracker.stop()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(pairs, indent=1) + "\n")
+    save(options.out, pairs)
     print(f"{options.out}: {len(pairs['poses_base_ee'])} pairs")
 
 
@@ -123,51 +125,20 @@ def hand_eye(options: argparse.Namespace) -> HandEye:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{options.pairs}: expected a file of `record`: {type(error).__name__}: {error}") from None
     found = solve_hand_eye(ee, cube)
-    facts = {
-        "cube_to_ee": found.cube_to_ee.tolist(), "pose_base_camera": found.pose_base_camera.tolist(),
-        "position_mm": found.position_mm.tolist(), "turn_deg": found.turn_deg.tolist(),
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(facts, indent=1) + "\n")
+    save(options.out, dataclasses.asdict(found) | {"cube_to_ee": found.cube_to_ee})
     print(f"{options.out}: {found.report()}")
-    if np.median(found.position_mm) > SURE_MM or np.median(found.turn_deg) > SURE_DEG:
+    if np.median(found.position_mm) > SURE_MM or np.median(found.rotation_deg) > SURE_DEG:
         print("this is too much: is the cube tight, are its sizes right, are the intrinsics of this camera and size?")
     return found
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    added = {}
-    for name, run, help_text in (
-        ("sheet", write_sheet, "the cube's faces, to print"),
-        ("camera", write_camera, "intrinsics from a RealSense"),
-        ("record", record, "pairs of poses, moving the arm"),
-        ("hand-eye", hand_eye, "where camera, cube and hand are"),
-    ):
-        added[name] = commands.add_parser(name, help=help_text)
-        added[name].add_argument("--out", type=Path, required=True)
-        added[name].set_defaults(run=run)
-    for name in ("camera", "record"):
-        added[name].add_argument("--serial")
-        added[name].add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("WIDTH", "HEIGHT"))
-    added["camera"].add_argument("--file", type=Path, help="a recording (.db3) instead of a camera")
-    added["record"].add_argument("--host", required=True, help="of the FR3")
-    added["record"].add_argument("--intrinsics", type=Path, required=True)
-    added["record"].add_argument("--poses", type=int, default=15)
-    added["hand-eye"].add_argument("--pairs", type=Path, required=True)
-    return parser
+STEPS = {"sheet": write_sheet, "camera": write_camera, "record": record, "hand-eye": hand_eye}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    options = parser().parse_args(argv)
-    try:
-        options.run(options)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"calibrate: {error}") from None
+def main(argv: Sequence[str]) -> None:
+    options = command_options.calibrate().parse_args(argv)
+    STEPS[options.step](options)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

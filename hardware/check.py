@@ -7,6 +7,12 @@ Nothing moves. Exit status 0 where all is well, 1 where something is not, 2 wher
 
 from __future__ import annotations
 
+from dexhil.start import begin
+from hardware.runtime import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.check())
+
 import dataclasses
 import os
 import shutil
@@ -18,11 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.commands import command_parser, run_command
+from dexhil.commands import run_command
 from dexhil.config import Config, ConfigError
 from dexhil.control.guard import CAUSES, depths
-from hardware.devices.base import Actuator, DeviceError, Stamped
-from hardware.runtime.options import add_rig_option, load_rig_config
+from dexhil.control.safety import SafetySettings
+from dexhil.robots.spec import RobotSpec
+from dexhil.schema import ARM_DOF
+from hardware.devices.base import Device, DeviceError, Stamped
+from hardware.runtime.options import load_rig_config
 from hardware.runtime.rig import ROLES, Rig, cube_to_ee, make_rig, safety_settings
 from hardware.runtime.watch import too_old
 
@@ -42,13 +51,11 @@ class Finding:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser("Checks a rig before work; nothing moves.")
-    parser.add_argument("--out", type=Path, default=Path("data"), help="folder that episodes will be recorded under")
-    add_rig_option(parser)
-    config, options = load_rig_config(argv, parser)
+    config, options = load_rig_config(argv, command_options.check())
     findings = []
     for finding in check(config, options.rig, options.out):
-        print(line(finding), flush=True)
+        mark = {True: "ok  ", False: "FAIL", None: "?   "}[finding.ok]
+        print(f"{mark}  {finding.what:<18} {finding.said}", flush=True)
         findings.append(finding)
     wrong = sum(finding.ok is not True for finding in findings)
     print(f"{len(findings) - wrong} of {len(findings)} checks are well" + ("" if wrong else ": ready to work"))
@@ -62,11 +69,12 @@ def check(config: Config, kind: str, out: Path) -> Iterator[Finding]:
     yield from check_config(config, rig)
     yield from check_disk(out)
     settings = safety_settings(config, simulated=rig.world is not None)
-    named = {**{role: rig.devices[role] for role in ROLES}, **prefixed("camera ", rig.devices["cameras"])}
+    named = {role: rig.devices[role] for role in ROLES}
+    named |= {f"camera {name}": camera for name, camera in rig.devices["cameras"].items()}
+    connected = {}
     try:
-        connected = {}
         for role, device in named.items():
-            finding = connect(role, device)
+            finding = tried(role, lambda device=device: _connect(device))
             yield finding
             if finding.ok:
                 connected[role] = device
@@ -74,19 +82,10 @@ def check(config: Config, kind: str, out: Path) -> Iterator[Finding]:
             rig.world.reset(config.rig.tasks[0], 0)
         for role, device in connected.items():
             yield listen(role, device, settings, may_be_still=role in ("tracker", "glove", "operator"))
-        yield from check_robot(rig, connected, config)
+        yield from check_robot(rig.spec, connected, settings)
     finally:
         for device in named.values():
             device.stop()
-
-
-def line(finding: Finding) -> str:
-    mark = {True: "ok  ", False: "FAIL", None: "?   "}[finding.ok]
-    return f"{mark}  {finding.what:<18} {finding.said}"
-
-
-def prefixed(prefix: str, devices: dict[str, Any]) -> dict[str, Any]:
-    return {prefix + name: device for name, device in devices.items()}
 
 
 def check_config(config: Config, rig: Rig) -> Iterator[Finding]:
@@ -144,21 +143,16 @@ def _disk_speed(folder: Path) -> str:
     return f"{speed:.0f} MB/s at {folder}"
 
 
-def connect(role: str, device: Any) -> Finding:
-    """Opens the device."""
+def _connect(device: Device[Any]) -> str:
     began = time.monotonic()
-
-    def call() -> str:
-        device.connect()
-        health = device.health()
-        if not health.ok:
-            raise DeviceError(health.message)
-        return f"connected in {time.monotonic() - began:.1f} s"
-
-    return tried(f"{role}", call)
+    device.connect()
+    health = device.health()
+    if not health.ok:
+        raise DeviceError(health.message)
+    return f"connected in {time.monotonic() - began:.1f} s"
 
 
-def listen(role: str, device: Any, settings: Any, *, may_be_still: bool) -> Finding:
+def listen(role: str, device: Device[Any], settings: SafetySettings, *, may_be_still: bool) -> Finding:
     """Rate, latency and the longest pause of a device's readings over WATCH_S."""
     readings: list[Stamped[Any]] = []
     until = time.monotonic() + WATCH_S
@@ -173,9 +167,8 @@ def listen(role: str, device: Any, settings: Any, *, may_be_still: bool) -> Find
 
 def _judge(readings: list[Stamped[Any]], period_s: float, fault: str, may_be_still: bool) -> tuple[bool | None, str]:
     if len(readings) < 2:
-        return (
-            None if may_be_still else False
-        ), f"one reading in {WATCH_S:.0f} s at most {'; ' + fault if fault else ''}"
+        said = f"one reading in {WATCH_S:.0f} s at most" + (f"; {fault}" if fault else "")
+        return None if may_be_still else False, said
     count = readings[-1].seq - readings[0].seq
     hz = count / max(readings[-1].t_received - readings[0].t_received, 1e-9)
     latency = 1e3 * float(np.median([reading.t_received - reading.t_device for reading in readings]))
@@ -187,28 +180,22 @@ def _judge(readings: list[Stamped[Any]], period_s: float, fault: str, may_be_sti
     return True, said
 
 
-def check_robot(rig: Rig, connected: dict[str, Any], config: Config) -> Iterator[Finding]:
+def check_robot(spec: RobotSpec, connected: dict[str, Any], settings: SafetySettings) -> Iterator[Finding]:
     """Whether arm and hand are inside their limits, and where they stand is allowed."""
-    if "arm" not in connected or "hand" not in connected:
-        yield Finding("limits", None, "not tried: arm or hand is not connected")
-        return
-    arm, hand = _value(connected["arm"]), _value(connected["hand"])
+    arm, hand = (connected[role].read() if role in connected else None for role in ("arm", "hand"))
     if arm is None or hand is None:
-        yield Finding("limits", None, "not tried: arm or hand gives no reading")
+        yield Finding("limits", None, "not tried: arm or hand is not connected, or gives no reading")
         return
-    q = np.concatenate([np.asarray(arm.q, float), np.asarray(hand, float)])
-    spec = rig.spec
+    q = np.concatenate([np.asarray(arm.value.q, float), np.asarray(hand.value, float)])
     yield tried("limits", lambda: _inside(q, spec))
-    box = safety_settings(config).box
-    deep = depths(q[:7], q[7:], box)
+    deep = depths(q[:ARM_DOF], q[ARM_DOF:], settings.box)
     worst = int(np.argmax(deep))
-    clear = deep[worst] <= 0
-    said = f"{-1e3 * deep[worst]:.0f} mm clear" if clear else f"{1e3 * deep[worst]:.0f} mm too far"
-    hint = "" if clear else "; move the arm by hand, or correct safety.box"
-    yield Finding("where it stands", bool(clear), f"{CAUSES[worst]}: {said}{hint}")
+    clear = bool(deep[worst] <= 0)
+    said = "clear" if clear else "too far; move the arm by hand, or correct safety.box"
+    yield Finding("where it stands", clear, f"{CAUSES[worst]}: {1e3 * abs(deep[worst]):.0f} mm {said}")
 
 
-def _inside(q: np.ndarray, spec: Any) -> str:
+def _inside(q: np.ndarray, spec: RobotSpec) -> str:
     if q.shape != spec.lower.shape:
         raise ConfigError(f"arm and hand give {len(q)} joints, {spec.name} has {spec.action_dim}; check rig.robot")
     beyond = np.maximum(spec.lower - q, q - spec.upper)
@@ -219,11 +206,6 @@ def _inside(q: np.ndarray, spec: Any) -> str:
             f"{spec.upper[worst]:.3f}; check its zero, or move it by hand"
         )
     return f"every joint within its limits, the nearest end {-beyond[worst]:.2f} rad away"
-
-
-def _value(device: Actuator[Any]) -> Any:
-    reading = device.read()
-    return None if reading is None else reading.value
 
 
 if __name__ == "__main__":

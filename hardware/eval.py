@@ -11,35 +11,30 @@ Trials that an earlier, interrupted call finished are kept. Writes report.json a
 
 from __future__ import annotations
 
+from dexhil.start import begin
+from hardware.runtime import options as command_options
+
+if __name__ == "__main__":
+    begin(command_options.evaluate())
+
 from collections.abc import Sequence
 
-from dexhil.commands import ConfigError, Run, run_command
-from hardware.runtime.options import above_zero, load_rig_config, policy_factory, rig_parser
+from dexhil.commands import Run, run_command
+from hardware.runtime.options import load_rig_config, policy_factory
+from hardware.runtime.report import finish_run
+from hardware.runtime.trials import Limits, facts_of, run_trials
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = rig_parser("Scores a policy on a robot, with takeovers allowed.", policy=True)
-    parser.add_argument("--trials", type=above_zero(int), help="per task (default: episode.trials of the config)")
-    parser.add_argument("--minutes", type=above_zero(float), help="trials for so long, instead of a number of them")
-    config, options = load_rig_config(argv, parser)
+    config, options = load_rig_config(argv, command_options.evaluate())
     policy = policy_factory(options, config)
-
-    from hardware.runtime.report import finish_run
-    from hardware.runtime.trials import Limits, facts_of, run_trials
-
     run = Run(options.workdir, "hardware eval", config)
-    limits = Limits(options.trials or config.episode.trials, options.minutes)
     done = run_trials(
-        config,
-        options.rig,
-        options.workdir,
-        policy=policy,
-        limits=limits,
+        config, options.rig, options.workdir, policy=policy,
+        limits=Limits(options.trials or config.episode.trials, options.minutes),
         on_done=lambda found: run.log(found.seed, facts_of(found)),
-    )
-    finish_run(run, done, {"server": options.server} if options.server else {})
-    if done.error:
-        raise ConfigError(done.error)
+    )  # fmt: skip
+    finish_run(run, done, server=options.server)
 
 
 if __name__ == "__main__":

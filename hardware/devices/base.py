@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 Value = TypeVar("Value")
+Other = TypeVar("Other")
 
 
 class DeviceError(OSError):
@@ -34,6 +35,10 @@ class Stamped(Generic[Value]):
     t_received: float
     seq: int
     valid: bool = True
+
+    def with_value(self, value: Other) -> Stamped[Other]:
+        """The reading with what follows from its value."""
+        return Stamped(value, self.t_device, self.t_received, self.seq, self.valid)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ import numpy as np
 from dexhil.frozen import FrozenSignal
 from dexhil.retargeting.keypoints import fault_of
 from dexhil.retargeting.runtime import FROZEN
-from hardware.devices.base import DeviceError
 from hardware.devices.streams import Sample, Stream
 
 WAIT_MS = 50
@@ -45,10 +44,7 @@ class ZmqGlove(Stream[np.ndarray]):
         """Key points [21, 3] m; None for a message about something else. Raises ValueError for one that is broken."""
 
     def _open(self) -> None:
-        try:
-            import zmq
-        except ImportError:
-            raise DeviceError(f"{self.name}: pyzmq is not installed; run make setup") from None
+        zmq = self._load("zmq", "pyzmq")
         self._context = zmq.Context()
         self._socket = self._context.socket(getattr(zmq, self._kind))
         self._socket.setsockopt(zmq.LINGER, 0)

@@ -33,7 +33,7 @@ class SerialHand(ActuatorStream[np.ndarray]):
         self._clear_s = clear_s
         self._wanted: np.ndarray | None = None
         self._misses, self._errors = 0, ""
-        self._next = self._looked = self._cleared = 0.0
+        self._looked = self._cleared = 0.0
 
     @abc.abstractmethod
     def _write(self, q_hand: np.ndarray) -> bool:
@@ -67,8 +67,7 @@ class SerialHand(ActuatorStream[np.ndarray]):
         self._wanted = None
 
     def _poll(self) -> Sample[np.ndarray] | None:
-        self._next = max(self._next + self.period_s, time.monotonic())
-        time.sleep(max(0.0, self._next - time.monotonic()))
+        self._wait_period()
         wanted = self._wanted
         if wanted is not None and self._write(wanted) and self._wanted is wanted:
             self._wanted = None

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import importlib
 import threading
 import time
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -52,6 +53,7 @@ class Stream(abc.ABC, Generic[Value]):
         self._failure, self._fault, self._alarm = "not connected", "", ""
         self._done, self._news = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._next = 0.0
 
     @abc.abstractmethod
     def _open(self) -> None:
@@ -100,6 +102,20 @@ class Stream(abc.ABC, Generic[Value]):
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(LEAVE_S)
         self._thread, self._failure = None, "not connected"
+
+    def _load(self, module: str, package: str) -> Any:
+        """The device's own `package`. Raises DeviceError with the remedy."""
+        try:
+            return importlib.import_module(module)
+        except ImportError as error:
+            raise DeviceError(
+                f"{self.name}: {package} cannot be loaded ({error}); run make setup, then make extras"
+            ) from None
+
+    def _wait_period(self) -> None:
+        """Until a period after the last call; at once where that is over."""
+        self._next = max(self._next + self.period_s, time.monotonic())
+        time.sleep(max(0.0, self._next - time.monotonic()))
 
     def _trouble(self) -> str:
         """Why the newest reading cannot be trusted, "" where it can."""

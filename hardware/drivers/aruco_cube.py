@@ -33,10 +33,7 @@ class ArucoCube(Stream[np.ndarray]):
         self._seq = 0
 
     def _open(self) -> None:
-        try:
-            import cv2
-        except ImportError:
-            raise DeviceError(f"{self.name}: opencv-contrib-python-headless is not installed; run make setup") from None
+        cv2 = self._load("cv2", "opencv-contrib-python-headless")
         from hardware.teleop.calibration import load_intrinsics
         from hardware.teleop.cube_tracking import CubeTracker
         from hardware.teleop.pose_filter import PoseFilter

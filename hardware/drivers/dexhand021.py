@@ -103,12 +103,7 @@ class DexHand021(ActuatorStream[np.ndarray]):
         self._opened, self._asked, self._reported, self._broken = time.monotonic(), 0.0, 0.0, 0
 
     def _open(self) -> None:
-        try:
-            import can
-        except ImportError:
-            raise DeviceError(
-                f"{self.name}: python-can is not installed; pip install --no-deps -r requirements-hardware.txt"
-            ) from None
+        can = self._load("can", "python-can")
         self._reset()
         self._can = self._bus(can)
 

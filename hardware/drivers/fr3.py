@@ -68,17 +68,12 @@ class FR3(ActuatorStream[ArmState]):
         self._thresholds = list(torque_nm), list(force_n)
         self._robot: Any = None
         self._tracker: Any = None
-        self._robot_time, self._next = -1.0, 0.0
+        self._robot_time = -1.0
         self._lock = threading.Lock()
         self._line = (np.zeros(ARM_DOF), np.zeros(ARM_DOF), 0.0, 0.0)
 
     def _open(self) -> None:
-        try:
-            import franky
-        except ImportError:
-            raise DeviceError(
-                f"{self.name}: franky-control is not installed; pip install --no-deps -r requirements-hardware.txt"
-            ) from None
+        franky = self._load("franky", "franky-control")
         config = franky.RealtimeConfig.Enforce if self._kernel_is_realtime() else franky.RealtimeConfig.Ignore
         self._robot = franky.Robot(self._host, realtime_config=config)
         if self._robot.has_errors and not self._robot.recover_from_errors():
@@ -91,7 +86,7 @@ class FR3(ActuatorStream[ArmState]):
             self._robot, stiffness=self._gains[0], damping=self._gains[1],
             lower_joint_limits=self.lower, upper_joint_limits=self.upper,
         )  # fmt: skip
-        self._robot_time, self._next = -1.0, time.monotonic()
+        self._robot_time = -1.0
 
     def _kernel_is_realtime(self) -> bool:
         if self._realtime is not None:
@@ -107,8 +102,7 @@ class FR3(ActuatorStream[ArmState]):
             tracker.stop()
 
     def _poll(self) -> Sample[ArmState] | None:
-        self._next = max(self._next + self.period_s, time.monotonic())
-        time.sleep(max(0.0, self._next - time.monotonic()))
+        self._wait_period()
         self._robot.poll_motion()  # raises what ended control, if something did
         if not self._robot.is_in_control:
             raise DeviceError(self._message("control has ended"))

@@ -13,7 +13,6 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,9 +39,9 @@ EVENTS = {
 AUTHORITY = {"dpleft": "arm", "dpright": "hand", "dpdown": "both"}  # what a takeover takes, from now on
 LARGEST_STEP_S = 0.1  # an arm that was not read for longer moves no further than in this time
 
-_HAND = FR3_DEXHAND021.home[ARM_DOF:].astype(np.float64)
-_GRASP = (1.57, 1.0, 0.9, 0.0, 1.3, 1.1, 1.3, 1.1, 1.3, 1.1, 1.3, 1.1)  # the fingers close around, the thumb opposes
-_PINCH = (0.84, 0.59, 0.5, 0.0, 0.89, 0.62, 0.5, 0.3, 0.5, 0.3, 0.5, 0.3)  # thumb and index tip meet, 12 mm apart
+OPEN = FR3_DEXHAND021.home[ARM_DOF:].astype(np.float64)
+GRASP = np.array([1.57, 1.0, 0.9, 0.0, *[1.3, 1.1] * 4])  # the fingers close around, the thumb opposes
+PINCH = np.array([0.84, 0.59, 0.5, 0.0, 0.89, 0.62, *[0.5, 0.3] * 3])  # thumb and index tip meet, 12 mm apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +79,17 @@ def moved(pose: np.ndarray, state: PadState, elapsed_s: float, speed: float, tur
     return make_pose(pose[:3] + speed * elapsed_s * linear, turn * rotation(pose))
 
 
-def synergy(state: PadState, q_open: np.ndarray, q_grasp: np.ndarray, q_pinch: np.ndarray) -> np.ndarray:
-    """Hand joints [m] rad between the open hand, the grasp (right trigger) and the pinch (left)."""
+def synergy(state: PadState) -> np.ndarray:
+    """Joints [12] rad of a DexHand021 between the open hand, the grasp (right trigger) and the pinch (left)."""
     grasp = state.right_trigger
     pinch = (1.0 - grasp) * state.left_trigger
-    return q_open + grasp * (q_grasp - q_open) + pinch * (q_pinch - q_open)
+    return OPEN + grasp * (GRASP - OPEN) + pinch * (PINCH - OPEN)
 
 
 class Pad(Stream[PadState]):
     """The pad itself, by its number among those that are plugged in. Unplugged, it is opened again when it comes back.
 
-    listeners: get the name of every button that is pressed.
+    listeners: get the name of every button that is pressed. users: the devices that are connected through it.
     """
 
     def __init__(self, index: int, period_s: float = 0.01) -> None:
@@ -101,16 +100,13 @@ class Pad(Stream[PadState]):
         self._index = index
         self._controller: Any = None
         self.listeners: list[collections.deque[str]] = []
+        self.users: set[_OnPad] = set()
 
     def _open(self) -> None:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # no window: the pad is read without focus
         os.environ.setdefault("SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS", "1")
-        try:
-            import pygame
-            from pygame._sdl2 import controller
-        except ImportError:
-            raise DeviceError(f"{self.name}: pygame is not installed; run make setup") from None
+        pygame, controller = self._load("pygame", "pygame"), self._load("pygame._sdl2.controller", "pygame")
         pygame.display.init()
         controller.init()
         pygame.event.get()
@@ -153,8 +149,6 @@ class Pad(Stream[PadState]):
 
 
 _PADS: dict[int, Pad] = {}
-_USERS: collections.Counter[int] = collections.Counter()
-_LOCK = threading.Lock()
 
 
 class _OnPad:
@@ -162,38 +156,26 @@ class _OnPad:
 
     def __init__(self, name: str, index: int, period_s: float) -> None:
         self.name, self.period_s = name, period_s
-        self._index, self._using = index, False
-        with _LOCK:
-            self._pad = _PADS.setdefault(index, Pad(index))
+        self._pad = _PADS.setdefault(index, Pad(index))
 
     def connect(self) -> None:
         self._pad.connect()
-        with _LOCK:
-            _USERS[self._index] += not self._using
-            self._using = True
+        self._pad.users.add(self)
 
     def health(self) -> Health:
         return self._pad.health()
 
     def stop(self) -> None:
-        with _LOCK:
-            _USERS[self._index] -= self._using
-            self._using, last = False, _USERS[self._index] == 0
-        if last:
+        self._pad.users.discard(self)
+        if not self._pad.users:
             self._pad.stop()
 
 
 class GamepadOperator(_OnPad):
     """Engaged while the dead-man switch is held; the events of EVENTS, {button: event}, once each."""
 
-    def __init__(
-        self, *, index: int = 0, events: Mapping[str, str] | None = None, name: str = "operator", period_s: float = 0.01
-    ) -> None:
+    def __init__(self, *, index: int = 0, name: str = "operator", period_s: float = 0.01) -> None:
         super().__init__(name, index, period_s)
-        self._events = EVENTS if events is None else dict(events)
-        unknown = sorted(set(self._events) - set(BUTTONS))
-        if unknown:
-            raise ValueError(f"{name}: no buttons {unknown} on a gamepad; known: {list(BUTTONS)}")
         self._authority = "both"
         self._pressed: collections.deque[str] = collections.deque(maxlen=64)
         self._pad.listeners.append(self._pressed)
@@ -204,11 +186,11 @@ class GamepadOperator(_OnPad):
         if reading is None:
             return None
         pressed = [self._pressed.popleft() for _ in range(len(self._pressed))]
-        events = tuple(self._events[button] for button in pressed if button in self._events)
+        events = tuple(EVENTS[button] for button in pressed if button in EVENTS)
         for button in pressed:
             self._authority = AUTHORITY.get(button, self._authority)
         engage = reading.valid and DEAD_MAN in reading.value.held
-        return _with_value(reading, OperatorState(engage, events, self._authority))
+        return reading.with_value(OperatorState(engage, events, self._authority))
 
 
 class GamepadArm(_OnPad):
@@ -242,28 +224,15 @@ class GamepadArm(_OnPad):
             elapsed, self._moved_at = min(now - self._moved_at, LARGEST_STEP_S), now
             if reading.valid:
                 self._pose = moved(self._pose, reading.value, elapsed, self._speed, self._turn_speed)
-            return _with_value(reading, self._pose.copy())
+            return reading.with_value(self._pose.copy())
 
 
 class GamepadHand(_OnPad):
-    """A person's hand [m] rad, absolute, from the triggers: see `synergy`. The defaults are of a DexHand021."""
+    """A person's DexHand021 [12] rad, absolute, from the triggers: see `synergy`."""
 
-    def __init__(
-        self, *, index: int = 0, q_open: Sequence[float] = tuple(_HAND), q_grasp: Sequence[float] = _GRASP,
-        q_pinch: Sequence[float] = _PINCH, name: str = "hand of the pad", period_s: float = 0.01,
-    ) -> None:  # fmt: skip
+    def __init__(self, *, index: int = 0, name: str = "hand of the pad", period_s: float = 0.01) -> None:
         super().__init__(name, index, period_s)
-        self._shapes = [np.array(shape, np.float64) for shape in (q_open, q_grasp, q_pinch)]
-        if len({shape.shape for shape in self._shapes}) != 1:
-            raise ValueError(
-                f"{name}: expected q_open, q_grasp and q_pinch of one hand, got {[len(s) for s in self._shapes]} joints"
-            )
 
     def read(self) -> Stamped[np.ndarray] | None:
-        """As `Device.read`."""
         reading = self._pad.read()
-        return None if reading is None else _with_value(reading, synergy(reading.value, *self._shapes))
-
-
-def _with_value(reading: Stamped[Any], value: Any) -> Stamped[Any]:
-    return Stamped(value, reading.t_device, reading.t_received, reading.seq, reading.valid)
+        return None if reading is None else reading.with_value(synergy(reading.value))

@@ -40,14 +40,9 @@ class Inspire(SerialHand):
         self._client: Any = None
 
     def _open(self) -> None:
-        try:
-            from pymodbus.client import ModbusSerialClient
-        except ImportError:
-            raise DeviceError(
-                f"{self.name}: pymodbus is not installed; pip install --no-deps -r requirements-hardware.txt"
-            ) from None
+        client = self._load("pymodbus.client", "pymodbus")
         logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # what it would log is in our messages
-        self._client = ModbusSerialClient(self._port, baudrate=self._baudrate, timeout=0.1, retries=0)
+        self._client = client.ModbusSerialClient(self._port, baudrate=self._baudrate, timeout=0.1, retries=0)
         if not self._client.connect():
             raise DeviceError(self._message(f"no serial port {self._port}"))
         for register, value in self._settings:

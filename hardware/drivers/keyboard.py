@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import re
 import select
@@ -20,9 +21,9 @@ KEYS = {
 }  # fmt: skip
 AUTHORITY = {"a": "arm", "h": "hand", "b": "both"}  # what a takeover takes, from now on
 SEQUENCE = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]")  # what an arrow or function key sends; not Escape
-HELP = (
-    "space: take over, give back  a, h, b: arm, hand, both  s: success  f: failure  d: discard  enter: start  "
-    "e, escape: stop  c: clear  q: quit"
+HELP = (  # shown to the person when the terminal is opened
+    b"space: take over, hand back  a, h, b: arm, hand, both  s: success  f: failure  d: discard  enter: start  "
+    b"e, escape: stop  c: clear  q: quit\n"
 )
 
 
@@ -46,8 +47,9 @@ class Keyboard(Stream[OperatorState]):
         if reading is None:
             return None
         events = tuple(self._events.popleft() for _ in range(len(self._events)))
-        state = OperatorState(reading.valid and reading.value.engage, events, reading.value.authority)
-        return Stamped(state, reading.t_device, reading.t_received, reading.seq, reading.valid)
+        return reading.with_value(
+            OperatorState(reading.valid and reading.value.engage, events, reading.value.authority)
+        )
 
     def _open(self) -> None:
         self._engage = False
@@ -56,6 +58,8 @@ class Keyboard(Stream[OperatorState]):
             raise DeviceError(self._message(f"{self._terminal or 'standard input'} is no terminal"))
         self._mode = termios.tcgetattr(self._file)
         tty.setcbreak(self._file)
+        with contextlib.suppress(OSError):  # a terminal that is open for reading only
+            os.write(self._file, HELP)
 
     def _close(self) -> None:
         file, mode = self._file, self._mode

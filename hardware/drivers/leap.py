@@ -53,12 +53,7 @@ class Leap(SerialHand):
         self._failed: list[int] = []
 
     def _open(self) -> None:
-        try:
-            import dynamixel_sdk as sdk
-        except ImportError:
-            raise DeviceError(
-                f"{self.name}: dynamixel-sdk is not installed; pip install --no-deps -r requirements-hardware.txt"
-            ) from None
+        sdk = self._load("dynamixel_sdk", "dynamixel-sdk")
         self._sdk, self._port, self._packets = sdk, sdk.PortHandler(self._port_name), sdk.PacketHandler(2.0)
         if not self._port.setBaudRate(self._baudrate):
             raise DeviceError(self._message(f"the port does not take {self._baudrate} baud"))

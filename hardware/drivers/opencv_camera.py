@@ -31,10 +31,7 @@ class OpenCvCamera(Stream[np.ndarray]):
         self._capture: Any = None
 
     def _open(self) -> None:
-        try:
-            import cv2
-        except ImportError:
-            raise DeviceError(f"{self.name}: opencv-contrib-python-headless is not installed; run make setup") from None
+        cv2 = self._load("cv2", "opencv-contrib-python-headless")
         if self._file and not Path(str(self._source)).is_file():
             raise DeviceError(self._message(f"no file {self._source}"))
         self._capture = cv2.VideoCapture(self._source)
@@ -44,7 +41,7 @@ class OpenCvCamera(Stream[np.ndarray]):
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, self._size[0])
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._size[1])
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one that waited
-        self._next, self._failed = time.monotonic(), 0
+        self._failed = 0
         self._frozen = FrozenSignal(SAME, "picture")
 
     def _close(self) -> None:
@@ -56,8 +53,7 @@ class OpenCvCamera(Stream[np.ndarray]):
         import cv2
 
         if self._file:
-            self._next = max(self._next + self.period_s, time.monotonic())
-            time.sleep(max(0.0, self._next - time.monotonic()))
+            self._wait_period()
         there, frame = self._capture.read()
         if not there:
             self._failed += 1

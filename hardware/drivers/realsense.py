@@ -42,41 +42,38 @@ class RealSense(Stream[np.ndarray]):
         self._profile: Any = None
 
     def _open(self) -> None:
-        try:
-            import pyrealsense2
-        except ImportError as error:
-            raise DeviceError(f"{self.name}: pyrealsense2 cannot be loaded ({error}); run make setup") from None
-        rs: Any = pyrealsense2
+        rs = self._rs = self._load("pyrealsense2", "pyrealsense2")
         if self._file is not None and not self._file.is_file():
             raise DeviceError(self._message(f"no file {self._file}"))
         config = rs.config()
         if self._file is not None:
             config.enable_device_from_file(str(self._file), repeat_playback=True)
         else:
-            config.enable_device(self._choose(rs))
+            config.enable_device(self._choose())
         width, height, fps = self._format
         config.enable_stream(rs.stream.color, width, height, rs.format.rgb8, fps)
         pipeline = rs.pipeline()
         self._profile = pipeline.start(config)
         self._pipeline = pipeline
-        self._set_options(rs)
+        self._set_options(rs.option)
         self._clock, self._framed = DeviceClock(), time.monotonic()
         self._frozen = FrozenSignal(SAME, "picture")
 
-    def _choose(self, rs: Any) -> str:
+    def _choose(self) -> str:
         """The serial of our camera. Raises DeviceError where it is not plugged in: librealsense would wait for it."""
-        there = [device.get_info(rs.camera_info.serial_number) for device in rs.context().query_devices()]
+        serial = self._rs.camera_info.serial_number
+        there = [device.get_info(serial) for device in self._rs.context().query_devices()]
         wanted = self._serial or (there[0] if len(there) == 1 else "")
         if wanted not in there:
             raise DeviceError(self._message(f"cameras that are plugged in: {', '.join(there) or 'none'}"))
         return wanted
 
-    def _set_options(self, rs: Any) -> None:
+    def _set_options(self, option: Any) -> None:
         for sensor in self._profile.get_device().query_sensors():
-            if sensor.supports(rs.option.global_time_enabled):
-                sensor.set_option(rs.option.global_time_enabled, 1)
-            if self._exposure is not None and sensor.supports(rs.option.exposure) and sensor.is_color_sensor():
-                sensor.set_option(rs.option.exposure, self._exposure)
+            if sensor.supports(option.global_time_enabled):
+                sensor.set_option(option.global_time_enabled, 1)
+            if self._exposure is not None and sensor.supports(option.exposure) and sensor.is_color_sensor():
+                sensor.set_option(option.exposure, self._exposure)
 
     def _close(self) -> None:
         pipeline, self._pipeline, self._profile = self._pipeline, None, None
@@ -98,11 +95,8 @@ class RealSense(Stream[np.ndarray]):
 
     def intrinsics(self) -> tuple[np.ndarray, np.ndarray]:
         """The factory's matrix [3, 3] px and distortion [5] (OpenCV's order) of the connected camera."""
-        import pyrealsense2
-
-        rs: Any = pyrealsense2
         if self._profile is None:
             raise DeviceError(self._message("not connected"))
-        found = self._profile.get_stream(rs.stream.color).as_video_stream_profile().get_intrinsics()
+        found = self._profile.get_stream(self._rs.stream.color).as_video_stream_profile().get_intrinsics()
         matrix = np.array([[found.fx, 0.0, found.ppx], [0.0, found.fy, found.ppy], [0.0, 0.0, 1.0]])
         return matrix, np.array(found.coeffs, np.float64)

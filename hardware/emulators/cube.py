@@ -7,15 +7,13 @@ markers' pictures come from OpenCV's dictionary.
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
+import functools
 
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.robots.poses import rotation
-from hardware.devices.streams import Sample, Stream
 
 SIDE_M, MARKER_M = 0.060, 0.046
 # Each face by its corners, clockwise from the picture's top left seen from outside, in half sides.
@@ -65,6 +63,7 @@ def clutter(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return np.clip(cv2.GaussianBlur(image, (0, 0), 1.2), 0, 255).astype(np.uint8)
 
 
+@functools.cache
 def face_picture(number: int, pixels: int) -> np.ndarray:
     """A face as printed, float32 [pixels, pixels] in 0..1: white around the marker."""
     picture = np.ones((8 * pixels, 8 * pixels), np.float32)
@@ -78,48 +77,27 @@ def face_picture(number: int, pixels: int) -> np.ndarray:
     return cv2.resize(picture, (pixels, pixels), interpolation=cv2.INTER_AREA)
 
 
-_PICTURES: dict[tuple[int, int], np.ndarray] = {}
-
-
-def _picture(number: int, pixels: int) -> np.ndarray:
-    if (number, pixels) not in _PICTURES:
-        _PICTURES[number, pixels] = face_picture(number, pixels)
-    return _PICTURES[number, pixels]
-
-
 def visible_faces(pose_camera_cube: np.ndarray) -> list[int]:
     """Faces that are turned to the camera."""
-    turn = rotation(pose_camera_cube)
-    seen = []
-    for number, corners in enumerate(FACES):
-        middle = turn.apply(np.mean(corners, axis=0))
-        towards = pose_camera_cube[:3] + 0.5 * SIDE_M * middle
-        if middle @ towards < 0:
-            seen.append(number)
-    return seen
+    outwards = rotation(pose_camera_cube).apply(np.mean(FACES, axis=1))
+    towards = pose_camera_cube[:3] + 0.5 * SIDE_M * outwards
+    return np.flatnonzero((outwards * towards).sum(axis=1) < 0).tolist()
 
 
 def render(pose_camera_cube: np.ndarray, scene: Scene, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """uint8 [H, W] grey image of the cube at `pose_camera_cube` [7]."""
-    turn = rotation(pose_camera_cube)
-    corners = {
-        number: turn.apply(0.5 * SIDE_M * np.array(FACES[number], float)) + pose_camera_cube[:3]
-        for number in visible_faces(pose_camera_cube)
-    }
-    pixels = {
-        number: _project(points, scene.matrix) for number, points in corners.items() if (points[:, 2] > 0.01).all()
-    }
+    turn, pixels = rotation(pose_camera_cube), {}
+    for number in visible_faces(pose_camera_cube):
+        points = turn.apply(0.5 * SIDE_M * np.array(FACES[number], float)) + pose_camera_cube[:3]
+        if (points[:, 2] > 0.01).all():
+            seen = points @ scene.matrix.T
+            pixels[number] = seen[:, :2] / seen[:, 2:]
     image = (background / 255.0).astype(np.float32) ** scene.gamma
     if pixels:
         _draw(image, pixels, turn, scene)
     image = 255.0 * image ** (1.0 / scene.gamma)
     image += rng.normal(0.0, scene.noise, image.shape).astype(np.float32)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
-
-
-def _project(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    seen = points @ matrix.T
-    return seen[:, :2] / seen[:, 2:]
 
 
 def _draw(image: np.ndarray, pixels: dict[int, np.ndarray], turn: Rotation, scene: Scene) -> None:
@@ -140,7 +118,7 @@ def _draw(image: np.ndarray, pixels: dict[int, np.ndarray], turn: Rotation, scen
         warp = cv2.getPerspectiveTransform(source, target.astype(np.float32))
         size = (fine.shape[1], fine.shape[0])
         light = 0.75 + 0.25 * abs(float(turn.apply(np.mean(FACES[number], axis=0)) @ [0.3, -0.6, -0.74]))
-        shade = light * (dark + (bright - dark) * _picture(number, texture_px))
+        shade = light * (dark + (bright - dark) * face_picture(number, texture_px))
         drawn = cv2.warpPerspective(shade, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         mask = np.zeros(fine.shape, np.uint8)
         cv2.fillConvexPoly(mask, np.rint(16 * target).astype(np.int32), 1, shift=4)
@@ -148,37 +126,3 @@ def _draw(image: np.ndarray, pixels: dict[int, np.ndarray], turn: Rotation, scen
     if scene.blur_px:
         fine = cv2.GaussianBlur(fine, (0, 0), FINER * scene.blur_px)
     part[:] = cv2.resize(fine, (part.shape[1], part.shape[0]), interpolation=cv2.INTER_AREA)
-
-
-class CubeCamera(Stream[np.ndarray]):
-    """A camera that sees the cube at `pose(t)` [7], t s since it was connected, or nothing where that is None.
-
-    frozen: set it and no new frame comes.
-    """
-
-    def __init__(
-        self, pose: Callable[[float], np.ndarray | None], scene: Scene | None = None, *, name: str = "camera",
-        period_s: float = 1 / 30,
-    ) -> None:  # fmt: skip
-        super().__init__(name, period_s, silent_s=0.3, connect_s=10.0, remedy="check the rendered camera")
-        self._pose, self.scene = pose, scene or camera(640, 480, 620.0)
-        self.frozen = False
-
-    def _open(self) -> None:
-        self._rng = np.random.default_rng(0)
-        self._background = clutter(self.scene, self._rng)
-        self._began = self._next = time.monotonic()
-
-    def _close(self) -> None:
-        pass
-
-    def _poll(self) -> Sample[np.ndarray] | None:
-        self._next = max(self._next + self.period_s, time.monotonic())
-        time.sleep(max(0.0, self._next - time.monotonic()))
-        if self.frozen:
-            return None
-        now = time.monotonic()
-        pose = self._pose(now - self._began)
-        far = np.array([0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0])  # behind the camera
-        grey = render(far if pose is None else pose, self.scene, self._background, self._rng)
-        return Sample(np.repeat(grey[..., None], 3, axis=-1), now)

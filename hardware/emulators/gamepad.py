@@ -5,16 +5,11 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-GAME_CONTROLLER, BUTTONS, AXES = 1, 21, 6
+from hardware.drivers.gamepad import BUTTONS
+
+GAME_CONTROLLER, NUM_BUTTONS, NUM_AXES = 1, 21, 6
 SUBSYSTEMS = 0x200 | 0x2000  # joystick, game controller
-NUMBERS = {
-    name: number
-    for number, name in enumerate(
-        ("a", "b", "x", "y", "back", "guide", "start", "leftstick", "rightstick", "leftshoulder", "rightshoulder",
-         "dpup", "dpdown", "dpleft", "dpright")
-    )
-}  # fmt: skip
-AXIS_NUMBERS = {"leftx": 0, "lefty": 1, "rightx": 2, "righty": 3, "lefttrigger": 4, "righttrigger": 5}
+AXIS_NAMES = ("leftx", "lefty", "rightx", "righty", "lefttrigger", "righttrigger")
 
 
 def _sdl() -> ctypes.CDLL:
@@ -37,7 +32,7 @@ class VirtualGamepad:
         self.plug()
 
     def plug(self) -> None:
-        self._index = self._sdl.SDL_JoystickAttachVirtual(GAME_CONTROLLER, AXES, BUTTONS, 1)
+        self._index = self._sdl.SDL_JoystickAttachVirtual(GAME_CONTROLLER, NUM_AXES, NUM_BUTTONS, 1)
         self._pad = ctypes.c_void_p(self._sdl.SDL_JoystickOpen(self._index))
         for trigger in ("lefttrigger", "righttrigger"):
             self.axis(trigger, -1.0)
@@ -51,7 +46,7 @@ class VirtualGamepad:
 
     def axis(self, name: str, value: float) -> None:
         """value: -1 to 1, as the hardware reports it; a trigger rests at -1."""
-        self._sdl.SDL_JoystickSetVirtualAxis(self._pad, AXIS_NUMBERS[name], ctypes.c_int16(round(32767 * value)))
+        self._sdl.SDL_JoystickSetVirtualAxis(self._pad, AXIS_NAMES.index(name), ctypes.c_int16(round(32767 * value)))
 
     def button(self, name: str, down: bool) -> None:
-        self._sdl.SDL_JoystickSetVirtualButton(self._pad, NUMBERS[name], int(down))
+        self._sdl.SDL_JoystickSetVirtualButton(self._pad, BUTTONS.index(name), int(down))

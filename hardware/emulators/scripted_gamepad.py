@@ -32,14 +32,12 @@ class ScriptedGamepad(GamepadOperator):
         self._thread: threading.Thread | None = None
 
     def connect(self) -> None:
-        """As `Device.connect`; the schedule begins."""
         super().connect()
         if self._thread is None:
             self._thread = threading.Thread(target=self._act, name="scripted person", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """As `Device.stop`; the schedule ends."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()

@@ -15,15 +15,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from dexhil.control.executor import DEFAULT, Due, ExecutorConfig
+from dexhil.control.executor import Due
 from dexhil.control.jumps import STILL_S, take_over_jump
 from dexhil.control.safety import SafetyLayer
-from dexhil.control.takeover import Decision, HumanCommand, Inputs, Jump, Mode, advance, executed, jump, start
+from dexhil.control.takeover import Decision, HumanCommand, Inputs, Jump, Mode, advance, executed, start
 from dexhil.robots import arm_ik
 from dexhil.robots.spec import RobotSpec
 from dexhil.schema import ARM_DOF
 from hardware.devices.base import Arm, Camera, Hand, OperatorState
 from hardware.runtime.actuators import Actuators
+from hardware.runtime.changes import Changes
 from hardware.runtime.homing import HOMING_SPEED, WayHome
 from hardware.runtime.messages import Messages
 from hardware.runtime.policy_process import Report
@@ -35,6 +36,7 @@ from hardware.teleop.teleop import Teleop
 ARRIVED_RAD = 0.01
 RESYNC_RAD = 0.1  # an episode that begins with the robot this far from its command goes on from where the robot is
 RECENT = 64  # snapshots that are kept, for whoever records
+RATES, POLICY = RatesConfig(), PolicyConfig()
 
 
 class Phase(enum.Enum):
@@ -44,19 +46,6 @@ class Phase(enum.Enum):
     IDLE = "idle"
     HOMING = "homing"
     RUNNING = "running"
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Rates in 1/s; policy_hz is that of a plan's rows. stale_s: a question to the policy that waits longer for its
-    answer holds the robot: the policy's watchdog. executor: how chunks follow each other.
-    """
-
-    arm_hz: float = RatesConfig.arm_hz
-    hand_hz: float = RatesConfig.hand_hz
-    policy_hz: float = RatesConfig.policy_hz
-    stale_s: float = PolicyConfig.stale_s
-    executor: ExecutorConfig = DEFAULT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,52 +67,29 @@ class Snapshot:
     holding: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """A change of control. kind: "takeover" or "release".
-
-    asked: the new command, before limits and before it fades in, against where the robot would have come to rest.
-    felt: the executed command against the way there, one tick on. still: plays a takeover in which the person holds
-    still, see `dexhil.control.jumps`: that is its jump; too slow for a control loop.
-    """
-
-    t: float
-    kind: str
-    asked: Jump
-    felt: Jump
-    still: Callable[[], Jump] | None = None
-
-
 class Control:
     """Devices in, commands out.
 
     watch: what is wrong with devices, and what others found wrong (`outside`). messages: for the person and the record.
-    policy: whom the observer asks for requests. events: what the person pressed, for whoever runs the episodes.
-    changes: of control. newest_report: reads the policy's, None while it starts; None where there is no policy.
+    policy: whom the observer asks for requests; its reports come from newest_report, see `PolicySource`. events: what
+    the person pressed, for whoever runs the episodes. changes: of control.
     """
 
     def __init__(
-        self,
-        spec: RobotSpec,
-        arm: Arm,
-        hand: Hand,
-        cameras: Mapping[str, Camera],
-        teleop: Teleop,
-        safety: SafetyLayer,
-        newest_report: Callable[[], Report | None] | None = None,
-        settings: Settings | None = None,
-    ) -> None:
+        self, spec: RobotSpec, arm: Arm, hand: Hand, cameras: Mapping[str, Camera], teleop: Teleop, safety: SafetyLayer,
+        newest_report: Callable[[], Report | None] | None = None, rates: RatesConfig = RATES,
+        policy: PolicyConfig = POLICY,
+    ) -> None:  # fmt: skip
         self.spec, self.arm, self.hand, self.cameras = spec, arm, hand, dict(cameras)
-        self.teleop, self.safety, self.settings = teleop, safety, settings or Settings()
-        rates = self.settings
+        self.teleop, self.safety, self.rates = teleop, safety, rates
         self.messages = Messages(safety.log)
         self.watch = DeviceWatch({"arm": arm, "hand": hand}, self.cameras, safety.settings, self.messages)
         self.actuators = Actuators(spec, arm, hand, arm_hz=rates.arm_hz, hand_hz=rates.hand_hz, watch=self.watch)
-        self.policy = PolicySource(newest_report, spec.action_dim, rates.policy_hz, rates.executor, rates.stale_s)
+        self.policy = PolicySource(newest_report, spec.action_dim, rates.policy_hz, policy)
         self.events: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
+        self.changes = Changes()
         self._requests: queue.SimpleQueue[Phase | None] = queue.SimpleQueue()
-        self._phase, self._of_person, self._state = Phase.OFF, False, start(spec.home)
+        self._phase, self._state = Phase.OFF, start(spec.home)
         self._way_home = WayHome(spec, HOMING_SPEED * safety.arm.limits.velocity, 1.0 / rates.hand_hz)
         self._no_action = np.full(spec.action_dim, np.nan, np.float32)
         self.latest = Snapshot(-np.inf, Phase.OFF, Mode.HOLD, spec.home.copy(), self._no_action, False, 0)
@@ -157,7 +123,10 @@ class Control:
         nobody = bool(holding) or (engage and human is None)
         decision, before, rest = self._decide(asks, engage, human, None if nobody else self._wanted(due))
         command, coasting = self._execute(decision, before, now, arm_due)
-        self._account(now, decision, before, due, human, command, (rest, coasting))
+        if self._phase is Phase.RUNNING:
+            still = self._plays_still(human, rest) if decision.mode is Mode.ENGAGING and human is not None else None
+            self.changes.note(now, before, decision, due, rest=rest, coasting=coasting, command=command, still=still)
+        self._account(decision, command)
         self.messages.put_out(now)
         why = holding or lack or (self.safety.blocked if self._phase is Phase.HOMING else "")
         return self._remember(now, decision.mode, due, why)
@@ -196,7 +165,7 @@ class Control:
         measured = self.actuators.measured()
         if measured is not None and np.abs(measured - self.safety.command).max() > RESYNC_RAD:
             self._follow_measured(now)
-        self._of_person = False
+        self.changes.begin()
         self._state = dataclasses.replace(start(self.safety.command), epoch=self._state.epoch + 1, mode=Mode.RELEASING)
         self.policy.begin()
         self.policy.rest(self.safety.resting_point())
@@ -268,27 +237,17 @@ class Control:
             self._phase = Phase.IDLE
         return self.actuators.sent.copy(), coasting
 
-    def _account(
-        self, now: float, decision: Decision, before: Mode, due: Due | None, human: HumanCommand | None,
-        command: np.ndarray, stop: tuple[np.ndarray, np.ndarray],
-    ) -> None:  # fmt: skip
-        """Tells takeover machine and policy what came of the tick, and others of a change of control. stop: where the
-        robot would have come to rest, and its command on the way there.
-        """
+    def _plays_still(self, human: HumanCommand, rest: np.ndarray) -> Callable[[], Jump]:
+        """See `Change.still`, of a takeover from `rest` [A] rad."""
+        people = [human] * round(STILL_S * self.rates.hand_hz)
+        return functools.partial(take_over_jump, self._state, people, rest, self.spec, self.teleop.cube_to_ee)
+
+    def _account(self, decision: Decision, command: np.ndarray) -> None:
+        """Tells takeover machine and policy what came of the tick. command: [A] rad, what the robot was commanded."""
         # a person's inverse kinematics go on from their own last solution, so that limits do not make it drift
-        state = self._state
-        self._state = executed(state, decision.command if decision.is_intervention else command)
+        self._state = executed(self._state, decision.command if decision.is_intervention else command)
         if not decision.is_intervention and decision.mode is not Mode.AUTONOMOUS:
             self.policy.rest(self.safety.resting_point())
-        kind, asked, still = "", decision.command, None
-        if decision.mode is Mode.ENGAGING:
-            kind, self._of_person = "takeover", True
-            people = [human] * round(STILL_S * self.settings.hand_hz) if human is not None else []
-            still = functools.partial(take_over_jump, state, people, stop[0], self.spec, self.teleop.cube_to_ee)
-        elif due is not None and decision.mode is Mode.AUTONOMOUS is not before and self._of_person:
-            kind, asked, self._of_person = "release", due.planned, False
-        if kind and self._phase is Phase.RUNNING:
-            self.changes.put(Change(now, kind, jump(stop[0], asked), jump(stop[1], command), still))
 
     def _follow_measured(self, now: float) -> None:
         """The command becomes what the robot is at, at rest."""
@@ -303,15 +262,8 @@ class Control:
         acts = mode is Mode.AUTONOMOUS and due is not None and not due.starved
         planned = self._no_action if due is None else np.asarray(due.planned, np.float32)
         self.latest = Snapshot(
-            now,
-            self._phase,
-            mode,
-            self.actuators.sent.copy(),
-            planned,
-            human,
-            self._state.epoch,
-            human or acts,
+            now, self._phase, mode, self.actuators.sent.copy(), planned, human, self._state.epoch, human or acts,
             holding,
-        )
+        )  # fmt: skip
         self._recent.append(self.latest)
         return self.latest

@@ -57,7 +57,7 @@ def done_of(episode: Episode, *, task: str, seed: int, episode_id: str, failure:
     """An episode as it is kept."""
     return Done(
         task, seed, episode_id, episode.success, episode.ended, failure, episode.seconds, run,
-        len(episode.takeovers), episode.jumps("takeover"), episode.jumps("release"), episode.control,
+        len(episode.jumps("takeover")), episode.jumps("takeover"), episode.jumps("release"), episode.control,
         dict(Counter(span["cause"] for span in episode.interventions)), episode.path is not None,
     )  # fmt: skip
 

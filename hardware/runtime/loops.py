@@ -22,11 +22,11 @@ class Loops:
     """Starts and ends the threads. scheduling: what the system allowed, see `run_first`; "" before the start."""
 
     def __init__(self, control: Control, observe: Callable[[float], None]) -> None:
-        settings = control.settings
+        rates = control.rates
         self._control, self._observe = control, observe
-        self._per_arm = round(settings.hand_hz / settings.arm_hz)
-        self._hand_pace, self._observer_pace = Pace(settings.hand_hz), Pace(settings.policy_hz)
-        self._arm_stats = LoopStats(settings.arm_hz)
+        self._per_arm = round(rates.hand_hz / rates.arm_hz)
+        self._hand_pace, self._observer_pace = Pace(rates.hand_hz), Pace(rates.policy_hz)
+        self._arm_stats = LoopStats(rates.arm_hz)
         self._running, self._threads, self._broken = threading.Event(), list[threading.Thread](), ""
         self._switch_s = sys.getswitchinterval()
         self.scheduling = ""
@@ -83,7 +83,7 @@ class Loops:
             arm_due = arm_index != last_arm
             if arm_due:
                 missed = max(arm_index - last_arm - 1, 0) if last_arm >= 0 else 0
-                self._arm_stats.add(now, arm_index / self._control.settings.arm_hz, missed)
+                self._arm_stats.add(now, arm_index / self._control.rates.arm_hz, missed)
                 last_arm = arm_index
             self._control.tick(now, arm_due)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import multiprocessing
 import os
 import signal
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.control.executor import Request
+from dexhil.control.executor import Request, RtcChoice
 from dexhil.evaluation.rollout import Policy
 from dexhil.schema import Observation
 from dexhil.workers import leave_signals_to_parent, use_one_thread
@@ -53,26 +52,18 @@ class Report:
     stats: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def checkpoint_policy(checkpoint: Path, step: int | None = None, rtc: str = "none") -> Callable[[], Policy]:
-    """A factory for `PolicyProcess`: loads JAX and the checkpoint only where it is called. rtc: as of `Policy.load`."""
-    return functools.partial(_load_checkpoint, checkpoint, step, rtc)
-
-
-def server_policy(uri: str, key: str) -> Callable[[], Policy]:
-    """As `checkpoint_policy`, of a policy server: no JAX here. While it is away `infer` fails, and control holds."""
-    return functools.partial(_connect, uri, key)
-
-
-def _connect(uri: str, key: str) -> Policy:
-    from dexhil.serving.client import PolicyClient
-
-    return PolicyClient(uri, key=key, timeout_s=SERVER_S)
-
-
-def _load_checkpoint(checkpoint: Path, step: int | None, rtc: str) -> Policy:
+def load_checkpoint(checkpoint: Path, step: int | None, rtc: RtcChoice) -> Policy:
+    """A factory for `PolicyProcess`: JAX and the checkpoint are loaded only there."""
     from dexhil.policy import Policy as Trained
 
     return Trained.load(checkpoint, step, rtc=rtc)
+
+
+def connect(uri: str, key: str) -> Policy:
+    """The same of a policy server: no JAX here. While it is away `infer` fails, and control holds."""
+    from dexhil.serving.client import PolicyClient
+
+    return PolicyClient(uri, key=key, timeout_s=SERVER_S)
 
 
 class PolicyProcess:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dexhil.control.executor import Due, Executor, ExecutorConfig, Request
+from dexhil.control.executor import Due, Executor, Request
 from hardware.runtime.policy_process import Report
+from hardware.settings import PolicyConfig
 
 STARTING = "policy: no plan yet"
 
@@ -16,19 +17,14 @@ STARTING = "policy: no plan yet"
 class PolicySource:
     """What the policy commands. The observer's thread calls `request`, the control loop all else.
 
-    newest_report: reads the process's, which is None while it starts; None where there is no policy. stale_s: the
-    policy's watchdog, a request that waits longer for its answer holds the robot.
+    newest_report: reads the process's, which is None while it starts; None where there is no policy.
     """
 
     def __init__(
-        self,
-        newest_report: Callable[[], Report | None] | None,
-        action_dim: int,
-        control_hz: float,
-        config: ExecutorConfig,
-        stale_s: float,
-    ) -> None:
-        self._newest_report, self._action_dim, self._stale_s = newest_report, action_dim, stale_s
+        self, newest_report: Callable[[], Report | None] | None, action_dim: int, control_hz: float,
+        config: PolicyConfig,
+    ) -> None:  # fmt: skip
+        self._newest_report, self._action_dim, self._stale_s = newest_report, action_dim, config.stale_s
         self._executor = Executor(control_hz, config)
         self._lock = threading.Lock()
         self._answered = 0

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.episodes.recorder import REPAIR_COMMAND, EpisodeWriter
+from dexhil.episodes.recorder import REPAIR_COMMAND, EpisodeWriter, repair
 from dexhil.schema import EpisodeMetadata, Step
 from dexhil.workers import leave_signals_to_parent
 
@@ -99,6 +99,14 @@ class Recorder:
             )
         return self.fault
 
+    def salvage(self) -> str:
+        """Begins anew after a fault; what was open becomes an episode, as far as it was written. What came of it."""
+        self.start()
+        try:
+            return "\n".join(f"repair: {line}" for line in repair(self.root).lines())
+        except (OSError, ValueError) as error:
+            return f"repair of {self.root} failed: {error}"
+
     def stop(self) -> None:
         """Ends the process after what is in its queue. May be called again."""
         if self._process is None:
@@ -135,23 +143,20 @@ def _serve(root: Path, hz: float, incoming: Any, answers: Any, parent: int) -> N
         if kind == "stop":
             break
         try:
-            writer = _obey(root, hz, writer, kind, value, answers)
+            if kind == "open":
+                _close(writer)
+                writer = EpisodeWriter(root, control_hz=hz, draft=value)
+                answers.send((kind, str(writer.directory)))
+            elif writer is not None:
+                writer = _obey(writer, kind, value, answers)
         except (OSError, ValueError) as error:
             answers.send(("error", str(error)))
-            writer = _closed(writer)
-    _closed(writer)
+            writer = _close(writer)
+    _close(writer)
 
 
-def _obey(
-    root: Path, hz: float, writer: EpisodeWriter | None, kind: str, value: Any, answers: Any
-) -> EpisodeWriter | None:
-    if kind == "open":
-        _closed(writer)
-        writer = EpisodeWriter(root, control_hz=hz, draft=value)
-        answers.send((kind, str(writer.directory)))
-        return writer
-    if writer is None:
-        return None
+def _obey(writer: EpisodeWriter, kind: str, value: Any, answers: Any) -> EpisodeWriter | None:
+    """None where the episode is over."""
     if kind == "step":
         writer.append(value)
     elif kind == "events":
@@ -166,7 +171,7 @@ def _obey(
     return writer
 
 
-def _closed(writer: EpisodeWriter | None) -> None:
+def _close(writer: EpisodeWriter | None) -> None:
     if writer is not None:
         with contextlib.suppress(OSError, ValueError):
             writer.__exit__()

@@ -1,4 +1,4 @@
-"""report.json's results and report.html of episodes on a rig: success, loops, safety, takeovers, memory."""
+"""report.json's results and report.html of episodes on a rig: success, loops, safety, takeovers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.commands import Run
+from dexhil.commands import ConfigError, Run
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.rollout import Trial
 from dexhil.progress import format_seconds
@@ -21,11 +21,19 @@ LOOPS = ("policy", "arm", "hand")
 NO_SCORE: dict[str, Any] = {"tasks": {}, "mean_rate": None}
 
 
-def finish_run(run: Run, trials: Trials, lineage: Mapping[str, Any], **more: Any) -> None:
-    """Writes report.json and report.html, and says where."""
-    results = {**results_of(trials), **more}
-    report = run.report(results, lineage={"checkpoint": trials.checkpoint, **lineage} if trials.checkpoint else lineage)
+def finish_run(run: Run, trials: Trials, *, server: str | None, **more: Any) -> None:
+    """Writes report.json and report.html, and says where. Raises ConfigError where the run could not go on, and
+    KeyboardInterrupt where it was interrupted.
+    """
+    lineage = {"checkpoint": trials.checkpoint, "server": server}
+    report = run.report(
+        {**results_of(trials), **more}, lineage={name: value for name, value in lineage.items() if value}
+    )
     print(f"report: {write_hardware_report(run.workdir, report, trials)}", flush=True)
+    if trials.error:
+        raise ConfigError(f"{trials.error}. What was recorded is kept; the same command goes on")
+    if trials.interrupted:
+        raise KeyboardInterrupt
 
 
 def results_of(trials: Trials) -> dict[str, Any]:
@@ -34,7 +42,7 @@ def results_of(trials: Trials) -> dict[str, Any]:
 
     safety_events: interventions of the safety layer, `safety` says of which cause. takeovers: how often a person took
     over; `jumps`: rad, over all joints. human_seconds: in which a person commanded; watched_seconds: of the episodes
-    in which a person watched, all of these. loops, scheduling, policy_restarts, memory_mb: of the last call.
+    in which a person watched, all of these. loops, scheduling, policy_restarts: of the last call.
     """
     counted = [found for found in trials.done if found.success >= 0]
     causes = sum((Counter(found.causes) for found in trials.done), Counter[str]())
@@ -53,7 +61,6 @@ def results_of(trials: Trials) -> dict[str, Any]:
         "human_seconds": sum(found.human_seconds for found in trials.done),
         "watched_seconds": sum(found.seconds for found in trials.done),
         "policy_restarts": trials.policy_restarts,
-        "memory_mb": {name: _memory(values) for name, values in trials.memory_mb.items()},
         "episodes": [episode_facts(found) for found in trials.done],
         "error": trials.error,
     }
@@ -90,7 +97,6 @@ def write_hardware_report(workdir: Path, report: Mapping[str, Any], trials: Tria
         Section("Takeovers", [_jump_table(results["jumps"]), Text(_JUMP_TEXT)]),
         Section("Loops", [_loop_table(results["loops"]), Text(f"{_LOOP_TEXT} Scheduling: {results['scheduling']}.")]),
         Section("Safety layer", _safety_blocks(results)),
-        Section("Memory", [_memory_table(results["memory_mb"])], folded=True),
     ]
     return write_run_page(workdir, report, _facts(results), sections)
 
@@ -178,12 +184,6 @@ def _jumps(jumps: Iterable[tuple[float, float]]) -> dict[str, float]:
     }
 
 
-def _memory(values: list[tuple[float, float]]) -> dict[str, float]:
-    """The first value is taken after a fifth of the time: until then caches fill."""
-    settled = values[len(values) // 5 :]
-    return {"settled": settled[0][1], "last": settled[-1][1], "max": max(megabytes for _, megabytes in values)}
-
-
 def _loop_table(loops: Mapping[str, Mapping[str, float]]) -> Table:
     header = ("loop", "target Hz", "mean Hz", "late p50 ms", "late p99 ms", "missed")
     rows = [
@@ -210,11 +210,6 @@ def _jump_table(jumps: Mapping[str, Mapping[str, float]]) -> Table:
         for kind, values in jumps.items()
     ]
     return Table(("change", "count", "largest joint", "norm"), rows)
-
-
-def _memory_table(memory: Mapping[str, Mapping[str, float]]) -> Table:
-    rows = [(name, *(f"{value:.0f}" for value in values.values())) for name, values in memory.items()]
-    return Table(("process", "MB, settled", "MB, at the end", "MB, most"), rows)
 
 
 def _clips(folder: Path, done: Sequence[Done]) -> list[Clip]:

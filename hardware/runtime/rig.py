@@ -11,22 +11,22 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dexhil.config import Config, ConfigError, read_section
-from dexhil.control.executor import ExecutorConfig
 from dexhil.control.guard import Box
 from dexhil.control.safety import SafetyLayer, SafetySettings
 from dexhil.retargeting.runtime import Retargeter, load
+from dexhil.rig import RigConfig
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import RobotSpec, get_robot
 from dexhil.schema import ARM_DOF
 from dexhil.settings import from_values
 from hardware.devices.registry import make_device
-from hardware.runtime.control import Control, Phase, Settings
+from hardware.runtime.control import Control, Phase
 from hardware.runtime.options import RIGS
 from hardware.runtime.policy_process import PolicyProcess
 from hardware.runtime.session import Session
-from hardware.settings import RatesConfig
+from hardware.settings import PolicyConfig, RatesConfig, RigFacts, SimConfig
 from hardware.simulated.devices import sim_devices
-from hardware.simulated.world import World, WorldSettings
+from hardware.simulated.world import World
 from hardware.teleop.teleop import Teleop
 
 ROLES = ("arm", "hand", "tracker", "glove", "operator")
@@ -46,22 +46,16 @@ class Rig:
     def control(self, config: Config, policy: PolicyProcess | None, kind: type[Made] = Control) -> Made:
         """The control of these devices with the config's limits, rates and calibration."""
         safety = safety_settings(config, simulated=self.world is not None)
-        rates = read_section(config, "rates", RatesConfig)
-        executor = ExecutorConfig.of(config.policy)
-        settings = Settings(rates.arm_hz, rates.hand_hz, rates.policy_hz, config.policy.stale_s, executor)
+        rates, planning = read_section(config, "rates", RatesConfig), read_section(config, "policy", PolicyConfig)
         layer = SafetyLayer(self.spec, safety, arm_hz=rates.arm_hz, hand_hz=rates.hand_hz)
-        named = {role: self.devices[role] for role in ("tracker", "glove", "operator")}
         teleop = Teleop(
-            **named,
-            hand_dof=self.spec.hand_dof,
-            safety=safety,
-            retargeter=self.retargeter(config),
-            cube_to_ee=cube_to_ee(config.teleop.calibration),
-            blend=config.teleop.blend,
-        )
+            **{role: self.devices[role] for role in ("tracker", "glove", "operator")},
+            hand_dof=self.spec.hand_dof, safety=safety, retargeter=self.retargeter(config),
+            cube_to_ee=cube_to_ee(config.teleop.calibration), blend=config.teleop.blend,
+        )  # fmt: skip
         newest = policy.newest if policy is not None else None
         arm, hand, cameras = (self.devices[role] for role in ("arm", "hand", "cameras"))
-        return kind(self.spec, arm, hand, cameras, teleop, layer, newest, settings)
+        return kind(self.spec, arm, hand, cameras, teleop, layer, newest, rates, planning)
 
     def retargeter(self, config: Config) -> Retargeter | None:
         """That of the config, None where the glove gives hand joints. Raises ConfigError where it fits not the robot,
@@ -75,7 +69,14 @@ class Rig:
             )
         if self.world is None and path and not gives_keypoints:
             raise ConfigError(f"teleop.retargeter {path}: the glove gives hand joints, leave it empty")
-        return retargeter(config, self.spec)
+        if not path:
+            return None
+        try:
+            model = load(path)
+            model.check_fits(self.spec)
+        except ValueError as error:
+            raise ConfigError(f"teleop.retargeter {path}: {error}") from None
+        return Retargeter(model)
 
     def prepare(self, session: Session, task: str, seed: int, say: Callable[[str], None]) -> float:
         """Brings robot and scene to the start of an episode; the task's own time limit in s, 0 where it has none."""
@@ -85,9 +86,7 @@ class Rig:
         session.go_to(Phase.OFF)
         facts = self.world.reset(task, seed)
         session.control.teleop.cube_to_ee = facts["cube_to_ee"]
-        session.wait(
-            lambda: np.allclose(self._commanded(session), self._measured(), atol=0.02), "the reset scene", 10.0
-        )
+        session.wait(lambda: self._stands_at(session.control.latest.command), "the reset scene", 10.0)
         return facts["horizon_s"]
 
     def attend(self, session: Session) -> None:
@@ -103,16 +102,11 @@ class Rig:
 
     def judge(self, ended: str) -> str:
         """Category of a failure: the rig's where it judges itself, else how the episode ended."""
-        if self.world is None:
-            return ended
-        return self.world.judge()[1] or ended
+        return (self.world is not None and self.world.judge()) or ended
 
-    def _commanded(self, session: Session) -> np.ndarray:
-        return session.control.latest.command
-
-    def _measured(self) -> np.ndarray:
+    def _stands_at(self, command: np.ndarray) -> bool:
         arm, hand = self.devices["arm"].read(), self.devices["hand"].read()
-        return np.concatenate([arm.value.q, hand.value])
+        return np.allclose(command, np.concatenate([arm.value.q, hand.value]), atol=0.02)
 
     def _prepare_by_hand(self, session: Session, task: str, say: Callable[[str], None]) -> None:
         say(f"{task}: keep clear of the robot and press start: it goes home slowly")
@@ -134,7 +128,7 @@ def make_rig(config: Config, kind: str) -> Rig:
     if missing:
         raise ConfigError(f"rig.instructions: none for task {missing[0]!r}; a policy is told what to do in words")
     if kind == "sim":
-        world = World(world_settings(config))
+        world = simulated(config)
         return Rig(spec, sim_devices(world), instructions, world)
     devices: dict[str, Any] = {role: make_device(config.devices[role].to_dict(), role) for role in ROLES}
     for role, joints in (("arm", slice(ARM_DOF)), ("hand", slice(ARM_DOF, None))):
@@ -152,18 +146,13 @@ def make_rig(config: Config, kind: str) -> Rig:
     return Rig(spec, devices, instructions)
 
 
-def world_settings(config: Config) -> WorldSettings:
+def simulated(config: Config) -> World:
     """The simulator that stands in for the config's rig."""
-    sim = config.sim
-    return WorldSettings(
-        tasks=tuple(config.rig.tasks),
-        difficulty=sim.difficulty,
-        image_size=sim.image_size,
-        cameras=tuple(config.rig.cameras),
-        camera_hz=config.rates.policy_hz,
-        person=sim.person.to_dict(),
-        retargeter=config.teleop.retargeter,
+    sim, facts = read_section(config, "sim", SimConfig), read_section(config, "rig", RigFacts)
+    rig = RigConfig(
+        facts.robot, facts.tasks, sim.difficulty, sim.difficulty, sim.image_size, facts.cameras, config.rates.policy_hz
     )
+    return World(rig, sim.person, config.teleop.retargeter)
 
 
 def safety_settings(config: Config, *, simulated: bool = False) -> SafetySettings:
@@ -176,19 +165,6 @@ def safety_settings(config: Config, *, simulated: bool = False) -> SafetySetting
     if lower.shape != (3,) or not (lower < upper).all():
         raise ConfigError(f"safety.box: expected lower below upper in x, y and z (m), got {lower} and {upper}")
     return from_values(SafetySettings, {**values, "box": Box(lower, upper, **box)}, "safety")
-
-
-def retargeter(config: Config, spec: RobotSpec) -> Retargeter | None:
-    """The trained retargeter of `teleop.retargeter`, None where the glove gives hand joints itself."""
-    path = config.teleop.retargeter
-    if not path:
-        return None
-    try:
-        model = load(path)
-        model.check_fits(spec)
-    except ValueError as error:
-        raise ConfigError(f"teleop.retargeter {path}: {error}") from None
-    return Retargeter(model)
 
 
 def cube_to_ee(path: str) -> np.ndarray:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ import numpy as np
 
 from dexhil.control.executor import plan_seed
 from dexhil.control.takeover import Mode
-from dexhil.episodes.recorder import repair
 from dexhil.schema import EpisodeMetadata, Observation, Step
 from hardware.devices.base import DeviceError
-from hardware.runtime.control import ARRIVED_RAD, Change, Control, Phase, Snapshot
+from hardware.runtime.changes import Change
+from hardware.runtime.control import ARRIVED_RAD, Control, Phase, Snapshot
 from hardware.runtime.loops import Loops
 from hardware.runtime.policy_process import PolicyProcess, Question
 from hardware.runtime.recording import Recorder
@@ -103,19 +103,12 @@ class Episode:
     control: list[tuple[float, float, str]]
     path: Path | None = None
 
-    @property
-    def takeovers(self) -> list[Change]:
-        return [change for change in self.changes if change.kind == "takeover"]
-
     def max_jump(self, kind: str) -> float:
         return max((jump for jump, _ in self.jumps(kind)), default=0.0)
 
     def jumps(self, kind: str) -> list[tuple[float, float]]:
         """rad, of every change of control of that kind: largest joint's, Euclidean norm."""
         return [(change.asked.max, change.asked.l2) for change in self.changes if change.kind == kind]
-
-    def human_seconds(self) -> float:
-        return sum(end - begin for begin, end, who in self.control if who == "person")
 
 
 class Quit(Exception):
@@ -136,7 +129,6 @@ class Session:
         self.loops, self.upkeep = Loops(control, self.observer.tick), Upkeep(control, policy, say)
         self.stopping: Callable[[], bool] = lambda: False
         self.broken = ""
-        self.causes: Counter[str] = Counter()
         self.identity: dict[str, Any] = {}
         self._changes, self._interventions = list[Change](), list[dict[str, Any]]()
 
@@ -213,14 +205,9 @@ class Session:
             time.sleep(SUPERVISE_S)
 
     def run_episode(
-        self,
-        draft: EpisodeMetadata,
-        instruction: str,
-        max_seconds: float,
-        *,
-        watch: Callable[[float], bool] = lambda seconds: True,
-        from_takeover: bool = False,
-    ) -> Episode:
+        self, draft: EpisodeMetadata, instruction: str, max_seconds: float, *,
+        watch: Callable[[float], bool] = lambda seconds: True, from_takeover: bool = False,
+    ) -> Episode:  # fmt: skip
         """Records one episode until a person (or a rig that judges itself) ends it, time is up or something breaks.
 
         watch: called with the seconds so far, some 50 times a second; False ends the episode as "quit". from_takeover:
@@ -233,12 +220,17 @@ class Session:
         self._pressed(())
         self.observer.instruction, self.observer.seed = instruction, draft.seed
         self.control.request(Phase.RUNNING)
-        ended = self._await_takeover(watch) if from_takeover else ""
+        ended = ""
+        while from_takeover and not ended and not self.control.latest.is_intervention:
+            ended = self._ended(0.0, np.inf, watch, ("discard", "quit"))
         began = time.monotonic()
         if not ended:
             self.observer.begin(began, instruction, draft.seed)
-            ended = self._until_over(began, max_seconds, watch, who)
-            self.observer.end()
+        while not ended:
+            seconds = time.monotonic() - began
+            who.append((seconds, _in_control(self.control.latest)))
+            ended = self._ended(seconds, max_seconds, watch, tuple(ENDS))
+        self.observer.end()
         self.control.request(Phase.IDLE)
         time.sleep(0.1)
         self._take_messages(all_interventions=True)
@@ -251,30 +243,11 @@ class Session:
         if self.recorder.fault:
             raise DeviceError(self.recorder.fault)
 
-    def _await_takeover(self, watch: Callable[[float], bool]) -> str:
-        """Waits for the person's first takeover. Why the episode is over before it, "" where it is not."""
-        ended = ""
-        while not ended and not self.control.latest.is_intervention:
-            time.sleep(SUPERVISE_S)
-            ended = self._ended(0.0, np.inf, watch, ("discard", "quit"))
-        return ended
-
-    def _until_over(
-        self, began: float, max_seconds: float, watch: Callable[[float], bool], who: list[tuple[float, str]]
-    ) -> str:
-        """Waits for the end of the episode and says why it ended; adds to `who` (s, name) was in control."""
-        ended = ""
-        while not ended:
-            time.sleep(SUPERVISE_S)
-            seconds = time.monotonic() - began
-            who.append((seconds, _in_control(self.control.latest)))
-            ended = self._ended(seconds, max_seconds, watch, tuple(ENDS))
-        return ended
-
     def _ended(
         self, seconds: float, max_seconds: float, watch: Callable[[float], bool], presses: tuple[str, ...]
     ) -> str:
-        """Why the episode is over, "" while it is not."""
+        """Why the episode is over after another moment, "" while it is not."""
+        time.sleep(SUPERVISE_S)
         try:
             self.supervise()
             goes_on = watch(seconds)
@@ -296,7 +269,7 @@ class Session:
         self, draft: EpisodeMetadata, began: float, ended: str, who: list[tuple[float, str]], from_takeover: bool
     ) -> Episode:
         success = 0 if ended == "time" else ENDS.get(ended, -1)
-        changes = [_played(change) for change in self._changes[int(from_takeover) :]]
+        changes = [change.played() for change in self._changes[int(from_takeover) :]]
         episode = Episode(success, ended, who[-1][0] if who else 0.0, changes, self._interventions, _stretches(who))
         if ended in ("discard", "quit") or not who or self.observer.steps == 0:
             self.recorder.abandon()
@@ -304,24 +277,15 @@ class Session:
         spans = [span | {key: span[key] - began for key in ("begin", "end")} for span in self._interventions]
         self.recorder.events(spans)
         if not self.recorder.poll():
-            jump = episode.max_jump("takeover")
-            takeovers = len(episode.takeovers)
-            done = dataclasses.replace(draft, success=success, takeovers=takeovers, max_takeover_jump=jump)
-            episode.path = self.recorder.finish(done)
+            jump, takeovers = episode.max_jump("takeover"), len(episode.jumps("takeover"))
+            episode.path = self.recorder.finish(
+                dataclasses.replace(draft, success=success, takeovers=takeovers, max_takeover_jump=jump)
+            )
         if self.recorder.fault:
             self._say(self.recorder.fault)
-            self._salvage()
+            self._say(self.recorder.salvage())
+            self.control.watch.outside = {}
         return episode
-
-    def _salvage(self) -> None:
-        """What a broken recorder left becomes an episode, as far as it was written."""
-        self.recorder.start()
-        self.control.watch.outside = {}
-        try:
-            for line in repair(self.recorder.root).lines():
-                self._say(f"repair: {line}")
-        except (OSError, ValueError) as error:
-            self._say(f"repair of {self.recorder.root} failed: {error}")
 
     def supervise(self) -> None:
         """One round beside the loops: messages to the person, helpers kept alive, devices reconnected.
@@ -338,15 +302,12 @@ class Session:
         control = self.control
         while control.messages.told:
             self._say(control.messages.told.popleft()[1])
-        while not control.changes.empty():
-            self._changes.append(control.changes.get())
+        self._changes += control.changes.take()
         if all_interventions:
             control.request_log()
             time.sleep(0.05)
         while not control.messages.interventions.empty():
-            span = control.messages.interventions.get()
-            self.causes[span["cause"]] += 1
-            self._interventions.append(span)
+            self._interventions.append(control.messages.interventions.get())
 
 
 def _in_control(latest: Snapshot) -> str:
@@ -355,13 +316,8 @@ def _in_control(latest: Snapshot) -> str:
     return "policy" if latest.mode is Mode.AUTONOMOUS else "nobody"
 
 
-def _played(change: Change) -> Change:
-    """A takeover with how far it sends the robot while the person holds still, as `asked`."""
-    return change if change.still is None else dataclasses.replace(change, asked=change.still(), still=None)
-
-
 def _stretches(who: list[tuple[float, str]]) -> list[tuple[float, float, str]]:
     """Runs of equal names as (start s, end s, name); [] of nothing."""
-    starts = [i for i, (_, name) in enumerate(who) if i == 0 or who[i - 1][1] != name]
-    ends = [*starts[1:], len(who) - 1][: len(starts)]
-    return [(who[a][0], who[b][0], who[a][1]) for a, b in zip(starts, ends, strict=True)]
+    starts = [next(run) for _, run in itertools.groupby(who, key=lambda look: look[1])]
+    ends = [seconds for seconds, _ in [*starts[1:], *who[-1:]]]
+    return [(start, end, name) for (start, name), end in zip(starts, ends, strict=True)]

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dexhil.commands import to_json
 from dexhil.config import Config
@@ -28,8 +25,6 @@ from hardware.runtime.recording import Recorder
 from hardware.runtime.rig import Rig, make_rig
 from hardware.runtime.session import Quit, Session
 
-MEMORY_EVERY_S = 10.0
-PAGE = 4096
 LARGEST_IMAGE = 3 * 1920 * 1080
 FREE = ("trials", "videos_per_task")  # keys of the config's `episode` that change no outcome
 
@@ -67,8 +62,7 @@ class Purpose:
 @dataclasses.dataclass(frozen=True)
 class Trials:
     """What a run came to. done: the episodes that belong together, those of earlier calls included; the rest is of this
-    call. scheduling: of the loops. memory_mb: per process, resident megabytes over time as (s, MB). error: why it could
-    not go on, "" where it could.
+    call. error: why it could not go on, "" where it could. interrupted: by Ctrl-C.
     """
 
     tasks: tuple[str, ...]
@@ -77,8 +71,8 @@ class Trials:
     scheduling: str
     checkpoint: str
     policy_restarts: int
-    memory_mb: dict[str, list[tuple[float, float]]]
     error: str = ""
+    interrupted: bool = False
 
 
 def run_trials(
@@ -108,16 +102,16 @@ def run_trials(
         session.stopping = stopping
         checkpoint = check_policy(session, config)
         runner = _Runner(config, kind, rig, session, workdir, purpose, checkpoint, say)
+        error = ""
         try:
             runner.run(limits, on_done)
-            error = ""
         except Quit:
-            error = ""
+            pass
         except DeviceError as failed:
             error = str(failed)
         return Trials(
             tuple(config.rig.tasks), runner.done, session.loop_stats(), session.loops.scheduling, checkpoint,
-            session.upkeep.restarts, runner.memory, error,
+            session.upkeep.restarts, error, stopping(),
         )  # fmt: skip
 
 
@@ -142,14 +136,13 @@ class _Quota:
 
     def next_task(self) -> str | None:
         """The task with the fewest attempts that wants more; None where all have enough."""
-        limits = self._limits
-        most = limits.max_attempts * limits.per_task
-        wanting = [
-            task
-            for task, tried in self._tried.items()
-            if limits.minutes is not None or (self._counted[task] < limits.per_task and tried < most)
-        ]
+        wanting = [task for task in self._tried if self._wants(task)]
         return min(wanting, key=lambda task: self._tried[task], default=None)
+
+    def _wants(self, task: str) -> bool:
+        limits = self._limits
+        open_ = self._tried[task] < limits.max_attempts * limits.per_task
+        return limits.minutes is not None or (open_ and self._counted[task] < limits.per_task)
 
     def add(self, done: Done) -> None:
         self._tried[done.task] += 1
@@ -170,24 +163,18 @@ class _Runner:
         self._run = _identity(config, kind, checkpoint) if purpose.scored else run_of(draft)
         self.done = read_done(workdir, self._run) if purpose.scored else read_done(workdir)
         self.films = Films(rig, workdir / "videos", config.episode.videos_per_task)
-        self.memory: dict[str, list[tuple[float, float]]] = {}
-        self._began = time.monotonic()
-        self._measured = -np.inf
 
     def run(self, limits: Limits, on_done: Callable[[Done], None]) -> None:
         """Tasks in turns until there are enough, time is up or the person has had enough.
 
         Raises Quit, or DeviceError where the session cannot go on.
         """
-        until = None if limits.minutes is None else self._began + 60.0 * limits.minutes
+        until = time.monotonic() + 60.0 * limits.minutes if limits.minutes is not None else float("inf")
         earlier = [done for done in self.done if done.run == self._run]
         if earlier:
             self._say(f"{len(earlier)} episodes are there already; going on")
         quota = _Quota(tuple(self._config.rig.tasks), limits, earlier)
-        while not self._session.stopping() and not (until is not None and time.monotonic() >= until):
-            task = quota.next_task()
-            if task is None:
-                break
+        while not self._over(until) and (task := quota.next_task()) is not None:
             found = self._one(task, self._config.episode.first_seed + quota.seeds[task], until)
             if found.ended == "quit":
                 break
@@ -200,7 +187,7 @@ class _Runner:
             if self._session.broken:
                 raise DeviceError(self._session.broken)
 
-    def _one(self, task: str, seed: int, until: float | None) -> Done:
+    def _one(self, task: str, seed: int, until: float) -> Done:
         session, episode_id = self._session, self._free_id(task, seed)
         horizon = self._rig.prepare(session, task, seed, self._say)
         limit = self._config.episode.max_seconds or horizon or float("inf")
@@ -208,10 +195,9 @@ class _Runner:
         self.films.begin()
 
         def watch(seconds: float) -> bool:
-            self._measure_memory()
             self._rig.attend(session)
             self.films.watch(seconds, "person" if session.control.latest.is_intervention else "policy")
-            return not session.stopping() and (until is None or time.monotonic() < until)
+            return not self._over(until)
 
         episode = session.run_episode(
             self._draft(task, seed, episode_id), self._rig.instructions[task], limit, watch=watch,
@@ -236,20 +222,8 @@ class _Runner:
         names = (name if k == 0 else f"{name}-{k}" for k in range(len(taken) + 1))
         return next(free for free in names if free not in taken)
 
-    def _measure_memory(self) -> None:
-        now = time.monotonic()
-        if now - self._measured < MEMORY_EVERY_S:
-            return
-        self._measured = now
-        pids = {"control": os.getpid(), "recorder": self._session.recorder.pid}
-        if self._session.policy is not None:
-            pids["policy"] = self._session.policy.pid
-        if self._rig.world is not None:
-            pids["simulator"] = self._rig.world.pid
-        for name, pid in pids.items():
-            megabytes = resident_mb(pid)
-            if megabytes is not None:
-                self.memory.setdefault(name, []).append((round(now - self._began, 1), round(megabytes, 1)))
+    def _over(self, until: float) -> bool:
+        return self._session.stopping() or time.monotonic() >= until
 
 
 def _identity(config: Config, kind: str, checkpoint: str) -> str:
@@ -258,14 +232,6 @@ def _identity(config: Config, kind: str, checkpoint: str) -> str:
     plain["episode"] = {key: value for key, value in plain["episode"].items() if key not in FREE}
     text = json.dumps([kind, checkpoint, plain], sort_keys=True)
     return f"eval {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def resident_mb(pid: int) -> float | None:
-    """Megabytes of memory that a process holds; None where the system does not say."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1e6
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 def facts_of(found: Done) -> dict[str, Any]:

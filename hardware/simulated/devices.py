@@ -10,9 +10,7 @@ from hardware.devices.base import DeviceError, Health, OperatorState, Stamped
 from hardware.runtime.slots import SharedSlot
 from hardware.simulated.world import STEP_HZ, TRACKER_EVERY, Target, World
 
-READY_S = (
-    1.0 / 30.0
-)  # how often a state is promised; the simulator gives it three times as often, less while it renders
+READY_S = 1 / 30  # how often a state is promised; the simulator gives it three times as often, less while it renders
 
 
 class SimDevice:
@@ -23,19 +21,15 @@ class SimDevice:
         self._world, self._slot = world, slot
 
     def connect(self) -> None:
-        """See `Device`."""
         self._world.start()
 
     def read(self) -> Stamped[Any] | None:
-        """See `Device`."""
         return self._slot.read()
 
     def health(self) -> Health:
-        """See `Device`."""
         return Health(True) if self._world.alive else Health(False, "the simulator's process ended; start again")
 
     def stop(self) -> None:
-        """See `Device`."""
         self._world.stop()
 
 
@@ -50,7 +44,6 @@ class SimActuator(SimDevice):
         self._told: np.ndarray | None = None
 
     def command(self, target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
-        """See `Actuator`."""
         if not self._world.alive:
             raise DeviceError(f"{self.name}: the simulator's process ended")
         if epoch >= self._epoch or self._told is None:
@@ -70,21 +63,19 @@ class SimOperator(SimDevice):
         self._pressed += (event,)
 
     def read(self) -> Stamped[OperatorState] | None:
-        """See `Device`."""
         reading = self._slot.read()
         if reading is None:
             return None
         events = ("success",) * (reading.value.successes - self._successes)
         self._successes = reading.value.successes
-        pressed, self._pressed = self._pressed, ()
-        events += pressed
-        state = OperatorState(reading.value.engage, events, reading.value.authority)
-        return Stamped(state, reading.t_device, reading.t_received, reading.seq, reading.valid)
+        events += self._pressed
+        self._pressed = ()
+        return reading.with_value(OperatorState(reading.value.engage, events, reading.value.authority))
 
 
 def sim_devices(world: World) -> dict[str, Any]:
     """{"arm", "hand", "cameras": {name: …}, "tracker", "glove", "operator"}."""
-    period = 1.0 / world.settings.camera_hz
+    period = 1.0 / world.rig.control_hz
     return {
         "arm": SimActuator("simulated arm", world, world.arm, world.arm_target, READY_S),
         "hand": SimActuator("simulated hand", world, world.hand, world.hand_target, READY_S),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dexhil.evaluation.config import PersonConfig
 from dexhil.rig import RigConfig
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import FR3_DEXHAND021
@@ -32,22 +33,6 @@ MOST_BEHIND = 10  # steps that are made up for; time stands still for the rest
 REGRIP_STEPS = 10
 SMALL = 1 << 14
 FILM_SIZE = 320, 240
-
-
-@dataclasses.dataclass(frozen=True)
-class WorldSettings:
-    """Of the simulated rig (see SimRig), of its pictures' rate, and of the simulated person's habits (PersonConfig).
-
-    retargeter: file through which the person's hand is to pass; "": the glove gives hand joints itself.
-    """
-
-    tasks: tuple[str, ...] = RigConfig.tasks
-    difficulty: float = RigConfig.difficulty
-    image_size: int = RigConfig.image_size
-    cameras: tuple[str, ...] = RigConfig.cameras
-    camera_hz: float = RigConfig.control_hz
-    person: dict[str, Any] = dataclasses.field(default_factory=dict)
-    retargeter: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +53,19 @@ class PersonState:
 
 
 class World:
-    """Starts the process and holds its slots. The devices of `hardware.simulated.devices` read and write them."""
+    """Starts the process and holds its slots. The devices of `hardware.simulated.devices` read and write them.
 
-    def __init__(self, settings: WorldSettings) -> None:
-        self.settings = settings
+    rig: control_hz is the rate of its pictures. person: habits of the simulated one. retargeter: file through which the
+    person's hand is to pass; "": the glove gives hand joints itself.
+    """
+
+    def __init__(self, rig: RigConfig, person: PersonConfig, retargeter: str = "") -> None:
+        self.rig, self.habits, self.retargeter = rig, person, retargeter
         context = multiprocessing.get_context("spawn")
         self.arm: SharedSlot[Stamped[ArmState]] = SharedSlot(context, SMALL)
         self.hand: SharedSlot[Stamped[np.ndarray]] = SharedSlot(context, SMALL)
-        size = 3 * settings.image_size**2 + SMALL
-        self.images = {camera: SharedSlot[Stamped[np.ndarray]](context, size) for camera in settings.cameras}
+        size = 3 * rig.image_size**2 + SMALL
+        self.images = {camera: SharedSlot[Stamped[np.ndarray]](context, size) for camera in rig.cameras}
         self.tracker: SharedSlot[Stamped[np.ndarray]] = SharedSlot(context, SMALL)
         self.glove: SharedSlot[Stamped[np.ndarray]] = SharedSlot(context, SMALL)
         self.person: SharedSlot[Stamped[PersonState]] = SharedSlot(context, SMALL)
@@ -86,11 +75,6 @@ class World:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_context", "_process", "_pipe")}
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, "the simulator is started first"
-        return self._process.pid
 
     def start(self) -> None:
         """Starts the process and waits until every task is compiled. Does nothing where it runs."""
@@ -103,7 +87,7 @@ class World:
         process.start()
         theirs.close()
         self._process = process
-        self._ask(("ready",), timeout_s=120.0)
+        self._ask("ready", timeout_s=120.0)
 
     @property
     def alive(self) -> bool:
@@ -111,23 +95,23 @@ class World:
 
     def reset(self, task: str, seed: int, *, person: bool = True) -> dict[str, Any]:
         """Starts an episode; {"instruction", "horizon_s", "cube_to_ee"}. Targets sent before it are forgotten."""
-        return self._ask(("reset", task, seed, person))
+        return self._ask("reset", task, seed, person)
 
-    def judge(self) -> tuple[bool, str, list[str]]:
-        """(success, category of the failure, why the person took over) of the episode so far."""
-        return self._ask(("judge",))
+    def judge(self) -> str:
+        """Category of the failure of the episode so far, "" for none."""
+        return self._ask("judge")
 
     def film(self) -> np.ndarray:
         """uint8 [240, 320, 3] of the scene now."""
-        return self._ask(("film",))
+        return self._ask("film")
 
     def regrip(self) -> np.ndarray:
         """The person saw the robot hold: lets go, then takes over anew, holding the cube as returned (C of eq. 3)."""
-        return self._ask(("regrip",))
+        return self._ask("regrip")
 
     def inject(self, fault: str) -> None:
         """Silences a device until `inject("")`: "arm", "hand", "tracker", "glove", "operator" or a camera's name."""
-        self._ask(("inject", fault))
+        self._ask("inject", fault)
 
     def stop(self) -> None:
         """Ends the process. May be called again."""
@@ -135,7 +119,7 @@ class World:
             self._process.kill()
             self._process.join()
 
-    def _ask(self, question: tuple[Any, ...], timeout_s: float = 30.0) -> Any:
+    def _ask(self, *question: Any, timeout_s: float = 30.0) -> Any:
         if self._pipe is None:
             raise DeviceError("simulator: is not running; connect a device of it first")
         try:
@@ -153,28 +137,23 @@ class _Served:
     def __init__(self, world: World) -> None:
         from dexhil.sim.rig import SimRig
 
-        settings = world.settings
-        self.world = world
+        self.world, config = world, world.rig
         self.rig = SimRig(
-            settings.tasks,
-            difficulty=settings.difficulty,
-            image_size=settings.image_size,
-            cameras=settings.cameras,
-            control_hz=STEP_HZ,
-        )
+            config.tasks, difficulty=config.difficulty, surroundings=config.surroundings, image_size=config.image_size,
+            cameras=config.cameras, control_hz=STEP_HZ,
+        )  # fmt: skip
         self.person: Any = None
         self.hand_in_glove: Any = None
         self.silent = ""
-        self.successes, self.succeeded, self.running = 0, False, False
+        self.successes, self.pause = 0, 0
         self.seq: Counter[str] = Counter()
         self.last: dict[str, int] = {}
-        self.pause = 0
         self.cube, self.glove, self.engage = IDENTITY.copy(), FR3_DEXHAND021.home[ARM_DOF:].astype(np.float64), False
         self.forgotten: tuple[Target | None, Target | None] = None, None
-        for task in reversed(settings.tasks):
+        for task in reversed(config.tasks):
             self.reset(task, 0, False)
             self.rig.observe()  # opens the renderers
-            self.rig.render("scene", *FILM_SIZE)
+            self.film()
         self.q = self.rig.joints[:ARM_DOF]
         self.running = False
 
@@ -189,13 +168,13 @@ class _Served:
 
     def _new_person(self, seed: int, **habits: Any) -> Any:
         from dexhil.retargeting.runtime import load
-        from dexhil.sim.person import PersonConfig, SimulatedPerson
+        from dexhil.sim.person import SimulatedPerson
         from dexhil.sim.teleoperation import HandInGlove
 
-        settings = self.world.settings
-        if settings.retargeter and self.hand_in_glove is None:
-            self.hand_in_glove = HandInGlove(load(settings.retargeter), np.random.default_rng(seed), STEP_HZ)
-        return SimulatedPerson(self.rig, seed=seed, config=PersonConfig(**settings.person | habits))
+        world = self.world
+        if world.retargeter and self.hand_in_glove is None:
+            self.hand_in_glove = HandInGlove(load(world.retargeter), np.random.default_rng(seed), STEP_HZ)
+        return SimulatedPerson(self.rig, seed=seed, config=dataclasses.replace(world.habits, **habits))
 
     def regrip(self) -> np.ndarray:
         if self.engage:
@@ -241,10 +220,10 @@ class _Served:
         self._say("operator", self.world.person, PersonState(self.engage, self.successes, authority))
         if self._due("tracker", index, TRACKER_EVERY):
             self._say("tracker", self.world.tracker, self.cube)
-        per_picture = round(STEP_HZ / self.world.settings.camera_hz)
+        per_picture = round(STEP_HZ / self.world.rig.control_hz)
         if self._due("cameras", index + 2, per_picture):  # there when the observer looks, on the grid
             for camera, slot in self.world.images.items():
-                taken, size = time.monotonic(), self.world.settings.image_size
+                taken, size = time.monotonic(), self.world.rig.image_size
                 self._say(camera, slot, self.rig.render(camera, size, size), taken)
 
     def _due(self, what: str, index: int, every: int) -> bool:
@@ -259,19 +238,19 @@ class _Served:
         now = time.monotonic()
         slot.write(Stamped(value, now if taken is None else taken, now, self.seq[name]))
 
-    def answer(self, question: tuple[Any, ...]) -> Any:
-        kind, *values = question
-        if kind == "reset":
-            return self.reset(*values)
-        if kind == "judge":
-            return self.rig.success(), self.rig.failure(), list(self.person.reasons) if self.person else []
-        if kind == "film":
-            return self.rig.render("scene", *FILM_SIZE)
-        if kind == "regrip":
-            return self.regrip()
-        if kind == "inject":
-            (self.silent,) = values
-        return None
+    def film(self) -> np.ndarray:
+        return self.rig.render("scene", *FILM_SIZE)
+
+    def inject(self, fault: str) -> None:
+        self.silent = fault
+
+    def answer(self, kind: str, *values: Any) -> Any:
+        """To what `World` asks."""
+        answers = {
+            "ready": lambda: None, "reset": self.reset, "judge": self.rig.failure, "film": self.film,
+            "regrip": self.regrip, "inject": self.inject,
+        }  # fmt: skip
+        return answers[kind](*values)
 
 
 def step_command(command: np.ndarray, arm: Target | None, hand: Target | None, now: float) -> np.ndarray:
@@ -297,7 +276,7 @@ def _serve(world: World, pipe: Connection, parent: int) -> None:
         index = pace.wait()
         with contextlib.suppress(EOFError, OSError):
             while pipe.poll():
-                pipe.send(served.answer(pipe.recv()))
+                pipe.send(served.answer(*pipe.recv()))
         behind = 1 if done is None else min(index - done, MOST_BEHIND)
         done = index
         for step in range(behind):

@@ -10,33 +10,35 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from scipy.optimize import least_squares
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import RigidTransform, Rotation
 
+from dexhil.commands import to_json, write_json
 from dexhil.robots import arm_ik
-from dexhil.robots.poses import compose, inverse, make_pose, rotation
+from dexhil.robots.poses import inverse, make_pose, rotation
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
 from hardware.devices.base import Arm, ArmState, DeviceError, Tracker
 from hardware.teleop.cube import Intrinsics
 
-FEWEST = 5
+MIN_PAIRS = 5
 SETTLE_S = 1.0  # an arm swings a little when it stops
-LEAST_TURN_RAD = 0.35  # the arm has to turn so far, about two axes, for the rotations to be told apart
+MIN_ROTATION_RAD = 0.35  # the arm has to turn so far, about two axes, for the rotations to be told apart
 RADIANS_PER_METRE = 5.0  # what a metre of misfit weighs against a radian
 
 
 @dataclasses.dataclass(frozen=True)
 class HandEye:
-    """pose_base_camera, pose_ee_cube: [7]. position_mm, turn_deg: [n], misfit of each pair of poses."""
+    """pose_base_camera, pose_ee_cube: [7]. position_mm, rotation_deg: [n], misfit of each pair of poses."""
 
     pose_base_camera: np.ndarray
     pose_ee_cube: np.ndarray
     position_mm: np.ndarray
-    turn_deg: np.ndarray
+    rotation_deg: np.ndarray
 
     @property
     def cube_to_ee(self) -> np.ndarray:
@@ -48,8 +50,8 @@ class HandEye:
         worst = int(np.argmax(self.position_mm))
         return (
             f"{len(self.position_mm)} poses, misfit {np.median(self.position_mm):.2f} mm and "
-            f"{np.median(self.turn_deg):.2f} degrees (median), worst pose {worst}: "
-            f"{self.position_mm[worst]:.2f} mm and {self.turn_deg[worst]:.2f} degrees"
+            f"{np.median(self.rotation_deg):.2f} degrees (median), worst pose {worst}: "
+            f"{self.position_mm[worst]:.2f} mm and {self.rotation_deg[worst]:.2f} degrees"
         )
 
 
@@ -73,12 +75,14 @@ def load_intrinsics(path: str | Path) -> Intrinsics:
 
 def save_intrinsics(intrinsics: Intrinsics, path: str | Path, *, width: int, height: int) -> None:
     """Writes JSON: matrix, distortion, and the size in pixels for which they hold."""
-    facts = {
-        "matrix": intrinsics.matrix.tolist(), "distortion": intrinsics.distortion.tolist(), "width": width,
-        "height": height,
-    }  # fmt: skip
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(facts, indent=1) + "\n")
+    facts = {"matrix": intrinsics.matrix, "distortion": intrinsics.distortion, "width": width, "height": height}
+    save(Path(path), facts)
+
+
+def save(path: Path, facts: dict[str, Any]) -> None:
+    """Writes JSON, arrays as lists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, to_json(facts))
 
 
 def solve_hand_eye(poses_base_ee: np.ndarray, poses_camera_cube: np.ndarray) -> HandEye:
@@ -88,54 +92,53 @@ def solve_hand_eye(poses_base_ee: np.ndarray, poses_camera_cube: np.ndarray) -> 
     and T_base_cube. Raises ValueError for too few poses, or poses that hardly turn.
     """
     ee, cube = np.asarray(poses_base_ee, np.float64), np.asarray(poses_camera_cube, np.float64)
-    if ee.shape != cube.shape or ee.ndim != 2 or ee.shape[1] != 7 or len(ee) < FEWEST:
-        raise ValueError(f"hand-eye: expected {FEWEST} pairs of poses [n, 7] or more, got {ee.shape} and {cube.shape}")
-    _check_turns(ee)
-    arm = [inverse(pose) for pose in ee]
-    turn, position = cv2.calibrateHandEye(*_parts(arm), *_parts(cube), method=cv2.CALIB_HAND_EYE_PARK)
-    base_camera = make_pose(position.ravel(), Rotation.from_matrix(turn))
-    ee_cube = compose(compose(inverse(ee[0]), base_camera), cube[0])
-    fit = least_squares(
-        lambda x: _misfit(x, ee, cube).ravel(), np.concatenate([_vector(base_camera), _vector(ee_cube)])
-    )
-    misfit = _misfit(fit.x, ee, cube)
+    if ee.shape != cube.shape or ee.ndim != 2 or ee.shape[1] != 7 or len(ee) < MIN_PAIRS:
+        raise ValueError(
+            f"hand-eye: expected {MIN_PAIRS} or more pairs of poses [n, 7], got {ee.shape} and {cube.shape}"
+        )
+    arm, seen = _transform(ee), _transform(cube)
+    _check_rotations(arm.rotation)
+    back = arm.inv()
+    matrix, position = cv2.calibrateHandEye(
+        list(back.rotation.as_matrix()), list(back.translation), list(seen.rotation.as_matrix()),
+        list(seen.translation), method=cv2.CALIB_HAND_EYE_PARK,
+    )  # fmt: skip
+    base_camera = RigidTransform.from_components(position.ravel(), Rotation.from_matrix(matrix))
+    ee_cube = arm[0].inv() * base_camera * seen[0]
+
+    def misfit(x: np.ndarray) -> np.ndarray:
+        """[n, 6] m and rad, of the cube that the camera sees in the cube that the arm carries."""
+        return _vector((arm * _of_vector(x[6:])).inv() * (_of_vector(x[:6]) * seen))
+
+    weights = [*[RADIANS_PER_METRE] * 3, 1.0, 1.0, 1.0]
+    start = np.concatenate([_vector(base_camera), _vector(ee_cube)])
+    found = least_squares(lambda x: (weights * misfit(x)).ravel(), start).x
+    apart, (base_camera, ee_cube) = misfit(found), map(_of_vector, np.split(found, 2))
     return HandEye(
-        _pose(fit.x[:6]), _pose(fit.x[6:]),
-        1e3 * np.linalg.norm(misfit[:, :3], axis=1) / RADIANS_PER_METRE,
-        np.degrees(np.linalg.norm(misfit[:, 3:], axis=1)),
+        make_pose(base_camera.translation, base_camera.rotation), make_pose(ee_cube.translation, ee_cube.rotation),
+        1e3 * np.linalg.norm(apart[:, :3], axis=1), np.degrees(np.linalg.norm(apart[:, 3:], axis=1)),
     )  # fmt: skip
 
 
-def _check_turns(poses: np.ndarray) -> None:
-    turns = Rotation.concatenate([rotation(poses[0]).inv() * rotation(pose) for pose in poses]).as_rotvec()
-    spread = np.linalg.svd(turns, compute_uv=False)[:2] / np.sqrt(len(poses))
-    if spread[1] < LEAST_TURN_RAD / 2:
+def _check_rotations(rotations: Rotation) -> None:
+    spread = np.linalg.svd((rotations[0].inv() * rotations).as_rotvec(), compute_uv=False) / np.sqrt(len(rotations))
+    if spread[1] < MIN_ROTATION_RAD / 2:
         raise ValueError(
             f"hand-eye: the poses turn the hand by {spread[0]:.2f} and {spread[1]:.2f} rad about two axes; turn "
-            f"it about {LEAST_TURN_RAD:g} rad or more about two different ones"
+            f"it about {MIN_ROTATION_RAD:g} rad or more about two different ones"
         )
 
 
-def _parts(poses: np.ndarray | list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    return [rotation(pose).as_matrix() for pose in poses], [pose[:3] for pose in poses]
+def _transform(poses: np.ndarray) -> RigidTransform:
+    return RigidTransform.from_components(poses[:, :3], Rotation.from_quat(poses[:, 3:], scalar_first=True))
 
 
-def _vector(pose: np.ndarray) -> np.ndarray:
-    return np.concatenate([pose[:3], rotation(pose).as_rotvec()])
+def _vector(transform: RigidTransform) -> np.ndarray:
+    return np.concatenate([transform.translation, transform.rotation.as_rotvec()], axis=-1)
 
 
-def _pose(vector: np.ndarray) -> np.ndarray:
-    return make_pose(vector[:3], Rotation.from_rotvec(vector[3:]))
-
-
-def _misfit(vector: np.ndarray, ee: np.ndarray, cube: np.ndarray) -> np.ndarray:
-    """[n, 6]: weighted metres, radians, of the cube seen by the camera in the cube that the arm carries."""
-    base_camera, ee_cube = _pose(vector[:6]), _pose(vector[6:])
-    apart = [
-        _vector(compose(inverse(compose(arm, ee_cube)), compose(base_camera, seen)))
-        for arm, seen in zip(ee, cube, strict=True)
-    ]
-    return np.array(apart) * [*[RADIANS_PER_METRE] * 3, 1.0, 1.0, 1.0]
+def _of_vector(vector: np.ndarray) -> RigidTransform:
+    return RigidTransform.from_components(vector[:3], Rotation.from_rotvec(vector[3:]))
 
 
 def turned_around(

@@ -6,18 +6,21 @@ Source: Casiez, Roussel, Vogel 2012, "1 euro filter". Position and rotation have
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.robots.poses import make_pose, rotation
 
+Hz = TypeVar("Hz", float, np.ndarray)
+
 SPEED_CUTOFF_HZ = 1.0  # of the filter on the speed itself, as in the paper
 LARGEST_GAP_S = 0.5  # a pose that comes later begins anew
 
 
-def share(cutoff_hz: float, elapsed_s: float) -> float:
-    """How much of the way to a new value a first-order low pass goes in `elapsed_s`."""
+def _fraction(cutoff_hz: Hz, elapsed_s: float) -> Hz:
+    """Of the way to a new value that a first-order low pass goes in `elapsed_s`."""
     radians = 2.0 * np.pi * cutoff_hz * elapsed_s
     return radians / (radians + 1.0)
 
@@ -40,9 +43,8 @@ class JointFilter:
             self._joints, self._speed = joints, np.zeros_like(joints)
             return joints
         step = joints - self._joints
-        self._speed = self._speed + share(SPEED_CUTOFF_HZ, elapsed) * (step / elapsed - self._speed)
-        radians = 2.0 * np.pi * elapsed * (self.cutoff_hz + self.per_radian * np.abs(self._speed))
-        self._joints = self._joints + radians / (radians + 1.0) * step
+        self._speed = self._speed + _fraction(SPEED_CUTOFF_HZ, elapsed) * (step / elapsed - self._speed)
+        self._joints = self._joints + _fraction(self.cutoff_hz + self.per_radian * np.abs(self._speed), elapsed) * step
         return self._joints
 
 
@@ -56,21 +58,21 @@ class PoseFilter:
     _pose: np.ndarray | None = None
     _time: float = 0.0
     _speed: float = 0.0
-    _turn_speed: float = 0.0
+    _angular_speed: float = 0.0
 
     def __call__(self, pose: np.ndarray, time_s: float) -> np.ndarray:
         """The filtered pose [7] of one measured at `time_s`."""
         elapsed = time_s - self._time
         self._time, last = time_s, self._pose
         if last is None or not 0.0 < elapsed <= LARGEST_GAP_S:
-            self._pose, self._speed, self._turn_speed = pose, 0.0, 0.0
+            self._pose, self._speed, self._angular_speed = pose, 0.0, 0.0
             return pose
         step = pose[:3] - last[:3]
-        turn = (rotation(pose) * rotation(last).inv()).as_rotvec()
-        kept = share(SPEED_CUTOFF_HZ, elapsed)
+        rotated = (rotation(pose) * rotation(last).inv()).as_rotvec()
+        kept = _fraction(SPEED_CUTOFF_HZ, elapsed)
         self._speed += kept * (float(np.linalg.norm(step)) / elapsed - self._speed)
-        self._turn_speed += kept * (float(np.linalg.norm(turn)) / elapsed - self._turn_speed)
-        moved = share(self.cutoff_hz + self.per_metre * self._speed, elapsed)
-        turned = share(self.cutoff_hz + self.per_radian * self._turn_speed, elapsed)
-        self._pose = make_pose(last[:3] + moved * step, Rotation.from_rotvec(turned * turn) * rotation(last))
+        self._angular_speed += kept * (float(np.linalg.norm(rotated)) / elapsed - self._angular_speed)
+        position = last[:3] + _fraction(self.cutoff_hz + self.per_metre * self._speed, elapsed) * step
+        part = _fraction(self.cutoff_hz + self.per_radian * self._angular_speed, elapsed)
+        self._pose = make_pose(position, Rotation.from_rotvec(part * rotated) * rotation(last))
         return self._pose

@@ -9,22 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.control.executor import ExecutorConfig, Request
+from dexhil.control.executor import Request
 from dexhil.control.guard import Box
 from dexhil.control.safety import SafetyLayer, SafetySettings
 from dexhil.robots import arm_ik
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF, ActionChunk, Observation
+from dexhil.settings import from_values
 from hardware.devices.base import ArmState, DeviceError, Health, OperatorState, Stamped
-from hardware.runtime.control import Control, Phase, Settings
+from hardware.runtime.control import Control, Phase
 from hardware.runtime.policy_process import Report
+from hardware.settings import PolicyConfig, RatesConfig
 from hardware.teleop.teleop import Teleop
 
 BOX = Box(np.array([0.2, -0.5, 0.0]), np.array([0.85, 0.5, 0.9]))
 SETTINGS = SafetySettings(BOX, soft_start_s=0.0)
 TICK_S = 1.0 / 90.0
-RATES = Settings(executor=ExecutorConfig(execute_steps=1))  # a fresh plan at every observation
+RATES, POLICY = RatesConfig(), PolicyConfig(execute_steps=1)  # a fresh plan at every observation
 
 
 class FakeDevice:
@@ -102,7 +104,9 @@ def arm_state(q_arm: np.ndarray) -> ArmState:
 class Bench:
     """A control with fake devices. The test moves its clock: `run` ticks at 90 Hz and returns the snapshots."""
 
-    def __init__(self, settings: SafetySettings = SETTINGS, rates: Settings = RATES) -> None:
+    def __init__(
+        self, settings: SafetySettings = SETTINGS, rates: RatesConfig = RATES, policy: PolicyConfig = POLICY
+    ) -> None:
         self.now = 100.0
         self.ticks = 0
         self.arm = FakeActuator("fr3", arm_state(SPEC.home[:ARM_DOF]), self.clock)
@@ -124,6 +128,7 @@ class Bench:
             layer,
             lambda: self.report,
             rates,
+            policy,
         )
         self.tick()  # off: the command is what the robot measures
 
@@ -239,6 +244,6 @@ def live_control(newest: Any = None, handover: str = "replace") -> Live:
         ),
         SafetyLayer(SPEC, patient, arm_hz=30.0, hand_hz=90.0),
         newest,
-        Settings(stale_s=2.0, executor=ExecutorConfig.of({"handover": handover})),
+        policy=from_values(PolicyConfig, {"handover": handover, "stale_s": 2.0}, "policy"),
     )
     return Live(control, arm, hand, operator)

@@ -109,7 +109,7 @@ def test_poses_around_the_arm_turn_enough_and_stay_near() -> None:
 
 def test_a_file_that_holds_no_pairs_is_named(tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"calibrate: .*pairs\.json: expected a file of `record`: KeyError"):
+    with pytest.raises(ValueError, match=r".*pairs\.json: expected a file of `record`: KeyError"):
         calibrate.main(["hand-eye", f"--pairs={tmp_path / 'pairs.json'}", f"--out={tmp_path / 'out.json'}"])
 
 

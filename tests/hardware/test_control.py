@@ -10,7 +10,8 @@ from dexhil.control.takeover import Mode
 from dexhil.robots.poses import make_pose, rotation
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
-from hardware.runtime.control import Phase, Settings
+from hardware.runtime.control import Phase
+from hardware.settings import PolicyConfig
 from tests.hardware.fakes import BOX, SETTINGS, TICK_S, Bench, somewhere
 
 WATCHDOG_S = 0.1 + 2 * TICK_S
@@ -83,9 +84,7 @@ def test_a_person_who_holds_still_stops_the_robot_without_a_jump(bench: Bench):
         np.testing.assert_allclose(bench.control.latest.command, rest, atol=2e-3)  # though arm and hand lag behind
         bench.operator.value = False
         bench.run(0.1)
-    changes = []
-    while not bench.control.changes.empty():
-        changes.append(bench.control.changes.get())
+    changes = bench.control.changes.take()
     assert sum(change.kind == "takeover" for change in changes) == 20
     assert sum(change.kind == "release" for change in changes) == 20
     assert max(change.asked.max for change in changes if change.kind == "takeover") < 1e-4
@@ -326,7 +325,7 @@ def test_a_plan_of_another_robot_is_not_followed(bench: Bench):
 
 
 def test_a_chunk_that_is_too_short_for_the_settings_is_not_followed():
-    bench = Bench(rates=Settings())
+    bench = Bench(policy=PolicyConfig())
     bench.planning = False
     bench.start()
     bench.answer(np.tile(SPEC.home, (4, 1)))

@@ -20,6 +20,7 @@ from hardware.teleop import cube
 from hardware.teleop.calibration import load_intrinsics, save_intrinsics
 from hardware.teleop.cube_tracking import JUMPS, CubeTracker, Tracked, turned
 from hardware.teleop.pose_filter import JointFilter, PoseFilter
+from tests.hardware.emulators.cube_camera import CubeCamera
 from tests.hardware.support import wait_for
 
 SCENE = peer.camera()
@@ -138,7 +139,7 @@ def test_markers_of_another_cube_do_not_fit() -> None:
 
 
 def test_intrinsics_of_another_image_size_are_refused_at_the_first_frame(tmp_path: Path) -> None:
-    file, camera = tmp_path / "camera.json", peer.CubeCamera(lambda _: at(0.4))
+    file, camera = tmp_path / "camera.json", CubeCamera(lambda _: at(0.4))
     message = (
         f"intrinsics for images of 800 x 600, the camera gives {camera.scene.width} x {camera.scene.height}; record"
     )
@@ -164,10 +165,10 @@ def test_the_filter_calms_a_hand_at_rest_and_hardly_lags_behind_one_that_moves()
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[Callable[[peer.CubeCamera], ArucoCube]]:
+def driver(tmp_path: Path) -> Iterator[Callable[[CubeCamera], ArucoCube]]:
     opened: list[ArucoCube] = []
 
-    def connect(camera: peer.CubeCamera) -> ArucoCube:
+    def connect(camera: CubeCamera) -> ArucoCube:
         matrix = camera.scene.matrix
         size = {"width": camera.scene.width, "height": camera.scene.height}
         save_intrinsics(cube.Intrinsics(matrix, np.zeros(5)), tmp_path / "camera.json", **size)
@@ -186,10 +187,10 @@ def is_valid(device: ArucoCube) -> bool:
 
 
 def test_the_driver_tracks_says_when_the_cube_is_lost_and_when_the_camera_is(
-    driver: Callable[[peer.CubeCamera], ArucoCube],
+    driver: Callable[[CubeCamera], ArucoCube],
 ) -> None:
     shown: list[np.ndarray | None] = [at(0.4)]
-    camera = peer.CubeCamera(lambda _: shown[0])
+    camera = CubeCamera(lambda _: shown[0])
     device = driver(camera)
     wait_for(lambda: is_valid(device))
     reading = device.read()

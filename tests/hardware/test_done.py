@@ -27,7 +27,7 @@ UNKNOWN = Done("plush", 7, "d", -1, "recorder: full", "", 2.0, "r", recorded=Fal
 
 
 def trials(*done: Done, checkpoint: str = "run/1", **more: Any) -> Trials:
-    facts: dict[str, Any] = {"loops": {}, "scheduling": "SCHED_FIFO", "policy_restarts": 0, "memory_mb": {}} | more
+    facts: dict[str, Any] = {"loops": {}, "scheduling": "SCHED_FIFO", "policy_restarts": 0} | more
     return Trials(("plush",), list(done), checkpoint=checkpoint, **facts)
 
 

@@ -17,9 +17,11 @@ from dexhil.evaluation.supervised import run_supervised
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF, ActionChunk, Observation, Step
-from hardware.runtime.control import Phase, Settings
+from dexhil.settings import from_values
+from hardware.runtime.control import Phase
 from hardware.runtime.policy_process import Question, Report
 from hardware.runtime.session import Observer
+from hardware.settings import PolicyConfig, RatesConfig
 from tests.hardware.fakes import Bench, observation
 
 HZ, SEED, STEPS = 20.0, 5, 60
@@ -104,9 +106,9 @@ class Robot:
     was recorded.
     """
 
-    def __init__(self, config: ExecutorConfig, latency: int, *, arm_hz: float, hand_hz: float) -> None:
-        rates = Settings(arm_hz, hand_hz, HZ, executor=config, stale_s=1.0)
-        self.bench, self.policy, self.steps = Bench(LIMITLESS, rates), SeededPolicy(), []
+    def __init__(self, config: PolicyConfig, latency: int, *, arm_hz: float, hand_hz: float) -> None:
+        rates = RatesConfig(HZ, arm_hz, hand_hz)
+        self.bench, self.policy, self.steps = Bench(LIMITLESS, rates, config), SeededPolicy(), []
         self.control = self.bench.control
         self.observer = Observer(self.control, self, self)  # type: ignore[arg-type]
         self._coming: deque[tuple[float, Question]] = deque()
@@ -158,7 +160,7 @@ def assert_same_questions(robot: SeededPolicy, sim: SeededPolicy) -> None:
 @pytest.mark.parametrize("latency", [0, 3])
 @pytest.mark.parametrize("takeover", [False, True])
 def test_a_robot_is_commanded_as_in_a_supervised_rollout(handover: str, latency: int, takeover: bool):
-    config = ExecutorConfig.of({"handover": handover})
+    config = from_values(PolicyConfig, {"handover": handover, "stale_s": 1.0}, "policy")
     steps, policy = simulated(config, latency, takeover=takeover)
     robot = Robot(config, latency, arm_hz=HZ, hand_hz=HZ)
     robot.run(takeover=takeover)
@@ -180,7 +182,7 @@ def test_a_robot_is_commanded_as_in_a_supervised_rollout(handover: str, latency:
 @pytest.mark.parametrize("latency", [0, 2, 4])
 def test_at_the_rates_of_the_rig_too_and_without_a_person_as_where_it_is_scored(handover: str, latency: int):
     """Arm 30 and hand 90 a second: compared where the clocks of all loops meet, ten times a second."""
-    config = ExecutorConfig.of({"handover": handover})
+    config = from_values(PolicyConfig, {"handover": handover, "stale_s": 1.0}, "policy")
     rig, policy, commands = PerfectRig(), SeededPolicy(), []
     rig.apply = lambda action: commands.append(np.array(action)) or PerfectRig.apply(rig, action)
     run_trial(cast(Any, rig), policy, "wander", SEED, executor=config, latency_steps=latency)

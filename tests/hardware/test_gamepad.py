@@ -116,8 +116,6 @@ def test_an_unplugged_pad_engages_nothing_and_works_when_plugged_in_again(
 def test_no_pad_says_what_to_do() -> None:
     with pytest.raises(DeviceError, match=r"gamepad 7: not among the . pads that are plugged in; plug the pad in"):
         GamepadOperator(index=7).connect()
-    with pytest.raises(ValueError, match=r"no buttons \['z'\] on a gamepad"):
-        GamepadOperator(events={"z": "success"})
 
 
 def test_the_deadzone_is_still_and_ends_without_a_step() -> None:
@@ -197,5 +195,3 @@ def test_triggers_close_the_hand_and_pinch(operator: GamepadOperator, virtual: V
         virtual.axis(trigger, -1.0)
     wait_for(lambda: np.allclose(tips(), open_hand))
     hand.stop()
-    with pytest.raises(ValueError, match=r"one hand, got \[12, 3, 12\] joints"):
-        GamepadHand(q_grasp=(1.0, 2.0, 3.0))

@@ -18,7 +18,7 @@ from hardware.devices.base import DeviceError
 from hardware.devices.gloves import ZmqGlove
 from hardware.drivers.geort_glove import GeortGlove
 from hardware.drivers.manus import ManusGlove, keypoints_of_ergonomics, keypoints_of_nodes
-from hardware.emulators.glove import SERIAL, ergonomics_text, nodes_text
+from tests.hardware.emulators.manus import SERIAL, ergonomics_text, nodes_text
 from tests.hardware.support import in_background, peer, wait_for
 
 zmq = pytest.importorskip("zmq")
@@ -209,8 +209,8 @@ def test_a_real_recording_of_25_nodes_is_a_right_hand(shared_data: Path) -> None
 
 def test_a_glove_process_that_freezes_and_thaws() -> None:
     address = "tcp://127.0.0.1:48765"
-    with peer("hardware.emulators.glove", "--form", "ergonomics", "--address", address) as fake:
-        glove = ManusGlove(address, connect_s=10.0)
+    with peer("hardware.emulators.glove", "--address", address) as fake:
+        glove = GeortGlove(address, connect_s=10.0)
         glove.connect()
         fake.freeze()
         wait_for(lambda: not is_valid(glove))

@@ -39,6 +39,10 @@ def state(keyboard: Keyboard) -> OperatorState:
     return reading.value
 
 
+def test_the_keys_are_shown_to_the_person(keyboard: Keyboard, terminal: tuple[int, int]) -> None:
+    assert b"space: take over, hand back" in os.read(terminal[0], 4096)
+
+
 def test_space_takes_over_and_gives_back(keyboard: Keyboard, terminal: tuple[int, int]) -> None:
     for engaged in (True, False):
         os.write(terminal[0], b" ")

@@ -1,5 +1,6 @@
 """Options of the hardware commands: what contradicts itself is refused before a device or a policy is touched."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dexhil.config import ConfigError, read_config_file
-from hardware.runtime.options import load_rig_config, policy_factory, rig_parser
+from hardware.runtime.options import evaluate, load_rig_config, policy_factory
 from hardware.runtime.rig import make_rig
 
 CONFIG = "hardware/configs/fr3_dexhand021.py"
@@ -15,7 +16,7 @@ COMMAND = [sys.executable, "-m", "hardware.eval", "--config", CONFIG, "--checkpo
 
 
 def load(*argv: str):
-    return load_rig_config(["--config", CONFIG, *argv], rig_parser("", policy=True))
+    return load_rig_config(["--config", CONFIG, *argv], evaluate())
 
 
 @pytest.mark.parametrize("override", ["operator.driver=keyboard", "arm.host=10.0.0.1"])
@@ -34,8 +35,9 @@ def test_a_device_named_beside_the_simulator_is_refused(override: str):
     ],
 )
 def test_options_that_contradict_each_other_are_refused(argv: tuple[str, ...], match: str):
+    config, options = load(*argv)
     with pytest.raises(ConfigError, match=match):
-        load(*argv)
+        policy_factory(options, config)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +93,29 @@ def test_a_rate_that_no_loop_has_is_refused(rate: float):
         make_rig(config, "sim").control(config, None)
 
 
-def test_help_and_refusals_load_neither_jax_nor_a_device():
-    heavy = {"jax", "mujoco", "scipy", "imageio", "matplotlib", "websockets"}
-    code = (
-        "import sys, contextlib, hardware.eval as command\n"
-        "with contextlib.suppress(SystemExit): command.main(['--help'])\n"
-        f"print('loaded', sorted(set(sys.modules) & {heavy!r}))"
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "loaded []" in said
+@pytest.mark.parametrize("command", ["eval", "collect", "check", "calibrate"])
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--no-such-flag", 2)])
+def test_help_and_wrong_flags_load_neither_jax_nor_a_device(command: str, argument: str, status: int):
+    heavy = {"jax", "mujoco", "scipy", "cv2", "imageio", "matplotlib", "websockets"}
+    call = [sys.executable, "-X", "importtime", f"hardware/{command}.py", argument]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "usage:" in done.stdout + done.stderr
+    assert not {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()} & heavy
+
+
+def test_ctrl_c_ends_a_command_with_130_and_the_report_of_what_was_done(tmp_path: Path):
+    call = [
+        sys.executable, "hardware/collect.py", f"--config={CONFIG}", "--rig=sim", "--config.preset=debug",
+        "--episodes=2", f"--out={tmp_path}", "--config.sim.watchdog_min_s=5", "--config.episode.max_seconds=60",
+    ]  # fmt: skip
+    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    said = next(line for line in process.stdout if "begins" in line or "error" in line)
+    assert "begins" in said
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, rest
+    assert "ending this episode" in rest
+    assert (tmp_path / "report.json").is_file()
+    assert not (tmp_path / "rlds").exists()

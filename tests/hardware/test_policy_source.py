@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
-from dexhil.control.executor import ExecutorConfig, Request
+from dexhil.control.executor import Request
 from hardware.runtime.policy_process import Report
 from hardware.runtime.policy_source import PolicySource
+from hardware.settings import PolicyConfig
 
 CHUNK = np.zeros((16, 2), np.float32)
 IDENTITY = {"checkpoint_id": "x"}
@@ -16,9 +19,9 @@ IDENTITY = {"checkpoint_id": "x"}
 class Source:
     """A source, and the report that it will read."""
 
-    def __init__(self, handover: str = "replace") -> None:
+    def __init__(self, handover: Literal["replace", "rtc"] = "replace") -> None:
         self.report: Report | None = Report(0.0, identity=IDENTITY)
-        self.policy = PolicySource(lambda: self.report, 2, 20.0, ExecutorConfig.of({"handover": handover}), 0.4)
+        self.policy = PolicySource(lambda: self.report, 2, 20.0, PolicyConfig(handover=handover))
         self.policy.begin()
 
     def ask(self, observed: float) -> Request:
@@ -42,7 +45,7 @@ def test_nothing_is_asked_outside_an_episode_and_nothing_of_the_last_one_is_foll
 
 
 def test_without_a_policy_nothing_is_asked():
-    policy = PolicySource(None, 2, 20.0, ExecutorConfig(), 0.4)
+    policy = PolicySource(None, 2, 20.0, PolicyConfig())
     policy.begin()
     assert policy.request(0.0) is None
     assert policy.due(0.0) is None

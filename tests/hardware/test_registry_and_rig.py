@@ -18,7 +18,7 @@ from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from hardware.check import check_config, check_disk, listen, tried
 from hardware.devices.base import DeviceError
 from hardware.devices.registry import DRIVERS, make_device
-from hardware.runtime.options import load_rig_config, rig_parser
+from hardware.runtime.options import check, load_rig_config
 from hardware.runtime.rig import cube_to_ee, make_rig, safety_settings
 from tests.hardware.fakes import SETTINGS, FakeDevice
 
@@ -204,9 +204,9 @@ def test_a_retargeter_of_another_hand_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("option", ["--config.devices.operator.driver=keyboard", "--config.devices.arm.host=10.0.0.1"])
 def test_devices_that_the_simulator_would_replace_are_refused(option: str):
     argv = ["--config=hardware/configs/fr3_dexhand021.py", option]
-    load_rig_config([*argv, "--rig=real"], rig_parser("Tries.", policy=False))
+    load_rig_config([*argv, "--rig=real"], check())
     with pytest.raises(ConfigError, match=f"{option.split('=')[0]}: --rig sim takes the simulator"):
-        load_rig_config([*argv, "--rig=sim"], rig_parser("Tries.", policy=False))
+        load_rig_config([*argv, "--rig=sim"], check())
 
 
 def test_an_unknown_rig_a_box_without_inside_and_a_task_without_words_are_named():

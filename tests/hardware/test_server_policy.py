@@ -1,6 +1,7 @@
 """The policy on another machine: a real server process, killed and started again while a session goes on."""
 
 import asyncio
+import functools
 import multiprocessing
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from dexhil.control.takeover import Mode
 from dexhil.fit import PolicyInfo
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ActionChunk, EpisodeMetadata, Observation
-from hardware.runtime.policy_process import PolicyProcess, server_policy
+from hardware.runtime.policy_process import PolicyProcess, connect
 from hardware.runtime.recording import Recorder
 from hardware.runtime.session import Session
 from tests.hardware.fakes import live_control
@@ -98,7 +99,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 def test_the_robot_holds_while_the_server_is_away_and_goes_on_when_it_is_back(machine: Machine, tmp_path: Path):
     said: list[str] = []
-    policy = PolicyProcess(server_policy(machine.uri, KEY), hz=20.0, image_bytes=1 << 16)
+    policy = PolicyProcess(functools.partial(connect, machine.uri, KEY), hz=20.0, image_bytes=1 << 16)
     live = live_control(policy.newest, handover="rtc")
     latest = lambda: live.control.latest  # noqa: E731
     session = Session(live.control, policy, Recorder(tmp_path / "episodes", control_hz=20.0), said.append)
@@ -135,7 +136,7 @@ def test_the_robot_holds_while_the_server_is_away_and_goes_on_when_it_is_back(ma
 
 def test_a_server_that_is_not_there_or_refuses_the_key_is_one_line(machine: Machine):
     for key, match in (("another-key-of-sixteen", "HTTP 401.*DEXHIL_API_KEY"), (KEY, "is the policy server running")):
-        process = PolicyProcess(server_policy(machine.uri, key), hz=20.0, image_bytes=1 << 10)
+        process = PolicyProcess(functools.partial(connect, machine.uri, key), hz=20.0, image_bytes=1 << 10)
         process.start()
         with pytest.raises(OSError, match=match):
             process.wait_until_ready()

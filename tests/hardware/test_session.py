@@ -102,10 +102,10 @@ def test_an_episode_with_a_takeover_is_recorded_as_it_happened(stage: Stage):
         stage.autonomous,
         lambda: stage.steps(25),
     )
-    assert (episode.success, episode.ended, len(episode.takeovers)) == (1, "success", 1)
+    assert (episode.success, episode.ended, len(episode.jumps("takeover"))) == (1, "success", 1)
     assert {change.kind for change in episode.changes} == {"takeover", "release"}
     assert max(change.asked.max for change in episode.changes) < 0.005
-    assert episode.human_seconds() > 0
+    assert any(end > begin and who == "person" for begin, end, who in episode.control)
     assert episode.path is not None
     recorded = read_episode(episode.path)
     assert recorded.metadata.takeovers == 1

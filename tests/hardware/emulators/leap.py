@@ -1,6 +1,6 @@
 """A LEAP hand's 16 servos on a pseudo-terminal, speaking Dynamixel protocol 2.0.
 
-    python -m hardware.emulators.leap
+    python -m tests.hardware.emulators.leap
 
 Prints the port. Written against the published protocol, not the driver or its SDK.
 """

@@ -1,6 +1,6 @@
 """An Inspire RH56 hand: pymodbus' RTU server on one end of a serial line made of two pseudo-terminals.
 
-    python -m hardware.emulators.inspire
+    python -m tests.hardware.emulators.inspire
 
 Prints the port.
 """
