@@ -94,7 +94,7 @@ def solve_hand_eye(poses_base_ee: np.ndarray, poses_camera_cube: np.ndarray) -> 
     ee, cube = np.asarray(poses_base_ee, np.float64), np.asarray(poses_camera_cube, np.float64)
     if ee.shape != cube.shape or ee.ndim != 2 or ee.shape[1] != 7 or len(ee) < MIN_PAIRS:
         raise ValueError(
-            f"hand-eye: expected {MIN_PAIRS} or more pairs of poses [n, 7], got {ee.shape} and {cube.shape}"
+            f"hand-eye: expected {MIN_PAIRS} pairs of poses [n, 7] or more, got {ee.shape} and {cube.shape}"
         )
     arm, seen = _transform(ee), _transform(cube)
     _check_rotations(arm.rotation)
@@ -110,7 +110,7 @@ def solve_hand_eye(poses_base_ee: np.ndarray, poses_camera_cube: np.ndarray) -> 
         """[n, 6] m and rad, of the cube that the camera sees in the cube that the arm carries."""
         return _vector((arm * _of_vector(x[6:])).inv() * (_of_vector(x[:6]) * seen))
 
-    weights = [*[RADIANS_PER_METRE] * 3, 1.0, 1.0, 1.0]
+    weights = np.array([*[RADIANS_PER_METRE] * 3, 1.0, 1.0, 1.0])
     start = np.concatenate([_vector(base_camera), _vector(ee_cube)])
     found = least_squares(lambda x: (weights * misfit(x)).ravel(), start).x
     apart, (base_camera, ee_cube) = misfit(found), map(_of_vector, np.split(found, 2))

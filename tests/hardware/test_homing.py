@@ -10,6 +10,7 @@ from dexhil.robots import arm_ik
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
 from hardware.runtime.control import Phase
+from hardware.runtime.homing import HOMING_SPEED, SPEED_M, WayHome
 from tests.hardware.fakes import BOX, SETTINGS, TICK_S, Bench, arm_state
 
 
@@ -44,6 +45,45 @@ def test_homing_finds_its_way_past_what_the_guard_forbids(q_arm: list[float]):
     np.testing.assert_allclose(bench.control.latest.command, SPEC.home, atol=0.011)
     found = depths(np.array(bench.arm.commands), SPEC.home[ARM_DOF:], BOX)
     assert found.max() <= max(1e-3, found[0].max())
+
+
+EDGE = np.array([-0.74, -0.08, 1.27, -2.68, 0.52, 2.87, 0.60])
+
+
+def way_home() -> WayHome:
+    made = WayHome(SPEC, HOMING_SPEED * SPEC.max_velocity[:ARM_DOF].astype(np.float64), TICK_S)
+    made.start(EDGE)
+    return made
+
+
+def off_the_straight_line(path: list[np.ndarray]) -> float:
+    """The largest distance m of the hand on `path` from the line between where it began and its home."""
+    begin, home = (arm_ik.forward(q.astype(np.float64))[:3] for q in (EDGE, SPEC.home[:ARM_DOF]))
+    along = (home - begin) / np.linalg.norm(home - begin)
+    passed = np.array([arm_ik.forward(q)[:3] for q in path]) - begin
+    return np.linalg.norm(passed - (passed @ along)[:, None] * along, axis=1).max()
+
+
+def test_each_turn_back_takes_the_other_way_and_stays_with_it():
+    way = way_home()
+    by_joints = [way.step() for _ in range(90)]
+    assert off_the_straight_line(by_joints) > 0.02  # straight in joint space, not in the hand's
+    for _ in range(2):  # the hand's way again after the joints'
+        way.turn_back(EDGE)
+        by_hand = [way.step() for _ in range(90)]
+        assert off_the_straight_line(by_hand) < 0.005
+        moved = arm_ik.forward(by_hand[-1])[:3] - arm_ik.forward(EDGE)[:3]
+        assert 0.01 < np.linalg.norm(moved) < 1.2 * SPEED_M * 90 * TICK_S
+        way.turn_back(EDGE)
+        np.testing.assert_allclose([way.step() for _ in range(90)], by_joints)
+
+
+def test_where_the_hands_way_ends_the_joints_go_the_rest():
+    way, at = way_home(), EDGE
+    way.turn_back(EDGE)
+    for _ in range(90 * 60):
+        at = way.step()
+    np.testing.assert_allclose(at, SPEC.home[:ARM_DOF], atol=1e-6)
 
 
 def test_homing_that_the_guard_forbids_says_why():
