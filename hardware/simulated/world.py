@@ -140,7 +140,7 @@ class _Served:
         self.world, config = world, world.rig
         self.rig = SimRig(
             config.tasks, difficulty=config.difficulty, surroundings=config.surroundings, image_size=config.image_size,
-            cameras=config.cameras, control_hz=STEP_HZ,
+            cameras=config.cameras, control_hz=STEP_HZ, limited=False,  # the control loop has limits
         )  # fmt: skip
         self.person: Any = None
         self.hand_in_glove: Any = None
