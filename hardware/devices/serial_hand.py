@@ -55,9 +55,6 @@ class SerialHand(ActuatorStream[np.ndarray]):
     def _encoded(self, q_hand: np.ndarray) -> np.ndarray:
         """The target [m] rad as the hand will understand it."""
 
-    def _joints(self, value: np.ndarray) -> np.ndarray:
-        return value
-
     def _send(self, target: np.ndarray, t_execute: float) -> np.ndarray:
         self._wanted = target
         return self._encoded(target)

@@ -188,9 +188,9 @@ class ActuatorStream(Stream[Value]):
         self._told: np.ndarray | None = None
         self._told_at, self._epoch = 0.0, 0
 
-    @abc.abstractmethod
     def _joints(self, value: Value) -> np.ndarray:
         """Measured joints [n] rad of a reading."""
+        return np.asarray(value)
 
     @abc.abstractmethod
     def _send(self, target: np.ndarray, t_execute: float) -> np.ndarray:

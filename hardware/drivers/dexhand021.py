@@ -127,19 +127,13 @@ class DexHand021(ActuatorStream[np.ndarray]):
     def _write(self, message: int, board: int, payload: bytes) -> None:
         import can
 
-        self._can.send(
-            can.Message(
-                arbitration_id=message + self._base + board, data=payload, is_fd=True, is_extended_id=False,
-            )
-        )  # fmt: skip
+        identifier = message + self._base + board
+        self._can.send(can.Message(arbitration_id=identifier, data=payload, is_fd=True, is_extended_id=False))
 
     def _send(self, target: np.ndarray, t_execute: float) -> np.ndarray:
         for board, columns in enumerate(COLUMNS):
             self._write(COMMAND, board, command_frame(target[columns]))
         return np.rint(target / CENTIDEGREE) * CENTIDEGREE
-
-    def _joints(self, value: np.ndarray) -> np.ndarray:
-        return value
 
     def _poll(self) -> Sample[np.ndarray] | None:
         message = self._can.recv(timeout=self.period_s)

@@ -205,16 +205,11 @@ class Control:
             # whoever takes over starts from where the robot comes to rest, not from the middle of a motion
             self._state = executed(self._state, self.safety.resting_point())
         rest = self._state.command
+        stopped = bool(self.safety.estopped)
         inputs = Inputs(
-            engage=engage,
-            human=human,
-            policy_action=wanted,
-            policy_epoch=self._state.epoch,
-            estop=bool(self.safety.estopped),
-            clear_estop=not self.safety.estopped,
-            authority=asks.authority,
-            blend=self.teleop.blend,
-        )
+            engage=engage, human=human, policy_action=wanted, policy_epoch=self._state.epoch, estop=stopped,
+            clear_estop=not stopped, authority=asks.authority, blend=self.teleop.blend,
+        )  # fmt: skip
         self._state, decision = advance(self._state, inputs, self.spec, self.teleop.cube_to_ee)
         return decision, mode, rest
 

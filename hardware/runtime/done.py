@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 from dexhil.episodes.recorder import list_episodes, read_facts, read_header
-from dexhil.schema import EpisodeMetadata
 from hardware.runtime.session import Episode
 
 FILE = "episodes.jsonl"
@@ -62,9 +61,9 @@ def done_of(episode: Episode, *, task: str, seed: int, episode_id: str, failure:
     )  # fmt: skip
 
 
-def run_of(metadata: EpisodeMetadata) -> str:
+def run_of(source: str, number: int) -> str:
     """`Done.run` of demonstrations, or of a round."""
-    return f"{metadata.source} {metadata.round}"
+    return f"{source} {number}"
 
 
 def keep(workdir: Path, done: Done) -> None:
@@ -110,5 +109,5 @@ def _from_facts(path: Path) -> Done:
     jumps = [(jump, jump)] if takeovers and jump == jump else []
     return Done(
         metadata.task, metadata.seed, metadata.episode_id, metadata.success, ended, failure, seconds,
-        run_of(metadata), takeovers=takeovers, takeover_jumps=jumps,
+        run_of(metadata.source, metadata.round), takeovers=takeovers, takeover_jumps=jumps,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dexhil.reports.video import control_overlay, write_picture, write_video
 from hardware.runtime.rig import Rig
-from hardware.simulated.world import FILM_SIZE as SIZE
+from hardware.simulated.world import FILM_SIZE
 
 HZ = 5.0
 FAILURES = 3  # films of failures per film that is kept anyhow
@@ -54,10 +54,10 @@ class Films:
         images = [Image.fromarray(reading.value) for reading in readings if reading is not None]
         if len(images) < len(readings):
             return None
-        film, width = Image.new("RGB", SIZE), SIZE[0] // max(len(images), 1)
+        film, width = Image.new("RGB", FILM_SIZE), FILM_SIZE[0] // max(len(images), 1)
         for index, image in enumerate(images):
-            image.thumbnail((width, SIZE[1]))
-            film.paste(image, (index * width, (SIZE[1] - image.height) // 2))
+            image.thumbnail((width, FILM_SIZE[1]))
+            film.paste(image, (index * width, (FILM_SIZE[1] - image.height) // 2))
         return np.asarray(film)
 
 

@@ -38,10 +38,9 @@ class Question:
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What the process last said, at t (monotonic s). request: the last that was answered, with actions float32 [H, A]
-    rad or with an `error`.
+    rad or with an `error`. stats: of its loop.
 
-    identity: {"checkpoint_id", "info": PolicyInfo, "max_delay"} of the loaded policy; empty while it
-    loads. stats: of its loop.
+    identity: {"checkpoint_id", "info": PolicyInfo, "max_delay"} of the loaded policy; empty while it loads.
     """
 
     t: float
@@ -78,21 +77,16 @@ class PolicyProcess:
         self.hz, self._factory, self._image_bytes = hz, factory, image_bytes
         self._hung_s, self._load_s = hung_s, load_s
         self._process: Any = None
-        self._started = 0.0
 
     def start(self) -> None:
         """Starts the process; it loads while the caller goes on. After an end of the process, starts a new one."""
         self.stop()
         context = multiprocessing.get_context("spawn")
-        self._questions: SharedSlot[Question] = SharedSlot(context, self._image_bytes + HEAD_BYTES)
-        self._reports: SharedSlot[Report] = SharedSlot(context, REPORT_BYTES)
+        self._questions = SharedSlot[Question](context, self._image_bytes + HEAD_BYTES)
+        self._reports = SharedSlot[Report](context, REPORT_BYTES)
+        arguments = self._factory, self.hz, self._questions, self._reports, os.getpid()
         self._started = time.monotonic()
-        self._process = context.Process(
-            target=_serve,
-            args=(self._factory, self.hz, self._questions, self._reports, os.getpid()),
-            name="policy",
-            daemon=True,
-        )
+        self._process = context.Process(target=_serve, args=arguments, name="policy", daemon=True)
         self._process.start()
 
     @property
@@ -120,10 +114,10 @@ class PolicyProcess:
     def fault(self, now: float) -> str:
         """What is wrong with the process, "" where nothing is."""
         if self._process is None or not self._process.is_alive():
-            report, code = (None, None) if self._process is None else (self.newest(), self._process.exitcode)
+            report = None if self._process is None else self.newest()
             if report is not None and not report.identity:
                 return report.error
-            return f"policy: its process ended ({_reason(code)}); its own message is above"
+            return f"policy: its process ended ({_reason(self._process)}); its own message is above"
         report = self.newest()
         if report is None or not report.identity:
             late = now - self._started > self._load_s
@@ -139,9 +133,10 @@ class PolicyProcess:
             self._process = None
 
 
-def _reason(code: int | None) -> str:
-    if code is None:
+def _reason(process: Any) -> str:
+    if process is None:
         return "not started"
+    code = process.exitcode
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
@@ -165,21 +160,22 @@ def _serve(
         question = questions.read()
         if question is not None and question is not last:
             last = question
-            said = dataclasses.replace(said, request=question.request, **_answer(policy, question))
+            actions, error = _answer(policy, question)
+            said = dataclasses.replace(said, request=question.request, actions=actions, error=error)
         said = dataclasses.replace(said, t=time.monotonic(), stats=pace.stats.summary())
         reports.write(said)
 
 
-def _answer(policy: Policy, question: Question) -> dict[str, Any]:
-    """{"actions", "error"} of one inference."""
+def _answer(policy: Policy, question: Question) -> tuple[np.ndarray | None, str]:
+    """(actions float32 [H, A] rad, "") of one inference, or (None, what went wrong)."""
     try:
         chunk = policy.infer(question.observation, seed=question.seed, **question.request.options)
         actions = np.asarray(chunk.actions, np.float32)
-        if not np.isfinite(actions).all():
-            return {"actions": None, "error": "policy: returned an action that is not finite; load another checkpoint"}
-        return {"actions": actions, "error": ""}
+        if np.isfinite(actions).all():
+            return actions, ""
+        return None, "policy: returned an action that is not finite; load another checkpoint"
     except Exception as error:  # whatever a policy raises, control must hear of it
-        return {"actions": None, "error": f"policy: {type(error).__name__}: {error}"}
+        return None, f"policy: {type(error).__name__}: {error}"
 
 
 def _identity(policy: Any) -> dict[str, Any]:

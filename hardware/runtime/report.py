@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ def results_of(trials: Trials) -> dict[str, Any]:
         "safety": dict(causes.most_common()),
         "takeovers": sum(found.takeovers for found in trials.done),
         "jumps": {
-            "takeover": _jumps(jump for found in trials.done for jump in found.takeover_jumps),
-            "release": _jumps(jump for found in trials.done for jump in found.release_jumps),
+            "takeover": _jumps([jump for found in trials.done for jump in found.takeover_jumps]),
+            "release": _jumps([jump for found in trials.done for jump in found.release_jumps]),
         },
         "human_seconds": sum(found.human_seconds for found in trials.done),
         "watched_seconds": sum(found.seconds for found in trials.done),
@@ -67,22 +68,11 @@ def results_of(trials: Trials) -> dict[str, Any]:
 
 
 def episode_facts(found: Done) -> dict[str, Any]:
-    """One row of the table of episodes."""
-    return {
-        "episode_id": found.episode_id,
-        "task": found.task,
-        "seed": found.seed,
-        "success": found.succeeded,
-        "ended": found.ended,
-        "failure": found.failure,
-        "seconds": found.seconds,
-        "human_seconds": found.human_seconds,
-        "takeovers": found.takeovers,
-        "takeover_jump": max((jump for jump, _ in found.takeover_jumps), default=0.0),
-        "release_jump": max((jump for jump, _ in found.release_jumps), default=0.0),
-        "interventions": sum(found.causes.values()),
-        "recorded": found.recorded,
-    }
+    """What is known of an episode."""
+    return dataclasses.asdict(found) | {
+        "success": found.succeeded, "human_seconds": found.human_seconds, "interventions": sum(found.causes.values()),
+        "takeover_jump": _jumps(found.takeover_jumps)["max"], "release_jump": _jumps(found.release_jumps)["max"],
+    }  # fmt: skip
 
 
 def write_hardware_report(workdir: Path, report: Mapping[str, Any], trials: Trials) -> Path:
@@ -175,13 +165,9 @@ def _score(tasks: tuple[str, ...], done: list[Done], outcome: Callable[[Done], b
     return score(tried) if tried else NO_SCORE
 
 
-def _jumps(jumps: Iterable[tuple[float, float]]) -> dict[str, float]:
-    found = list(jumps)
-    return {
-        "count": len(found),
-        "max": max((largest for largest, _ in found), default=0.0),
-        "l2_max": max((norm for _, norm in found), default=0.0),
-    }
+def _jumps(jumps: Sequence[tuple[float, float]]) -> dict[str, float]:
+    largest, largest_norm = map(max, zip((0.0, 0.0), *jumps, strict=True))
+    return {"count": len(jumps), "max": largest, "l2_max": largest_norm}
 
 
 def _loop_table(loops: Mapping[str, Mapping[str, float]]) -> Table:
@@ -199,9 +185,7 @@ def _loop_table(loops: Mapping[str, Mapping[str, float]]) -> Table:
 def _safety_blocks(results: Mapping[str, Any]) -> list[Block]:
     rows = [(cause, str(count)) for cause, count in results["safety"].items()]
     text = "Each is in the safety.jsonl of its episode's folder, with times, joints and sizes. Not safety-rated."
-    return (
-        [Table(("cause", "interventions"), rows), Text(text)] if rows else [Text("The safety layer had nothing to do.")]
-    )
+    return [Table(("cause", "interventions"), rows), Text(text)] if rows else [Text("No interventions.")]
 
 
 def _jump_table(jumps: Mapping[str, Mapping[str, float]]) -> Table:

@@ -70,15 +70,10 @@ class Observer:
         found = [check_device(device, now, settings) for device in devices]
         if any(fault for _, fault in found):
             return None
-        values = [reading.value for reading, _ in found if reading is not None]
-        arm, hand, *images = values
+        arm, hand, *images = [reading.value for reading, _ in found if reading is not None]
+        q_arm, q_hand, pose_base_ee = (np.asarray(value, np.float32) for value in (arm.q, hand, arm.pose_base_ee))
         return Observation(
-            images=dict(zip(control.cameras, images, strict=True)),
-            q_arm=np.asarray(arm.q, np.float32),
-            q_hand=np.asarray(hand, np.float32),
-            pose_base_ee=np.asarray(arm.pose_base_ee, np.float32),
-            timestamp=timestamp,
-            language_instruction=self.instruction,
+            dict(zip(control.cameras, images, strict=True)), q_arm, q_hand, pose_base_ee, timestamp, self.instruction
         )
 
 
@@ -181,9 +176,8 @@ class Session:
 
     def _at_home(self) -> bool:
         latest = self.control.latest
-        return latest.phase is Phase.IDLE and bool(
-            np.abs(latest.command - self.control.spec.home).max() < 2 * ARRIVED_RAD
-        )
+        away = np.abs(latest.command - self.control.spec.home).max()
+        return latest.phase is Phase.IDLE and bool(away < 2 * ARRIVED_RAD)
 
     def wait_for_event(self, wanted: str) -> None:
         """Waits, as long as it takes, until the person presses `wanted`. Raises Quit on "quit"."""

@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,6 @@ class Purpose:
     prefix: str = "eval"
     scored: bool = True
 
-    @property
-    def demonstrates(self) -> bool:
-        """Whether an episode begins only when the person takes over."""
-        return self.source == "offline"
-
 
 @dataclasses.dataclass(frozen=True)
 class Trials:
@@ -76,16 +72,10 @@ class Trials:
 
 
 def run_trials(
-    config: Config,
-    kind: str,
-    workdir: Path,
-    *,
-    policy: Callable[[], Policy] | None,
-    limits: Limits,
-    purpose: Purpose = Purpose(),
-    on_done: Callable[[Done], None] = lambda done: None,
+    config: Config, kind: str, workdir: Path, *, policy: Callable[[], Policy] | None, limits: Limits,
+    purpose: Purpose = Purpose(), on_done: Callable[[Done], None] = lambda done: None,
     say: Callable[[str], None] = lambda text: print(text, flush=True),
-) -> Trials:
+) -> Trials:  # fmt: skip
     """Runs and records episodes under `workdir`/episodes with the config's rig (kind: "real" or "sim").
 
     policy: a picklable factory, None where a person does all. on_done: called after each. Raises ConfigError or
@@ -125,29 +115,13 @@ def check_policy(session: Session, config: Config) -> str:
     return session.identity["checkpoint_id"]
 
 
-class _Quota:
-    """Whose turn it is. seeds: of the next episode of each task, counted from the first."""
-
-    def __init__(self, tasks: tuple[str, ...], limits: Limits, earlier: list[Done]) -> None:
-        self._limits = limits
-        self.seeds = {task: sum(done.task == task for done in earlier) for task in tasks}
-        self._tried = dict.fromkeys(tasks, 0)
-        self._counted = {task: sum(done.task == task and limits.counts(done) for done in earlier) for task in tasks}
-
-    def next_task(self) -> str | None:
-        """The task with the fewest attempts that wants more; None where all have enough."""
-        wanting = [task for task in self._tried if self._wants(task)]
-        return min(wanting, key=lambda task: self._tried[task], default=None)
-
-    def _wants(self, task: str) -> bool:
-        limits = self._limits
-        open_ = self._tried[task] < limits.max_attempts * limits.per_task
-        return limits.minutes is not None or (open_ and self._counted[task] < limits.per_task)
-
-    def add(self, done: Done) -> None:
-        self._tried[done.task] += 1
-        self.seeds[done.task] += 1
-        self._counted[done.task] += self._limits.counts(done)
+def next_task(tasks: Sequence[str], limits: Limits, earlier: Sequence[Done], new: Sequence[Done]) -> str | None:
+    """The task with the fewest attempts in this call that wants more; None where all have enough."""
+    tried = Counter(done.task for done in new)
+    counted = Counter(done.task for done in [*earlier, *new] if limits.counts(done))
+    most = limits.max_attempts * limits.per_task
+    wanting = [task for task in tasks if counted[task] < limits.per_task and tried[task] < most]
+    return min(tasks if limits.minutes is not None else wanting, key=lambda task: tried[task], default=None)
 
 
 class _Runner:
@@ -159,8 +133,7 @@ class _Runner:
     ) -> None:  # fmt: skip
         self._config, self._rig, self._session, self._workdir = config, rig, session, workdir
         self._purpose, self._checkpoint, self._say = purpose, checkpoint, say
-        draft = self._draft("", 0, "")
-        self._run = _identity(config, kind, checkpoint) if purpose.scored else run_of(draft)
+        self._run = _identity(config, kind, checkpoint) if purpose.scored else run_of(purpose.source, purpose.round)
         self.done = read_done(workdir, self._run) if purpose.scored else read_done(workdir)
         self.films = Films(rig, workdir / "videos", config.episode.videos_per_task)
 
@@ -173,13 +146,14 @@ class _Runner:
         earlier = [done for done in self.done if done.run == self._run]
         if earlier:
             self._say(f"{len(earlier)} episodes are there already; going on")
-        quota = _Quota(tuple(self._config.rig.tasks), limits, earlier)
-        while not self._over(until) and (task := quota.next_task()) is not None:
-            found = self._one(task, self._config.episode.first_seed + quota.seeds[task], until)
+        tasks, new = self._config.rig.tasks, list[Done]()
+        while not self._over(until) and (task := next_task(tasks, limits, earlier, new)) is not None:
+            number = sum(done.task == task for done in [*earlier, *new])  # no start is met twice
+            found = self._one(task, self._config.episode.first_seed + number, until)
             if found.ended == "quit":
                 break
             if found.ended != "discard":  # else the same start once more
-                quota.add(found)
+                new.append(found)
                 self.done.append(found)
                 keep(self._workdir, found)
                 on_done(found)
@@ -201,7 +175,7 @@ class _Runner:
 
         episode = session.run_episode(
             self._draft(task, seed, episode_id), self._rig.instructions[task], limit, watch=watch,
-            from_takeover=self._purpose.demonstrates,
+            from_takeover=self._purpose.source == "offline",  # a demonstration
         )  # fmt: skip
         failure = "" if episode.success == 1 or session.broken else self._rig.judge(episode.ended)
         if episode.path is not None:

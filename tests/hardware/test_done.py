@@ -14,7 +14,7 @@ from dexhil.schema import EpisodeMetadata, Step
 from hardware.runtime.done import FILE, Done, keep, read_done
 from hardware.runtime.films import Films, film_path
 from hardware.runtime.report import results_of, write_hardware_report
-from hardware.runtime.trials import Limits, Trials, _Quota
+from hardware.runtime.trials import Limits, Trials, next_task
 from tests.hardware.fakes import FakeDevice, observation
 
 CORRECTED = Done(
@@ -127,16 +127,12 @@ def test_a_real_robots_cameras_are_filmed_and_failures_are_kept(tmp_path: Path):
 
 
 def test_a_quota_goes_on_where_it_was_and_an_attempt_that_does_not_count_is_repeated():
-    limits = Limits(2, counts=lambda done: done.succeeded, max_attempts=2)
-    quota = _Quota(("plush", "tissue"), limits, [ALONE])
-    assert quota.seeds == {"plush": 1, "tissue": 0}
-    quota.add(dataclasses.replace(DROPPED, task="plush"))
-    quota.add(dataclasses.replace(DROPPED, task="tissue"))
-    assert quota.next_task() == "plush"  # a failure does not count
-    quota.add(ALONE)
-    assert quota.next_task() == "tissue"  # plush has two
-    for _ in range(3):
-        quota.add(dataclasses.replace(DROPPED, task="tissue"))
-    assert quota.next_task() is None  # tissue had its attempts
-    assert quota.seeds == {"plush": 3, "tissue": 4}  # no start is met twice
-    assert _Quota(("plush",), dataclasses.replace(limits, minutes=1.0), [ALONE, ALONE]).next_task() == "plush"
+    limits, new = Limits(2, counts=lambda done: done.succeeded, max_attempts=2), list[Done]()
+    assert next_task(["plush", "tissue"], limits, [ALONE], new) == "plush"
+    new += [DROPPED, dataclasses.replace(DROPPED, task="tissue")]
+    assert next_task(["plush", "tissue"], limits, [ALONE], new) == "plush"  # a failure does not count
+    new.append(ALONE)
+    assert next_task(["plush", "tissue"], limits, [ALONE], new) == "tissue"  # plush has two
+    new += [dataclasses.replace(DROPPED, task="tissue")] * 3
+    assert next_task(["plush", "tissue"], limits, [ALONE], new) is None  # tissue had its attempts
+    assert next_task(["plush"], dataclasses.replace(limits, minutes=1.0), [ALONE, ALONE], []) == "plush"
