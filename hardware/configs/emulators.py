@@ -1,4 +1,4 @@
-"""The rig of fr3_dexhand021.py on stand-ins that speak its devices' protocols: no robot, but every driver as it is.
+"""The rig of fr3_dexhand021.py on emulators that speak its devices' protocols: no robot, but every driver as it is.
 
 python -m hardware.emulators.all
 python hardware/eval.py --config hardware/configs/emulators.py --checkpoint … --config.teleop.retargeter=…
@@ -9,14 +9,14 @@ from ml_collections import ConfigDict
 from dexhil.config import Config
 from hardware.configs import fr3_dexhand021
 
-FOLDER = "runs/peers"  # of the cameras' recordings, which hardware.emulators.all makes
+FOLDER = "runs/emulators"  # of the cameras' recordings, which hardware.emulators.all makes
 PRESETS = ("default", "quick", "debug")
 
 
 def get_config(preset: str = "default") -> Config:
     """As fr3_dexhand021.py."""
     config = fr3_dexhand021.get_config(preset)
-    config.safety.watchdog_min_s = 0.25  # the stand-ins share the processor with the loops that watch them
+    config.safety.watchdog_min_s = 0.25  # the emulators share the processor with the loops that watch them
     config.devices.arm = ConfigDict({"driver": "fr3", "host": "127.0.0.1", "realtime": False, "silent_s": 0.5})
     config.devices.hand = ConfigDict(
         {

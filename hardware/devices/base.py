@@ -79,11 +79,9 @@ class Device(Protocol[Value]):
 
     def connect(self) -> None:
         """Opens the device and waits for its first reading. Raises DeviceError with the remedy."""
-        ...
 
     def read(self) -> Stamped[Value] | None:
         """The newest reading, at once; None before the first."""
-        ...
 
     def health(self) -> Health:
         """How it is, at once."""
@@ -91,7 +89,6 @@ class Device(Protocol[Value]):
 
     def stop(self) -> None:
         """To rest, and released. May be called again, and at any time; never raises for a device that is gone."""
-        ...
 
 
 class Actuator(Device[Value], Protocol[Value]):
@@ -100,9 +97,9 @@ class Actuator(Device[Value], Protocol[Value]):
     joint_names: tuple[str, ...]
 
     def command(self, target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
-        """Sends joint targets [n] rad, to be reached at `t_execute` (s, monotonic); returns what the device was told,
-        after its own limits: that is what is recorded. A target of an epoch before the newest one seen is dropped, and
-        what holds is returned. Raises DeviceError where the device cannot be told.
+        """Sends joint targets [n] rad, to be reached at `t_execute` (s, monotonic); returns what was commanded, after
+        the device's own limits: that is what is recorded. A target of an epoch before the newest one seen is dropped,
+        and what holds is returned. Raises DeviceError where the device cannot be commanded.
         """
         ...
 

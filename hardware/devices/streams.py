@@ -185,8 +185,8 @@ class ActuatorStream(Stream[Value]):
         self.lower, self.upper = np.asarray(lower, np.float64), np.asarray(upper, np.float64)
         self.max_velocity = np.asarray(max_velocity, np.float64)
         self._gate = threading.Lock()
-        self._told: np.ndarray | None = None
-        self._told_at, self._epoch = 0.0, 0
+        self._commanded: np.ndarray | None = None
+        self._commanded_at, self._epoch = 0.0, 0
 
     def _joints(self, value: Value) -> np.ndarray:
         """Measured joints [n] rad of a reading."""
@@ -194,12 +194,12 @@ class ActuatorStream(Stream[Value]):
 
     @abc.abstractmethod
     def _send(self, target: np.ndarray, t_execute: float) -> np.ndarray:
-        """Tells the device; returns what it was told [n] rad, as encoded. Raises where it cannot."""
+        """Commands the device; returns what it was commanded [n] rad, as encoded. Raises where it cannot."""
 
     def command(self, target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
         """See `Actuator.command`. The limits are position and `max_velocity` since the last command.
 
-        Raises DeviceError where the device fails, and for a target that is not [n] finite numbers: what was told before
+        Raises DeviceError where the device fails, and for a target that is not [n] finite numbers: the last command
         holds then.
         """
         target = self._checked(target)
@@ -208,22 +208,22 @@ class ActuatorStream(Stream[Value]):
             if trouble or latest is None:
                 raise DeviceError(self._message(trouble or "no reading yet"))
             now = time.monotonic()
-            if self._told is None:
-                self._told, self._told_at = self._joints(latest.value).copy(), now - self.period_s
+            if self._commanded is None:
+                self._commanded, self._commanded_at = self._joints(latest.value).copy(), now - self.period_s
             if epoch < self._epoch:
-                return self._told.copy()
-            reach = self.max_velocity * min(now - self._told_at, LARGEST_GAP_S)
-            limited = np.clip(np.clip(target, self._told - reach, self._told + reach), self.lower, self.upper)
+                return self._commanded.copy()
+            reach = self.max_velocity * min(now - self._commanded_at, LARGEST_GAP_S)
+            limited = np.clip(np.clip(target, self._commanded - reach, self._commanded + reach), self.lower, self.upper)
             try:
-                self._told = self._send(limited, t_execute)
+                self._commanded = self._send(limited, t_execute)
             except Exception as error:  # whatever the device's package raises
                 raise DeviceError(self._message(f"command not sent: {type(error).__name__}: {error}")) from error
-            self._told_at, self._epoch = now, epoch
-            return self._told.copy()
+            self._commanded_at, self._epoch = now, epoch
+            return self._commanded.copy()
 
     def _returned(self) -> None:
         with self._gate:
-            self._told = None
+            self._commanded = None
 
     def _checked(self, target: np.ndarray) -> np.ndarray:
         target = np.asarray(target, np.float64)

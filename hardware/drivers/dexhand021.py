@@ -2,7 +2,7 @@
 
 Six boards of two motors each; ids are a message's base + the hand's base + the board. Angles are int16 in 0.01 degrees,
 little-endian. Source: the vendor's published client (see third_party/dexhand021.md); `frames` below is the whole
-protocol, and the peer speaks the other side of it.
+protocol, and the emulator speaks the other side of it.
 """
 
 from __future__ import annotations

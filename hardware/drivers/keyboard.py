@@ -1,4 +1,4 @@
-"""The operator at a terminal. Space takes over and gives back; a pad has a dead-man switch, this has none."""
+"""The operator at a terminal. Space takes over and hands back; a pad has a dead-man switch, this has none."""
 
 from __future__ import annotations
 

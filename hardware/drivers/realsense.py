@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,31 @@ import numpy as np
 
 from dexhil.frozen import FrozenSignal
 from hardware.devices.base import DeviceError
-from hardware.devices.clocks import DeviceClock
 from hardware.devices.streams import Sample, Stream
 
 WAIT_MS = 200
 GONE_S = 2.0  # without a frame for so long the camera is opened anew: it may have been plugged in again
+DRIFT = 1e-4  # s per s that two clocks may run apart
 SAME = 15  # frames with the very same pixels: no sensor is free of noise
+
+
+@dataclasses.dataclass
+class DeviceClock:
+    """A camera's clock on this machine's: the fastest delivery seen tells how far they are apart, as all others came
+    later. What arrives late is old, however late. A clock that runs backwards started anew.
+    """
+
+    _offset: float = float("inf")
+    _last: float = 0.0
+
+    def to_monotonic(self, device_s: float, received_s: float) -> float:
+        """When the device measured what it stamped `device_s` and what arrived at `received_s`."""
+        gap = received_s - device_s
+        elapsed, self._last = device_s - self._last, device_s
+        if elapsed < 0.0:
+            self._offset = gap
+        self._offset = min(self._offset + DRIFT * max(elapsed, 0.0), gap)
+        return device_s + self._offset
 
 
 class RealSense(Stream[np.ndarray]):

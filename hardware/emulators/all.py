@@ -1,4 +1,4 @@
-"""Starts every stand-in of hardware/configs/emulators.py: cameras' recordings, robot, hand and glove.
+"""Starts every emulator of hardware/configs/emulators.py: cameras' recordings, robot, hand and glove.
 
 python -m hardware.emulators.all
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hardware.configs import emulators as peers
+from hardware.configs.emulators import FOLDER, get_config
 from hardware.emulators.realsense import record
 
-PEERS = ("hardware.emulators.fr3", "hardware.emulators.dexhand021", "hardware.emulators.glove")
+EMULATORS = ("hardware.emulators.fr3", "hardware.emulators.dexhand021", "hardware.emulators.glove")
 
 
 def write_recordings(folder: Path) -> None:
@@ -29,18 +29,18 @@ def write_recordings(folder: Path) -> None:
         picture = rng.integers(60, 100, (240, 320, 3), np.uint8)
         picture[100:140, 4 * number : 4 * number + 40] = 230
         pictures.append(picture)
-    for camera in peers.get_config().rig.cameras:
+    for camera in get_config().rig.cameras:
         record(folder / f"{camera}.db3", pictures)
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    if not Path(peers.FOLDER, "scene.db3").is_file():
-        write_recordings(Path(peers.FOLDER))
+    if not Path(FOLDER, "scene.db3").is_file():
+        write_recordings(Path(FOLDER))
     processes = []
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # ends them as Ctrl-C does
     try:
-        for module in PEERS:
+        for module in EMULATORS:
             process = subprocess.Popen([sys.executable, "-m", module], stdout=subprocess.PIPE, text=True)
             processes.append(process)
             assert process.stdout is not None

@@ -1,6 +1,6 @@
 """A DexHand021 on a CAN-FD bus: motors that follow at a limited speed, can be blocked, and latch a stall.
 
-    python -m hardware.emulators.dexhand021 --interface udp_multicast --port 43113
+    python -m hardware.emulators.dexhand021 --port 43113
 
 Written against the protocol, not the driver: it packs and unpacks the bytes by itself.
 """
@@ -12,28 +12,28 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 SPEED = 300.0  # degrees/s
 STALL_S, STALL_DEGREES = 0.1, 3.0  # a motor this far behind a target for so long stalls
-BASES = {"left": 1, "right": 7}
+BASE, BOARDS, MOTORS = 7, 6, 2  # of a right hand
+COMMAND, CONFIG_REPLY, FEEDBACK, ERROR = 0x100, 0x80, 0x180, 0x600
 
 
 class FakeHand:
-    """block(board, motor, degrees): where an obstacle stops a motor. mute: boards that say nothing any more."""
+    """angle, target: [6, 2] degrees. obstacle: {(board, motor): degrees} at which one stops a motor. mute: boards that
+    say nothing any more.
+    """
 
-    def __init__(self, bus: Any, side: str = "right") -> None:
-        self.bus, self.base = bus, BASES[side]
-        self.angle = [[0.0, 0.0] for _ in range(6)]
-        self.target = [[0.0, 0.0] for _ in range(6)]
+    def __init__(self, bus: Any) -> None:
+        self.bus = bus
+        self.angle, self.target, self._behind_s = np.zeros((3, BOARDS, MOTORS))
         self.obstacle: dict[tuple[int, int], float] = {}
-        self.behind: dict[tuple[int, int], float] = {}
-        self.stalled: dict[int, int] = {}
+        self.stalled: dict[int, int] = {}  # board: bits of its error
         self.mute: set[int] = set()
         self.clears = self.commands = 0
-        self.period: float | None = None
+        self._period_s = np.inf
         self._moved = self._reported = time.monotonic()
-
-    def block(self, board: int, motor: int, degrees: float) -> None:
-        self.obstacle[board, motor] = degrees
 
     def send(self, identifier: int, payload: bytes) -> None:
         import can
@@ -42,54 +42,50 @@ class FakeHand:
 
     def receive(self, identifier: int, data: bytes) -> None:
         """A frame from the host."""
-        if 0x100 <= identifier < 0x180 and 0 <= identifier - 0x100 - self.base < 6 and len(data) >= 6:
+        board = (identifier & 0x7F) - BASE
+        if not 0 <= board < BOARDS:
+            return
+        if identifier & 0xF80 == COMMAND and len(data) >= 6:
             self.commands += 1
+            wanted = 0.01 * np.frombuffer(data, "<i2", MOTORS, offset=2)
+            chosen = [bool(data[1] & 1 << motor) for motor in range(MOTORS)]
             if data[0] == 0x44:
-                board = identifier - 0x100 - self.base
-                for motor in (0, 1):
-                    if data[1] & 1 << motor:
-                        raw = data[2 + 2 * motor : 4 + 2 * motor]
-                        self.target[board][motor] = int.from_bytes(raw, "little", signed=True) / 100.0
-        elif 0 <= identifier - self.base < 6 and len(data) >= 2 and data[0] == 3:
+                self.target[board] = np.where(chosen, wanted, self.target[board])
+        elif identifier & 0xF80 == 0 and len(data) >= 2 and data[0] == 3:
             if data[1] == 0xA4:
                 self.clears += 1
-                self.stalled.pop(identifier - self.base, None)
-                self.behind = dict.fromkeys(self.behind, 0.0)
+                self.stalled.pop(board, None)
+                self._behind_s[:] = 0.0
             elif data[1] == 0x74:
-                self.period = 0.01 * data[3] if data[4] else None
-            self.send(0x80 + identifier, bytes([3, data[1], 0, 1]))
+                self._period_s = 0.01 * data[3] if data[4] else np.inf
+            self.send(CONFIG_REPLY + identifier, bytes([3, data[1], 0, 1]))
 
     def step(self) -> None:
         """Moves the motors up to now, and reports when a report is due."""
         now = time.monotonic()
         elapsed, self._moved = now - self._moved, now
-        for board in range(6):
-            for motor in (0, 1):
+        for board, motor in np.ndindex(BOARDS, MOTORS):
+            if board not in self.stalled:
                 self._move(board, motor, elapsed)
-        if self.period is not None and now - self._reported >= self.period:
+        if now - self._reported >= self._period_s:
             self._reported = now
-            for board in set(range(6)) - self.mute:
+            for board in set(range(BOARDS)) - self.mute:
                 self._report(board)
 
     def _move(self, board: int, motor: int, elapsed: float) -> None:
-        if board in self.stalled:
-            return
-        gap = self.target[board][motor] - self.angle[board][motor]
-        reach = SPEED * elapsed
-        angle = self.angle[board][motor] + max(-reach, min(reach, gap))
-        angle = min(angle, self.obstacle.get((board, motor), angle))
-        moved, self.angle[board][motor] = abs(angle - self.angle[board][motor]), angle
-        key = (board, motor)
-        stuck = abs(gap) > STALL_DEGREES and moved < 0.1 * min(reach, abs(gap))
-        self.behind[key] = self.behind.get(key, 0.0) + elapsed if stuck else 0.0
-        if self.behind[key] > STALL_S:
+        before, at = self.angle[board, motor], (board, motor)
+        gap, reach = self.target[at] - before, SPEED * elapsed
+        self.angle[at] = min(before + np.clip(gap, -reach, reach), self.obstacle.get(at, np.inf))
+        stuck = abs(gap) > STALL_DEGREES and abs(self.angle[at] - before) < 0.1 * min(reach, abs(gap))
+        self._behind_s[at] = self._behind_s[at] + elapsed if stuck else 0.0
+        if self._behind_s[at] > STALL_S:
             self.stalled[board] = 1 << (2 + 4 * motor)
 
     def _report(self, board: int) -> None:
-        angles = b"".join(round(100 * angle).to_bytes(2, "little", signed=True) for angle in self.angle[board])
-        self.send(0x180 + self.base + board, bytes(12) + angles)
+        angles = np.rint(100 * self.angle[board]).astype("<i2").tobytes()
+        self.send(FEEDBACK + BASE + board, bytes(12) + angles)
         if board in self.stalled:
-            self.send(0x600 + self.base + board, bytes([0xEE, 1, self.stalled[board]]))
+            self.send(ERROR + BASE + board, bytes([0xEE, 1, self.stalled[board]]))
 
 
 def serve(hand: FakeHand, stopped: Callable[[], bool]) -> None:
@@ -105,16 +101,12 @@ def serve(hand: FakeHand, stopped: Callable[[], bool]) -> None:
 def main() -> None:
     import can
 
-    parser = argparse.ArgumentParser(description="A fake DexHand021 on a CAN-FD bus.")
-    parser.add_argument("--interface", default="udp_multicast")
-    parser.add_argument("--channel", default="239.0.0.21")
+    parser = argparse.ArgumentParser(description="An emulated DexHand021 on a CAN-FD bus over UDP.")
     parser.add_argument("--port", type=int, default=43113)
-    parser.add_argument("--side", default="right", choices=sorted(BASES))
-    options = parser.parse_args()
-    port = {"port": options.port} if options.interface == "udp_multicast" else {}
-    with can.Bus(interface=options.interface, channel=options.channel, fd=True, **port) as bus:
-        print(f"fake {options.side} DexHand021 on {options.interface} {options.channel}", flush=True)
-        serve(FakeHand(bus, options.side), lambda: False)
+    port = parser.parse_args().port
+    with can.Bus(interface="udp_multicast", channel="239.0.0.21", fd=True, port=port) as bus:
+        print(f"emulated DexHand021 at 239.0.0.21, port {port}", flush=True)
+        serve(FakeHand(bus), lambda: False)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ class ScriptedGamepad(GamepadOperator):
     """From take_s to give_s of every cycle of cycle_s it holds the dead-man switch and pushes forward.
 
     It presses start before that in every other cycle, and success at the end of the one after it: a rig that is slow to
-    start still sees a whole takeover in every episode. Clear it presses now and then: stand-ins on a busy machine miss
+    start still sees a whole takeover in every episode. Clear it presses now and then: emulators on a busy machine miss
     the robot's deadlines, and a robot that was lost waits for it.
     """
 

@@ -21,7 +21,7 @@ class Actuators:
         self._hand = ("hand", hand, slice(ARM_DOF, None), 1.0 / hand_hz)
 
     def command(self, command: np.ndarray, now: float, arm_due: bool, epoch: int) -> None:
-        """Sends `command` [A] rad, to be reached a period of each device later; one that cannot be told is lost."""
+        """Sends `command` [A] rad, to be reached a period of each device later; one that refuses is lost."""
         for name, device, part, period_s in (self._arm, self._hand) if arm_due else (self._hand,):
             if name in self._watch.lost:
                 continue

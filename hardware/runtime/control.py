@@ -40,7 +40,7 @@ RATES, POLICY = RatesConfig(), PolicyConfig()
 
 
 class Phase(enum.Enum):
-    """OFF: actuators are told nothing. IDLE: they hold. HOMING: slowly to the home pose. RUNNING: an episode."""
+    """OFF: actuators are commanded nothing. IDLE: they hold. HOMING: slowly to the home pose. RUNNING: an episode."""
 
     OFF = "off"
     IDLE = "idle"

@@ -37,9 +37,9 @@ class Loops:
         gc.collect()
         gc.freeze()  # what lives for the whole run is not looked through again
         self._running.set()
+        loops = {"control": self._control_loop, "observer": self._observer_loop}
         self._threads = [
-            threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
-            for name, loop in (("control", self._control_loop), ("observer", self._observer_loop))
+            threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True) for name, loop in loops.items()
         ]
         for thread in self._threads:
             thread.start()

@@ -79,7 +79,7 @@ class DeviceWatch:
             self.faults.pop(name, None)
 
     def lose(self, now: float, name: str, message: str) -> None:
-        """Actuator `name` is told nothing more until `take_back`."""
+        """Actuator `name` is commanded nothing more until `take_back`."""
         if name not in self.lost:
             self.lost[name] = message
             self._messages.say(now, f"LOST {message}. Once it works again, press clear to go on")

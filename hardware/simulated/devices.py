@@ -34,22 +34,22 @@ class SimDevice:
 
 
 class SimActuator(SimDevice):
-    """Arm or hand. targets: where the simulator reads what they were told."""
+    """Arm or hand. targets: where the simulator reads what they were commanded."""
 
     def __init__(
         self, name: str, world: World, slot: SharedSlot[Stamped[Any]], targets: SharedSlot[Target], period_s: float
     ) -> None:
         super().__init__(name, world, slot, period_s)
         self._targets, self._epoch = targets, 0
-        self._told: np.ndarray | None = None
+        self._commanded: np.ndarray | None = None
 
     def command(self, target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
         if not self._world.alive:
             raise DeviceError(f"{self.name}: the simulator's process ended")
-        if epoch >= self._epoch or self._told is None:
-            self._epoch, self._told = epoch, np.array(target, np.float32)
-            self._targets.write(Target(self._told, t_execute))
-        return self._told.copy()
+        if epoch >= self._epoch or self._commanded is None:
+            self._epoch, self._commanded = epoch, np.array(target, np.float32)
+            self._targets.write(Target(self._commanded, t_execute))
+        return self._commanded.copy()
 
 
 class SimOperator(SimDevice):

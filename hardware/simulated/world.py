@@ -37,7 +37,7 @@ FILM_SIZE = 320, 240
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What an actuator was told: joint targets, to be reached at t_execute, monotonic s."""
+    """What an actuator was commanded: joint targets, to be reached at t_execute, monotonic s."""
 
     joints: np.ndarray
     t_execute: float

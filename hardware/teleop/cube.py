@@ -22,7 +22,7 @@ UPS = np.array([[0, 0, 1]] * 4 + [[-1, 0, 0]], np.float64)  # of the printed mar
 SMALLEST_PX = 7.0  # a marker that is flatter in the image is seen too much from the side
 WORST_PX = 1.0  # reprojection error, root mean square, of a believable pose
 ALONG, ACROSS = 24, 17  # samples along an edge and across it
-MARGIN_SHARE = 0.8 * (CUBE_M - MARKER_M) / 2 / MARKER_M  # of the marker's height that is surely white outside it
+MARGIN_FRACTION = 0.8 * (CUBE_M - MARKER_M) / 2 / MARKER_M  # of the marker's height that is surely white outside it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +63,7 @@ def face_axes(face: int) -> np.ndarray:
 
 def marker_corners(cube_m: float = CUBE_M, marker_m: float = MARKER_M) -> np.ndarray:
     """Corners [5, 4, 3] m of the markers in the cube's frame, clockwise from their top left, seen from outside."""
-    square = 0.5 * np.array(
-        [[-marker_m, marker_m], [marker_m, marker_m], [marker_m, -marker_m], [-marker_m, -marker_m]]
-    )
+    square = 0.5 * marker_m * np.array([[-1, 1], [1, 1], [1, -1], [-1, -1]])
     local = np.concatenate([square, np.full((4, 1), 0.5 * cube_m)], axis=1)
     return np.stack([local @ face_axes(face).T for face in range(len(NORMALS))])
 
@@ -127,7 +125,7 @@ def _edge_lines(light: np.ndarray, quads: np.ndarray, widest: float) -> tuple[np
     """Two points on each edge, [m, 4, 2] px each, moved to where the image is brightening fastest."""
     begin, along = quads, np.roll(quads, -1, axis=1) - quads
     normal = np.stack([along[..., 1], -along[..., 0]], axis=-1) / np.linalg.norm(along, axis=-1, keepdims=True)
-    width = np.clip(MARGIN_SHARE * heights(quads), 1.0, widest)  # outwards is along `normal` of a clockwise marker
+    width = np.clip(MARGIN_FRACTION * heights(quads), 1.0, widest)  # outwards is along `normal` of a clockwise marker
     where = np.linspace(0.08, 0.92, ALONG)
     offsets = np.linspace(-1.0, 1.0, ACROSS) * width[..., None]
     on_edge = begin[..., None, :] + where[:, None] * along[..., None, :]
@@ -165,41 +163,32 @@ def _intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     before, before_direction = np.roll(first, 1, axis=1), np.roll(direction, 1, axis=1)
     gap = first - before
     cross = direction[..., 0] * before_direction[..., 1] - direction[..., 1] * before_direction[..., 0]
-    share = (gap[..., 1] * before_direction[..., 0] - gap[..., 0] * before_direction[..., 1]) / cross
-    return first + share[..., None] * direction
+    fraction = (gap[..., 1] * before_direction[..., 0] - gap[..., 0] * before_direction[..., 1]) / cross
+    return first + fraction[..., None] * direction
 
 
 def locate(
-    found: dict[int, np.ndarray],
-    intrinsics: Intrinsics,
-    guess: np.ndarray | None = None,
-    model: np.ndarray | None = None,
+    found: dict[int, np.ndarray], intrinsics: Intrinsics, guess: np.ndarray | None, model: np.ndarray
 ) -> Sighting | None:
     """Pose of the cube in the camera's frame (x right, y down, z forward) from refined corners {face: [4, 2] px}.
 
-    guess: [7], where it was. Of three markers or more, one that does not fit the others is left out. None where there
-    is no pose.
+    guess: [7], where it was. model: see `marker_corners`. Of three markers or more, one that does not fit the others is
+    left out. None where there is no pose.
     """
-    model = marker_corners() if model is None else model
     if not found:
         return None
     faces = sorted(found)
-    points = np.stack([model[face] for face in faces])
+    points, matrix = model[faces], intrinsics.matrix
     pixels = np.stack([found[face] for face in faces]).reshape(-1, 1, 2)
-    pixels = cv2.undistortPoints(pixels, intrinsics.matrix, intrinsics.distortion, P=intrinsics.matrix).reshape(
-        -1, 4, 2
-    )
+    pixels = cv2.undistortPoints(pixels, matrix, intrinsics.distortion, P=matrix).reshape(-1, 4, 2)
     if len(faces) == 1:
-        return _from_one(points[0], pixels[0], intrinsics.matrix)
-    sighting = _from_several(points, pixels, intrinsics.matrix, guess)
+        return _from_one(points[0], pixels[0], matrix)
+    sighting = _from_several(points, pixels, matrix, guess)
     if len(faces) > 2 and sighting is not None and sighting.error_px > WORST_PX:
-        fits = [_from_several(*_without(points, pixels, left), intrinsics.matrix, guess) for left in range(len(faces))]
+        others = [np.delete(np.arange(len(faces)), left) for left in range(len(faces))]
+        fits = [_from_several(points[kept], pixels[kept], matrix, guess) for kept in others]
         sighting = min((fit for fit in fits if fit is not None), key=lambda fit: fit.error_px, default=sighting)
     return sighting
-
-
-def _without(points: np.ndarray, pixels: np.ndarray, left: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.delete(points, left, axis=0), np.delete(pixels, left, axis=0)
 
 
 def _from_several(
@@ -223,9 +212,8 @@ def _from_one(points: np.ndarray, pixels: np.ndarray, matrix: np.ndarray) -> Sig
     good, turns, positions, _ = cv2.solvePnPGeneric(points, pixels, matrix, None, flags=cv2.SOLVEPNP_IPPE)
     if not good:
         return None
-    fits = sorted(
-        (_fit(points, pixels, matrix, *start) for start in zip(turns, positions, strict=True)), key=lambda f: f[0]
-    )
+    fits = [_fit(points, pixels, matrix, *start) for start in zip(turns, positions, strict=True)]
+    fits.sort(key=lambda fit: fit[0])
     return Sighting(np.stack([pose for _, pose in fits]), 1, fits[0][0])
 
 

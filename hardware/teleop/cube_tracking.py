@@ -6,7 +6,7 @@ the motion. What jumps is refused until it has been seen JUMPS times at the same
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,14 +23,11 @@ AROUND = 2.2  # the part that is searched, in sizes of the cube
 ROOM_PX = 24
 
 
-@dataclasses.dataclass(frozen=True)
-class Tracked:
+class Tracked(NamedTuple):
     """pose_camera_cube: [7] where believed. fault: why there is none, "" otherwise."""
 
     pose_camera_cube: np.ndarray | None
     fault: str
-    markers: int = 0
-    error_px: float = 0.0
 
 
 class CubeTracker:
@@ -60,11 +57,10 @@ class CubeTracker:
             self._part = None
             return Tracked(None, "no marker of the cube in sight")
         self._part = self._around(sighting.poses[0], gray.shape)
-        pose, fault = self._judge(sighting, guess, time_s - self._time)
-        if pose is None:
-            return Tracked(None, fault, sighting.markers, sighting.error_px)
-        self._pose, self._time = pose, time_s
-        return Tracked(pose, "", sighting.markers, sighting.error_px)
+        seen = self._judge(sighting, guess, time_s - self._time)
+        if seen.pose_camera_cube is not None:
+            self._pose, self._time = seen.pose_camera_cube, time_s
+        return seen
 
     def _find(self, gray: np.ndarray) -> dict[int, np.ndarray]:
         """Refined corners {face: [4, 2] px}, in the part where the cube was, or in all of the image."""
@@ -87,46 +83,40 @@ class CubeTracker:
         """The part of the image in which the cube will be next."""
         if pose[2] <= self._size:
             return None
-        at, _ = cv2.projectPoints(pose[None, :3], np.zeros(3), np.zeros(3), *self._camera)
-        reach = 0.5 * AROUND * np.sqrt(2.0) * self._size * self._intrinsics.matrix[0, 0] / pose[2] + ROOM_PX
+        camera = self._intrinsics
+        at, _ = cv2.projectPoints(pose[None, :3], np.zeros(3), np.zeros(3), camera.matrix, camera.distortion)
+        reach = 0.5 * AROUND * np.sqrt(2.0) * self._size * camera.matrix[0, 0] / pose[2] + ROOM_PX
         low = np.clip(at.ravel() - reach, 0, [shape[1], shape[0]]).astype(int)
         high = np.clip(at.ravel() + reach, 0, [shape[1], shape[0]]).astype(int)
         return None if (high - low < 16).any() else (slice(low[1], high[1]), slice(low[0], high[0]))
 
-    @property
-    def _camera(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._intrinsics.matrix, self._intrinsics.distortion
-
-    def _judge(
-        self, sighting: cube.Sighting, guess: np.ndarray | None, elapsed_s: float
-    ) -> tuple[np.ndarray | None, str]:
-        """The pose to believe, or why there is none."""
+    def _judge(self, sighting: cube.Sighting, guess: np.ndarray | None, elapsed_s: float) -> Tracked:
         if sighting.error_px > cube.WORST_PX:
-            return None, f"the markers do not fit the cube: {sighting.error_px:.1f} px; check size and calibration"
+            fault = f"the markers do not fit the cube: {sighting.error_px:.1f} px; check size and calibration"
+            return Tracked(None, fault)
         if sighting.markers == 1:
-            return self._judge_single(sighting.poses, guess, elapsed_s)
+            return _judge_single(sighting.poses, guess, elapsed_s)
         pose = sighting.poses[0]
         if guess is None or follows(guess, pose, elapsed_s):
             self._refused = []
-            return pose, ""
+            return Tracked(pose, "")
         if self._refused and not follows(self._refused[-1], pose, elapsed_s):
             self._refused = []
         self._refused.append(pose)
         if len(self._refused) < JUMPS:
-            return None, "the cube jumped"
+            return Tracked(None, "the cube jumped")
         self._refused = []
-        return pose, ""
+        return Tracked(pose, "")
 
-    def _judge_single(
-        self, poses: np.ndarray, guess: np.ndarray | None, elapsed_s: float
-    ) -> tuple[np.ndarray | None, str]:
-        if guess is None:
-            return None, "a single marker in sight: turn the cube so that two are"
-        following = [pose for pose in poses if follows(guess, pose, elapsed_s)]
-        apart = len(poses) < 2 or turned(poses[0], poses[1]) > CLEAR_RAD
-        if len(following) == 1 and apart:
-            return following[0], ""
-        return None, "a single marker in sight, which may lean either way: turn the cube so that two are"
+
+def _judge_single(poses: np.ndarray, guess: np.ndarray | None, elapsed_s: float) -> Tracked:
+    if guess is None:
+        return Tracked(None, "a single marker in sight: turn the cube so that two are")
+    following = [pose for pose in poses if follows(guess, pose, elapsed_s)]
+    apart = len(poses) < 2 or turned(poses[0], poses[1]) > CLEAR_RAD
+    if len(following) == 1 and apart:
+        return Tracked(following[0], "")
+    return Tracked(None, "a single marker in sight, which may lean either way: turn the cube so that two are")
 
 
 def turned(first: np.ndarray, second: np.ndarray) -> float:

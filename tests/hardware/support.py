@@ -1,4 +1,4 @@
-"""What the tests of the devices share: waiting for something, and peers that are processes to kill and to freeze."""
+"""What the tests of devices share: waiting for something, and emulators that are processes to kill and to freeze."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def wait_for(what: Callable[[], object], patience_s: float = PATIENCE_S) -> None
         time.sleep(0.005)
 
 
-class Peer:
-    """A stand-in device as a process of its own, `python -m module arguments`, ready once it has printed a line."""
+class Emulator:
+    """An emulator as a process of its own, `python -m module arguments`, ready once it has printed a line."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -34,7 +34,7 @@ class Peer:
         )  # fmt: skip
         assert self.process.stdout is not None
         self.said = self.process.stdout.readline()
-        assert self.said, "the peer ended without a word"
+        assert self.said, "the emulator ended without a word"
 
     def freeze(self) -> None:
         os.kill(self.process.pid, signal.SIGSTOP)
@@ -50,9 +50,9 @@ class Peer:
 
 
 @contextmanager
-def peer(module: str, *arguments: str) -> Iterator[Peer]:
-    """A `Peer` that is gone afterwards."""
-    started = Peer(module, *arguments)
+def emulator(module: str, *arguments: str) -> Iterator[Emulator]:
+    """An `Emulator` that is gone afterwards."""
+    started = Emulator(module, *arguments)
     try:
         yield started
     finally:

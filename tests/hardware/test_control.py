@@ -48,7 +48,7 @@ def test_nothing_is_sent_while_off_and_nothing_moves_while_idle():
     np.testing.assert_allclose(bench.arm.commands[-1], SPEC.home[:ARM_DOF], atol=1e-6)
 
 
-def test_the_arm_is_told_at_a_third_of_the_hands_rate(bench: Bench):
+def test_the_arm_is_commanded_at_a_third_of_the_hands_rate(bench: Bench):
     arm, hand = len(bench.arm.commands), len(bench.hand.commands)
     bench.run(1.0)
     assert len(bench.hand.commands) - hand == 90
@@ -306,7 +306,7 @@ def test_a_policy_that_reports_an_error_holds_at_once(bench: Bench):
     assert "not finite" in bench.said()
 
 
-def test_another_reason_to_hold_is_told_at_once_and_the_same_only_once(bench: Bench):
+def test_another_reason_to_hold_is_commanded_at_once_and_the_same_only_once(bench: Bench):
     bench.planning = False
     for error in ("out of memory after 3 s", "out of memory after 4 s", "not finite"):
         bench.run(0.2)

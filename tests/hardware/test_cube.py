@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from dexhil.robots.poses import IDENTITY, compose, make_pose
 from hardware.devices.base import DeviceError
 from hardware.drivers.aruco_cube import ArucoCube
-from hardware.emulators import cube as peer
+from hardware.emulators import cube as drawn
 from hardware.teleop import cube
 from hardware.teleop.calibration import load_intrinsics, save_intrinsics
 from hardware.teleop.cube_tracking import JUMPS, CubeTracker, Tracked, turned
@@ -23,9 +23,9 @@ from hardware.teleop.pose_filter import JointFilter, PoseFilter
 from tests.hardware.emulators.cube_camera import CubeCamera
 from tests.hardware.support import wait_for
 
-SCENE = peer.camera()
+SCENE = drawn.camera()
 RNG = np.random.default_rng(0)
-BACKGROUND = peer.clutter(SCENE, RNG)
+BACKGROUND = drawn.clutter(SCENE, RNG)
 INTRINSICS = cube.Intrinsics(SCENE.matrix, np.zeros(5))
 LEANING = Rotation.from_euler("xyz", [-np.pi / 2 - 0.5, 0.1, 0.0]) * Rotation.from_euler("z", 0.6)
 FLAT = Rotation.from_euler("x", np.pi / 2) * Rotation.from_euler("z", np.pi / 2)  # one face, straight to the camera
@@ -36,7 +36,7 @@ def at(distance: float, turn: Rotation = LEANING, side: float = 0.02) -> np.ndar
 
 
 def picture(pose: np.ndarray) -> np.ndarray:
-    return peer.render(pose, SCENE, BACKGROUND, RNG)
+    return drawn.render(pose, SCENE, BACKGROUND, RNG)
 
 
 def test_the_joint_filter_calms_each_joint_and_hardly_lags() -> None:
@@ -76,14 +76,14 @@ def test_the_pose_is_right_within_the_goal(tracker: CubeTracker, distance: float
 
 
 def test_the_model_is_the_cube_that_is_drawn() -> None:
-    for face, corners in enumerate(cube.marker_corners(peer.SIDE_M, peer.SIDE_M)):
-        np.testing.assert_allclose(corners, 0.5 * peer.SIDE_M * np.array(peer.FACES[face]), atol=1e-12)
+    for face, corners in enumerate(cube.marker_corners(drawn.SIDE_M, drawn.SIDE_M)):
+        np.testing.assert_allclose(corners, 0.5 * drawn.SIDE_M * np.array(drawn.FACES[face]), atol=1e-12)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.2])
 def test_corners_are_found_to_a_tenth_of_a_pixel_whatever_the_cameras_gamma(gamma: float) -> None:
     pose, scene = at(0.5), dataclasses.replace(SCENE, gamma=gamma)
-    image = peer.render(pose, scene, BACKGROUND, RNG)
+    image = drawn.render(pose, scene, BACKGROUND, RNG)
     found = cube.find_markers(image, cube.detector())
     refined = cube.refine_corners(image, np.stack(list(found.values())), gamma)
     for face, corners in zip(found, refined, strict=True):
@@ -107,7 +107,7 @@ def test_lens_distortion_is_taken_out(tracker: CubeTracker) -> None:
 def test_a_single_marker_is_not_believed_without_a_history_nor_when_it_may_lean_either_way(
     tracker: CubeTracker,
 ) -> None:
-    assert peer.visible_faces(at(0.8, FLAT, 0.0)) != []
+    assert drawn.visible_faces(at(0.8, FLAT, 0.0)) != []
     first = tracker(picture(at(0.8, FLAT, 0.0)), 0.0)
     assert first.pose_camera_cube is None
     assert "a single marker in sight" in first.fault

@@ -17,7 +17,7 @@ from hardware.devices.base import DeviceError
 from hardware.drivers import dexhand021 as driver
 from hardware.drivers.dexhand021 import DexHand021
 from hardware.emulators.dexhand021 import FakeHand, serve
-from tests.hardware.support import in_background, peer, wait_for
+from tests.hardware.support import emulator, in_background, wait_for
 
 can = pytest.importorskip("can", reason="python-can is missing: make extras")
 
@@ -111,7 +111,7 @@ def test_a_stall_latches_is_said_and_cleared_no_faster_than_allowed(
     hand: DexHand021, fake: FakeHand, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    fake.block(2, 1, 10.0)
+    fake.obstacle[2, 1] = 10.0
     began = time.monotonic()
     go(hand, TARGET)
     wait_for(lambda: "stall of index_mcp" in hand.health().message)
@@ -169,7 +169,7 @@ def test_a_hand_that_freezes_or_dies_is_said_and_works_again_afterwards() -> Non
     hand = DexHand021(bus=bus, silent_s=0.3)
     with ExitStack() as stack:
         stack.callback(hand.stop)
-        fake = stack.enter_context(peer("hardware.emulators.dexhand021", *arguments))
+        fake = stack.enter_context(emulator("hardware.emulators.dexhand021", *arguments))
         hand.connect()
         go(hand, TARGET)
         fake.freeze()
@@ -181,7 +181,7 @@ def test_a_hand_that_freezes_or_dies_is_said_and_works_again_afterwards() -> Non
         go(hand, TARGET)
         fake.kill()
         wait_for(lambda: not hand.health().ok)
-        stack.enter_context(peer("hardware.emulators.dexhand021", *arguments))
+        stack.enter_context(emulator("hardware.emulators.dexhand021", *arguments))
         wait_for(lambda: hand.health().ok)
         told = hand.command(TARGET, time.monotonic(), 0)
         assert (told <= 4.0 * 0.1 + 1e-3).all(), (

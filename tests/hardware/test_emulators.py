@@ -23,7 +23,7 @@ from dexhil.retargeting.runtime import Model, save
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from experiments.benchmarks.server import save_random_checkpoint
 from experiments.online import read_online
-from tests.hardware.support import ROOT, peer
+from tests.hardware.support import ROOT, emulator
 
 for package in ("franky", "franky_sim", "can", "zmq", "pygame"):
     pytest.importorskip(package, reason=f"{package} is missing: make extras")
@@ -59,9 +59,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hand = simulated_dexhand021()
     save(Model(hand, network.init(rng, hand, 16), {}), folder / "retargeter.npz")
     with (
-        peer("hardware.emulators.fr3") as robot,
-        peer("hardware.emulators.dexhand021", "--port", str(CAN_PORT)),
-        peer("hardware.emulators.glove", "--address", GLOVE),
+        emulator("hardware.emulators.fr3") as robot,
+        emulator("hardware.emulators.dexhand021", "--port", str(CAN_PORT)),
+        emulator("hardware.emulators.glove", "--address", GLOVE),
     ):
         run(
             "hardware/collect.py",

@@ -14,7 +14,7 @@ from dexhil.robots import arm_ik
 from dexhil.robots.spec import FR3_DEXHAND021
 from hardware.devices.base import ArmState, DeviceError
 from hardware.drivers.fr3 import FR3, setpoint
-from tests.hardware.support import Peer, peer, wait_for
+from tests.hardware.support import Emulator, emulator, wait_for
 
 pytest.importorskip("franky", reason="franky-control is missing: make extras")
 pytest.importorskip("franky_sim", reason="franky-sim is missing: make extras")
@@ -23,14 +23,14 @@ HOME = FR3_DEXHAND021.home[:7].astype(float)
 
 
 @pytest.fixture(scope="module")
-def robot() -> Iterator[Peer]:
+def robot() -> Iterator[Emulator]:
     # An address of its own: the first free one is taken by another test's robot as soon as this one is killed.
-    with peer("hardware.emulators.fr3", f"--host=127.3.0.{1 + os.getpid() % 250}") as robot:
+    with emulator("hardware.emulators.fr3", f"--host=127.3.0.{1 + os.getpid() % 250}") as robot:
         yield robot
 
 
 @pytest.fixture(scope="module")
-def shared(robot: Peer) -> Iterator[FR3]:
+def shared(robot: Emulator) -> Iterator[FR3]:
     arm = FR3(host=robot.said.strip(), realtime=False)
     yield arm
     arm.stop()
@@ -88,7 +88,7 @@ def test_the_setpoint_moves_in_a_straight_line_and_then_rests() -> None:
         assert not velocity.any()
 
 
-def test_a_reflex_ends_control_is_named_and_connect_recovers(arm: FR3, robot: Peer) -> None:
+def test_a_reflex_ends_control_is_named_and_connect_recovers(arm: FR3, robot: Emulator) -> None:
     os.kill(robot.process.pid, signal.SIGUSR1)
     wait_for(lambda: "joint_reflex" in arm.health().message)
     assert not is_valid(arm)
@@ -100,7 +100,7 @@ def test_a_reflex_ends_control_is_named_and_connect_recovers(arm: FR3, robot: Pe
     assert np.abs(told - state(arm).q).max() < 0.3, "it goes on from where it is"
 
 
-def test_a_frozen_robot_is_said_and_connect_recovers(arm: FR3, robot: Peer) -> None:
+def test_a_frozen_robot_is_said_and_connect_recovers(arm: FR3, robot: Emulator) -> None:
     robot.freeze()
     wait_for(lambda: "arm: silent for" in arm.health().message)
     assert not is_valid(arm)
@@ -112,7 +112,7 @@ def test_a_frozen_robot_is_said_and_connect_recovers(arm: FR3, robot: Peer) -> N
     assert arm.health().ok
 
 
-def test_a_killed_robot_is_said_and_cannot_be_connected_to(arm: FR3, robot: Peer) -> None:
+def test_a_killed_robot_is_said_and_cannot_be_connected_to(arm: FR3, robot: Emulator) -> None:
     robot.kill()
     wait_for(lambda: not arm.health().ok)
     assert not is_valid(arm)

@@ -19,7 +19,7 @@ from hardware.devices.gloves import ZmqGlove
 from hardware.drivers.geort_glove import GeortGlove
 from hardware.drivers.manus import ManusGlove, keypoints_of_ergonomics, keypoints_of_nodes
 from tests.hardware.emulators.manus import SERIAL, ergonomics_text, nodes_text
-from tests.hardware.support import in_background, peer, wait_for
+from tests.hardware.support import emulator, in_background, wait_for
 
 zmq = pytest.importorskip("zmq")
 
@@ -209,7 +209,7 @@ def test_a_real_recording_of_25_nodes_is_a_right_hand(shared_data: Path) -> None
 
 def test_a_glove_process_that_freezes_and_thaws() -> None:
     address = "tcp://127.0.0.1:48765"
-    with peer("hardware.emulators.glove", "--address", address) as fake:
+    with emulator("hardware.emulators.glove", "--address", address) as fake:
         glove = GeortGlove(address, connect_s=10.0)
         glove.connect()
         fake.freeze()

@@ -12,7 +12,7 @@ import pytest
 from hardware.devices.base import DeviceError
 from hardware.drivers.inspire import NAMES, RANGES_RAD, Inspire
 from tests.hardware.emulators.inspire import FakeInspire
-from tests.hardware.support import in_background, peer, wait_for
+from tests.hardware.support import emulator, in_background, wait_for
 
 pytest.importorskip("pymodbus", reason="pymodbus is missing: make extras")
 
@@ -108,7 +108,7 @@ def test_no_hand_says_what_to_check(fake: FakeInspire) -> None:
 
 
 def test_a_hand_that_freezes_and_thaws() -> None:
-    with peer("tests.hardware.emulators.inspire") as fake:
+    with emulator("tests.hardware.emulators.inspire") as fake:
         hand = Inspire(port=fake.said.strip(), connect_s=10.0)
         hand.connect()
         fake.freeze()

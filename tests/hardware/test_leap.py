@@ -13,7 +13,7 @@ from hardware.devices.base import DeviceError
 from hardware.drivers import leap
 from hardware.drivers.leap import Leap
 from tests.hardware.emulators.leap import FakeServos, crc, packet
-from tests.hardware.support import in_background, peer, wait_for
+from tests.hardware.support import emulator, in_background, wait_for
 
 pytest.importorskip("dynamixel_sdk", reason="dynamixel-sdk is missing: make extras")
 
@@ -116,7 +116,7 @@ def test_a_missing_servo_is_named_when_connecting(servos: FakeServos) -> None:
 
 
 def test_a_hand_that_freezes_and_thaws() -> None:
-    with peer("tests.hardware.emulators.leap") as fake:
+    with emulator("tests.hardware.emulators.leap") as fake:
         hand = Leap(port=fake.said.strip())
         hand.connect()
         fake.freeze()

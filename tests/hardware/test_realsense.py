@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from hardware.devices.base import DeviceError
-from hardware.devices.clocks import DeviceClock
-from hardware.drivers.realsense import RealSense
+from hardware.drivers.realsense import DeviceClock, RealSense
 from hardware.emulators.realsense import record
 from tests.hardware.support import wait_for
 
