@@ -39,12 +39,15 @@ def main(argv: Sequence[str]) -> None:
     per_task = _per_task(options, config)
     policy = policy_factory(options, config)
     number = options.round or 1
-    purpose, counts = Purpose("online", number, f"round{number}", scored=False), _corrected
+    purpose = Purpose("online", number, f"round{number}", scored=False)
     if policy is None:
-        purpose, counts = Purpose("offline", 0, "demo", scored=False), _succeeded
+        purpose = Purpose("offline", 0, "demo", scored=False)
         with config.unlocked():  # the simulated person demonstrates from the start, and waits for no failure
             config.sim.person.update(ALWAYS)
     run = Run(options.out, "hardware collect", config)
+
+    def counts(found: Done) -> bool:
+        return found.recorded and found.succeeded and (policy is None or found.takeovers > 0)
 
     def on_done(found: Done) -> None:
         run.log(found.seed, facts_of(found))
@@ -75,14 +78,6 @@ def _per_task(options: argparse.Namespace, config: Config) -> int:
     return per_task
 
 
-def _succeeded(found: Done) -> bool:
-    return found.recorded and found.succeeded
-
-
-def _corrected(found: Done) -> bool:
-    return found.recorded and found.succeeded and found.takeovers > 0
-
-
 def build(episodes: Path, dataset: Path) -> None:
     """The data set of a folder of episodes, in a process of its own: TensorFlow stays out of this one."""
     command = [sys.executable, "-m", "data_pipeline.build", str(episodes.absolute()), str(dataset.absolute())]
@@ -93,16 +88,12 @@ def build(episodes: Path, dataset: Path) -> None:
 def write_facts(path: Path, found: Done) -> None:
     """What experiments/hil.py's report shows of an episode."""
     path.parent.mkdir(exist_ok=True)
+    control = [(begin, end, "person" if who == "person" else "policy") for begin, end, who in found.control]
     facts = {
-        "task": found.task,
-        "seed": found.seed,
-        "success": found.succeeded,
-        "seconds": found.seconds,
-        "control": [(begin, end, "person" if who == "person" else "policy") for begin, end, who in found.control],
-        "reasons": ["person"] * found.takeovers,
-        "engaged": found.takeover_jumps,
+        "task": found.task, "seed": found.seed, "success": found.succeeded, "seconds": found.seconds,
+        "control": control, "reasons": ["person"] * found.takeovers, "engaged": found.takeover_jumps,
         "released": found.release_jumps,
-    }
+    }  # fmt: skip
     write_json(path, facts)
 
 

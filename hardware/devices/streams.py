@@ -92,7 +92,6 @@ class Stream(abc.ABC, Generic[Value]):
         return latest
 
     def health(self) -> Health:
-        """How it is, at once."""
         trouble = self._trouble() or self._alarm
         return Health(False, self._message(trouble)) if trouble else Health(True)
 

@@ -25,7 +25,6 @@ class Films:
         self._frames: list[np.ndarray] = []
 
     def begin(self) -> None:
-        """A new episode."""
         self._frames = []
 
     def watch(self, seconds: float, who: str) -> None:

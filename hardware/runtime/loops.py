@@ -46,7 +46,6 @@ class Loops:
         self.scheduling = run_first({thread.native_id or 0: PRIORITIES[thread.name] for thread in self._threads})
 
     def stop(self) -> None:
-        """Ends both loops."""
         self._running.clear()
         for thread in self._threads:
             thread.join(2.0)

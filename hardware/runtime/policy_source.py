@@ -47,12 +47,10 @@ class PolicySource:
             return self._executor.request(observed) if self._open else None
 
     def rest(self, command: np.ndarray) -> None:
-        """See `Executor.rest`."""
         with self._lock:
             self._executor.rest(command)
 
     def watch(self) -> None:
-        """See `Executor.watch`."""
         with self._lock:
             self._executor.watch()
 

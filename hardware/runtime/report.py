@@ -76,7 +76,6 @@ def episode_facts(found: Done) -> dict[str, Any]:
 
 
 def write_hardware_report(workdir: Path, report: Mapping[str, Any], trials: Trials) -> Path:
-    """Writes workdir/report.html."""
     results = report["results"]
     films = _clips(workdir / "videos", trials.done)
     sections = [

@@ -183,7 +183,6 @@ class _Served:
         return IDENTITY if self.person is None else self.person.cube_to_ee
 
     def step(self, now: float) -> None:
-        """One hundredth of a second."""
         if self.running:
             self.rig.apply(step_command(self.rig.command, *self._targets(), now))
         if self.person is not None and not self.succeeded:
@@ -267,7 +266,6 @@ def step_command(command: np.ndarray, arm: Target | None, hand: Target | None, n
 
 
 def _serve(world: World, pipe: Connection, parent: int) -> None:
-    """The process."""
     leave_signals_to_parent()
     served = _Served(world)
     run_first({})  # as the devices that it stands for, which have processors of their own

@@ -16,7 +16,8 @@ from dexhil.robots.spec import FR3_DEXHAND021
 from hardware.devices.base import DeviceError
 from hardware.drivers import dexhand021 as driver
 from hardware.drivers.dexhand021 import DexHand021
-from hardware.emulators.dexhand021 import FakeHand, serve
+from hardware.emulators.dexhand021 import serve
+from tests.hardware.emulators.dexhand021 import FaultyHand
 from tests.hardware.support import emulator, in_background, wait_for
 
 can = pytest.importorskip("can", reason="python-can is missing: make extras")
@@ -26,15 +27,15 @@ TARGET = LOWER + np.linspace(0.1, 0.9, 12) * (UPPER - LOWER)
 
 
 @pytest.fixture
-def fake(request: pytest.FixtureRequest) -> Iterator[FakeHand]:
+def fake(request: pytest.FixtureRequest) -> Iterator[FaultyHand]:
     with can.Bus(interface="virtual", channel=request.node.name, fd=True) as bus:
-        hand = FakeHand(bus)
+        hand = FaultyHand(bus)
         with in_background(lambda stopped: serve(hand, stopped)):
             yield hand
 
 
 @pytest.fixture
-def hand(request: pytest.FixtureRequest, fake: FakeHand) -> Iterator[DexHand021]:
+def hand(request: pytest.FixtureRequest, fake: FaultyHand) -> Iterator[DexHand021]:
     hand = DexHand021(bus={"interface": "virtual", "channel": request.node.name}, clear_s=0.2)
     hand.connect()
     yield hand
@@ -53,7 +54,7 @@ def go(hand: DexHand021, target: np.ndarray) -> np.ndarray:
     return hand.command(target, time.monotonic(), 0)
 
 
-def test_every_motor_of_the_hand_goes_where_its_actuator_was_told(hand: DexHand021, fake: FakeHand) -> None:
+def test_every_motor_of_the_hand_goes_where_its_actuator_was_told(hand: DexHand021, fake: FaultyHand) -> None:
     told = go(hand, TARGET)
     np.testing.assert_allclose(told, TARGET, atol=driver.CENTIDEGREE)
     wait_for(lambda: np.abs(measured(hand) - TARGET).max() < 2 * driver.CENTIDEGREE)
@@ -78,7 +79,9 @@ def test_frames_are_the_published_bytes() -> None:
     assert driver.errors_of(bytes.fromhex("ee01"), 2) == ""
 
 
-def test_what_the_driver_says_it_told_is_within_position_and_velocity_limits(hand: DexHand021, fake: FakeHand) -> None:
+def test_what_the_driver_says_it_told_is_within_position_and_velocity_limits(
+    hand: DexHand021, fake: FaultyHand
+) -> None:
     before = measured(hand)
     told = hand.command(np.full(12, 9.0), time.monotonic(), 0)
     assert (told - before <= 4.0 * 0.1 + 1e-3).all()
@@ -94,7 +97,7 @@ def test_what_the_driver_says_it_told_is_within_position_and_velocity_limits(han
     ],
 )
 def test_a_bad_target_is_named_and_what_was_told_holds(
-    hand: DexHand021, fake: FakeHand, target: np.ndarray, message: str
+    hand: DexHand021, fake: FaultyHand, target: np.ndarray, message: str
 ) -> None:
     sent = fake.commands
     with pytest.raises(DeviceError, match=message):
@@ -108,7 +111,7 @@ def test_a_target_of_an_earlier_epoch_is_dropped(hand: DexHand021) -> None:
 
 
 def test_a_stall_latches_is_said_and_cleared_no_faster_than_allowed(
-    hand: DexHand021, fake: FakeHand, caplog: pytest.LogCaptureFixture
+    hand: DexHand021, fake: FaultyHand, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     fake.obstacle[2, 1] = 10.0
@@ -125,7 +128,7 @@ def test_a_stall_latches_is_said_and_cleared_no_faster_than_allowed(
     assert "hand: clearing: stall of index_mcp" in caplog.text
 
 
-def test_noise_and_half_frames_move_nothing(hand: DexHand021, fake: FakeHand) -> None:
+def test_noise_and_half_frames_move_nothing(hand: DexHand021, fake: FaultyHand) -> None:
     go(hand, TARGET)
     wait_for(lambda: np.abs(measured(hand) - TARGET).max() < 0.01)
     noise = np.random.default_rng(0)
@@ -140,7 +143,7 @@ def test_noise_and_half_frames_move_nothing(hand: DexHand021, fake: FakeHand) ->
     assert reading.valid
 
 
-def test_a_board_that_falls_silent_is_named_and_heard_again(hand: DexHand021, fake: FakeHand) -> None:
+def test_a_board_that_falls_silent_is_named_and_heard_again(hand: DexHand021, fake: FaultyHand) -> None:
     fake.mute = {3}
     wait_for(lambda: "no report from the boards of middle_pip/middle_mcp" in hand.health().message)
     reading = hand.read()
@@ -222,7 +225,7 @@ def test_the_vendors_usb_adapter_carries_the_same_frames(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pyzlg_dexhand", types.ModuleType("pyzlg_dexhand"))
     monkeypatch.setitem(sys.modules, "pyzlg_dexhand.zcan_wrapper", module)
     with can.Bus(interface="virtual", channel="zlg3", fd=True) as bus:
-        fake = FakeHand(bus)
+        fake = FaultyHand(bus)
         with in_background(lambda stopped: serve(fake, stopped)):
             hand.connect()
             go(hand, TARGET)

@@ -25,7 +25,7 @@ HOME = FR3_DEXHAND021.home[:7].astype(float)
 @pytest.fixture(scope="module")
 def robot() -> Iterator[Emulator]:
     # An address of its own: the first free one is taken by another test's robot as soon as this one is killed.
-    with emulator("hardware.emulators.fr3", f"--host=127.3.0.{1 + os.getpid() % 250}") as robot:
+    with emulator("tests.hardware.emulators.fr3", f"--host=127.3.0.{1 + os.getpid() % 250}") as robot:
         yield robot
 
 
