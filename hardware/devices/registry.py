@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dexhil.config import ConfigError
@@ -32,26 +32,21 @@ DRIVERS: dict[str, str] = {  # name: "module:class"
 POSITIVE = ("period_s", "silent_s", "connect_s", "clear_s", "fps", "width", "height", "baudrate", "max_velocity")
 
 
-def make_device(settings: Mapping[str, Any], role: str, drivers: Mapping[str, str] | None = None) -> Any:
+def make_device(settings: Mapping[str, Any], role: str) -> Any:
     """The device of a config section {"driver": name, setting: value, …}; `role` names it in messages.
 
     A setting that is such a section itself, as the camera of a cube, is a device too.
 
     Raises ConfigError for an unknown driver or setting, and where the driver's own package is missing.
     """
-    drivers = DRIVERS if drivers is None else drivers
     values = dict(settings)
     name = values.pop("driver", "")
-    try:
-        check_known(f"devices.{role}.driver:", name, drivers)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    made = _load(drivers[name], name, role)
+    _check_known(f"devices.{role}.driver:", name, DRIVERS)
+    made = _load(DRIVERS[name], name, role)
     _check_settings(made, values, name, role)
     for setting, value in values.items():
-        if isinstance(value, Mapping) and "driver" in value:
-            values[setting] = make_device(value, f"{role}.{setting}", drivers)
-    values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+        if isinstance(value, Mapping):
+            values[setting] = make_device(value, f"{role}.{setting}") if "driver" in value else dict(value)
     try:
         return made(**values)
     except (TypeError, ValueError) as error:
@@ -69,12 +64,16 @@ def _load(path: str, name: str, role: str) -> Any:
         ) from None
 
 
+def _check_known(what: str, name: str, known: Iterable[str]) -> None:
+    try:
+        check_known(what, name, known)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _check_settings(made: Any, values: Mapping[str, Any], name: str, role: str) -> None:
     known = set(inspect.signature(made).parameters)
     for setting, value in values.items():
-        try:
-            check_known(f"devices.{role}: driver {name!r} takes no", setting, known)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        _check_known(f"devices.{role}: driver {name!r} takes no", setting, known)
         if setting in POSITIVE and not (isinstance(value, (int, float)) and 0 < value < math.inf):
             raise ConfigError(f"devices.{role}.{setting}: expected a number above 0, got {value!r}")

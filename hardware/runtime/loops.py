@@ -81,8 +81,7 @@ class Loops:
             arm_index = index // self._per_arm
             arm_due = arm_index != last_arm
             if arm_due:
-                missed = max(arm_index - last_arm - 1, 0) if last_arm >= 0 else 0
-                self._arm_stats.add(now, arm_index / self._control.rates.arm_hz, missed)
+                self._arm_stats.add(now, arm_index / self._control.rates.arm_hz)
                 last_arm = arm_index
             self._control.tick(now, arm_due)
 

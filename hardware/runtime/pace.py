@@ -20,13 +20,16 @@ class LoopStats:
     """Rate and jitter of one loop, in monotonic s. Lateness is a histogram: its memory does not grow with the hours."""
 
     def __init__(self, hz: float) -> None:
-        self._hz, self._ticks, self._missed, self._first, self._last = hz, 0, 0, 0.0, 0.0
+        self._hz, self._ticks, self._missed = hz, 0, 0
+        self._first = self._last = self._deadline = 0.0
         self._late = np.zeros(len(_EDGES_S) + 1, np.int64)
 
-    def add(self, now: float, deadline: float, missed: int = 0) -> None:
-        """A tick that began at `now`. missed: deadlines before it that had no tick of their own."""
-        self._first = now if self._ticks == 0 else self._first
-        self._last, self._ticks, self._missed = now, self._ticks + 1, self._missed + missed
+    def add(self, now: float, deadline: float) -> None:
+        """A tick that began at `now`. Deadlines between its own and that of the last tick were missed."""
+        if self._ticks == 0:
+            self._first, self._deadline = now, deadline
+        self._missed += max(round((deadline - self._deadline) * self._hz) - 1, 0)
+        self._last, self._deadline, self._ticks = now, deadline, self._ticks + 1
         self._late[bisect.bisect_left(_EDGES_S, max(now - deadline, 0.0))] += 1
 
     def late_ms(self, percent: float) -> float:
@@ -65,11 +68,10 @@ class Pace:
         now = time.monotonic()
         on_grid = (now - self._offset) * self._hz
         due = math.ceil(on_grid) if self._index is None else self._index + 1
-        missed = max(math.floor(on_grid) - due, 0)  # above 0, `due` is more than one period ago
-        self._index = due + missed
+        self._index = max(due, math.floor(on_grid))
         deadline = self._index / self._hz + self._offset
         if deadline > now:
             time.sleep(deadline - now)
             now = time.monotonic()
-        self.stats.add(now, deadline, missed)
+        self.stats.add(now, deadline)
         return self._index

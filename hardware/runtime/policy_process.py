@@ -22,6 +22,7 @@ from hardware.runtime.slots import SharedSlot
 
 OFFSET_S = 0.004  # after the observer's tick on the common grid
 SERVER_S = 2.0  # the longest that a policy server may take; less than what counts as hung
+LOAD_S = 300.0  # a policy that is not loaded after so long does not load
 HEAD_BYTES = 1 << 16
 REPORT_BYTES = 1 << 18
 
@@ -71,11 +72,8 @@ class PolicyProcess:
     hung_s: without a word for so long, it counts as hung.
     """
 
-    def __init__(
-        self, factory: Callable[[], Policy], *, hz: float, image_bytes: int, hung_s: float = 3.0, load_s: float = 300.0
-    ) -> None:
-        self.hz, self._factory, self._image_bytes = hz, factory, image_bytes
-        self._hung_s, self._load_s = hung_s, load_s
+    def __init__(self, factory: Callable[[], Policy], *, hz: float, image_bytes: int, hung_s: float = 3.0) -> None:
+        self.hz, self._factory, self._image_bytes, self._hung_s = hz, factory, image_bytes, hung_s
         self._process: Any = None
 
     def start(self) -> None:
@@ -120,8 +118,8 @@ class PolicyProcess:
             return f"policy: its process ended ({_reason(self._process)}); its own message is above"
         report = self.newest()
         if report is None or not report.identity:
-            late = now - self._started > self._load_s
-            return f"policy: not loaded after {self._load_s:.0f} s" if late else ""
+            late = now - self._started > LOAD_S
+            return f"policy: not loaded after {LOAD_S:.0f} s" if late else ""
         silent = now - report.t
         return f"policy: hangs, silent for {silent:.1f} s" if silent > self._hung_s else ""
 

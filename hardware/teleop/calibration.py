@@ -26,6 +26,8 @@ from hardware.devices.base import Arm, ArmState, DeviceError, Tracker
 from hardware.teleop.cube import Intrinsics
 
 MIN_PAIRS = 5
+REACH_RAD, REACH_M = 0.45, 0.05  # of the poses that are visited, around where the arm is
+SAMPLES, PATIENCE_S = 10, 3.0  # of the cube at a pose, and within how long
 SETTLE_S = 1.0  # an arm swings a little when it stops
 MIN_ROTATION_RAD = 0.35  # the arm has to turn so far, about two axes, for the rotations to be told apart
 RADIANS_PER_METRE = 5.0  # what a metre of misfit weighs against a radian
@@ -141,16 +143,14 @@ def _of_vector(vector: np.ndarray) -> RigidTransform:
     return RigidTransform.from_components(vector[:3], Rotation.from_rotvec(vector[3:]))
 
 
-def turned_around(
-    q_arm: np.ndarray, count: int, rng: np.random.Generator, *, turn_rad: float = 0.45, reach_m: float = 0.05
-) -> list[np.ndarray]:
+def turned_around(q_arm: np.ndarray, count: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Joints [7] rad of poses around where the arm is, turned every way: what hand-eye calibration needs."""
     home, lower, upper = arm_ik.forward(q_arm), SPEC.lower[:ARM_DOF] + 0.05, SPEC.upper[:ARM_DOF] - 0.05
     targets: list[np.ndarray] = []
     for _ in range(20 * count):
         direction = rng.normal(size=3)
-        turn = Rotation.from_rotvec(turn_rad * rng.uniform(0.5, 1.0) * direction / np.linalg.norm(direction))
-        pose = make_pose(home[:3] + rng.uniform(-reach_m, reach_m, 3), rotation(home) * turn)
+        turn = Rotation.from_rotvec(REACH_RAD * rng.uniform(0.5, 1.0) * direction / np.linalg.norm(direction))
+        pose = make_pose(home[:3] + rng.uniform(-REACH_M, REACH_M, 3), rotation(home) * turn)
         found = arm_ik.solve(pose, q_arm, posture=q_arm)
         inside = (found.q_arm > lower).all() and (found.q_arm < upper).all()
         if inside and found.position_error < 1e-3 and found.rotation_error < 0.01:
@@ -160,12 +160,10 @@ def turned_around(
     raise ValueError(f"only {len(targets)} of {count} poses around the arm can be reached; begin in mid-range")
 
 
-def visit(
-    arm: Arm, tracker: Tracker, target: np.ndarray, speed: float, *, samples: int = 10, patience_s: float = 3.0
-) -> tuple[np.ndarray, np.ndarray] | None:
+def visit(arm: Arm, tracker: Tracker, target: np.ndarray, speed: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Moves the arm at `speed` rad/s to `target` [7] rad, and looks: pose_base_ee and pose_camera_cube, [7] each.
 
-    None where the cube is not seen `samples` times within `patience_s` of the arm's coming to rest. Raises DeviceError.
+    None where the cube is not seen SAMPLES times within PATIENCE_S of the arm's coming to rest. Raises DeviceError.
     """
     begin = _latest(arm).q
     steps = max(1, round(float(np.abs(target - begin).max()) / (speed * arm.period_s)))
@@ -174,14 +172,14 @@ def visit(
         time.sleep(arm.period_s)
     time.sleep(SETTLE_S)
     seen: list[np.ndarray] = []
-    last, end = 0, time.monotonic() + patience_s
-    while len(seen) < samples and time.monotonic() < end:
+    last, end = 0, time.monotonic() + PATIENCE_S
+    while len(seen) < SAMPLES and time.monotonic() < end:
         reading = tracker.read()
         if reading is not None and reading.valid and reading.seq != last:
             last = reading.seq
             seen.append(reading.value)
         time.sleep(0.2 * tracker.period_s)
-    if len(seen) < samples:
+    if len(seen) < SAMPLES:
         return None
     return _latest(arm).pose_base_ee, mean_pose(np.stack(seen))
 
