@@ -69,7 +69,8 @@ class ZmqGlove(Stream[np.ndarray]):
                 fault = fault or str(error)
                 continue
             if points is not None:
-                return Sample(points, now, self._judge(points))
+                frozen = self._frozen(points)
+                return Sample(points, now, fault_of(points) or frozen)
         return Sample(None, now, fault) if fault else None
 
     def _waiting(self) -> list[bytes]:
@@ -82,10 +83,6 @@ class ZmqGlove(Stream[np.ndarray]):
                 messages.append(self._socket.recv(zmq.NOBLOCK))
         except zmq.Again:
             return messages
-
-    def _judge(self, points: np.ndarray) -> str:
-        frozen = self._frozen(points)
-        return fault_of(points) or frozen
 
 
 def check_address(address: str) -> None:

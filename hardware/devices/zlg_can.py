@@ -34,12 +34,10 @@ class ZlgBus:
         import can
 
         if not self._received:
-            for identifier, data, _ in self._adapter.receive_fd_messages(
-                self._channel, max_messages=100, timeout_ms=max(1, round(1e3 * timeout))
-            ):
-                self._received.append(
-                    can.Message(arbitration_id=identifier, data=data, is_fd=True, is_extended_id=False)
-                )
+            timeout_ms = max(1, round(1e3 * timeout))
+            frames = self._adapter.receive_fd_messages(self._channel, max_messages=100, timeout_ms=timeout_ms)
+            for number, data, _ in frames:
+                self._received.append(can.Message(arbitration_id=number, data=data, is_fd=True, is_extended_id=False))
         return self._received.popleft() if self._received else None
 
     def shutdown(self) -> None:

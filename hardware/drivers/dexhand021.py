@@ -62,12 +62,8 @@ def errors_of(payload: bytes, board: int) -> str:
     """What a board's error message says, "" where it is none."""
     if len(payload) < 3 or payload[0] != ERROR_MARK:
         return ""
-    found = [
-        f"{name} of {BOARDS[board][motor]}"
-        for motor in (0, 1)
-        for bit, name in enumerate(ERRORS)
-        if payload[2] & 1 << (4 * motor + bit)
-    ]
+    names = [f"{error} of {motor}" for motor in BOARDS[board] for error in ERRORS]  # in the order of their bits
+    found = [name for bit, name in enumerate(names) if payload[2] & 1 << bit]
     return ", ".join(found) or f"unknown error {payload[2]:#04x} of board {board}"
 
 

@@ -125,16 +125,13 @@ def _facts(results: Mapping[str, Any]) -> list[Fact]:
 def _score_sections(results: Mapping[str, Any], done: Sequence[Done]) -> list[Section]:
     """Success of the policy alone, then with a person's help, and why episodes failed."""
     kinds = {"score": "Success of the policy alone", "score_assisted": "Success, takeovers allowed"}
-    sections = []
-    for key, title in kinds.items():
-        if results[key]["tasks"]:
-            (section,) = score_sections(results[key], [])
-            sections.append(Section(title, section.blocks))
-    failed = [
+    shown = {title: results[key] for key, title in kinds.items() if results[key]["tasks"]}
+    sections = [Section(title, score_sections(score, [])[0].blocks) for title, score in shown.items()]
+    trials = [
         Trial(found.task, found.seed, found.succeeded, found.seconds, found.failure or found.ended) for found in done
     ]
-    if any(not trial.success for trial in failed):
-        sections.append(Section("Why episodes failed", [failure_table(failed)]))
+    if not all(trial.success for trial in trials):
+        sections.append(Section("Why episodes failed", [failure_table(trials)]))
     return sections
 
 

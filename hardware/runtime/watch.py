@@ -47,12 +47,9 @@ class DeviceWatch:
     """
 
     def __init__(
-        self,
-        actuators: Mapping[str, Actuator[Any]],
-        cameras: Mapping[str, Camera],
-        settings: SafetySettings,
+        self, actuators: Mapping[str, Actuator[Any]], cameras: Mapping[str, Camera], settings: SafetySettings,
         messages: Messages,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._actuators, self._cameras, self._settings, self._messages = actuators, cameras, settings, messages
         self.faults: dict[str, str] = {}
         self.outside: dict[str, str] = {}
