@@ -3,18 +3,15 @@
     python experiments/benchmarks/cube_tracker.py --out FILE.json [--frames 1000]
 
 One core, images of 1280 x 720 at 30 Hz, field of view of a D435's colour camera, blur 0.7 px, noise of 3 grey levels,
-before clutter. Writes {"distances": {m: {"position_mm", "rotation_deg" (median and 95 %), "valid" (share of frames
+before clutter. Writes {"distances": {m: {"position_mm", "rotation_deg" (median and 95 %), "valid" (fraction of frames
 with a believed pose), "flips_per_1000" (believed poses that are more than 30 degrees off), "ms" (CPU per frame, median,
 95 % and longest)}}, "frames"}: errors are of the tracker's poses, before the filter.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,6 +19,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.robots.poses import make_pose
+from experiments.benchmarks.result import parser, write_result
 from hardware.emulators import cube as peer
 from hardware.teleop.cube import Intrinsics
 from hardware.teleop.cube_tracking import CubeTracker, turned
@@ -68,18 +66,16 @@ def percentiles(values: np.ndarray, *wanted: float) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Accuracy, flips and cost of the cube tracker on rendered images.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--frames", type=int, default=1000)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--frames", type=int, default=1000)
+    options = arguments.parse_args()
     cv2.setNumThreads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     results = {}
     for distance in DISTANCES_M:
         results[f"{distance:g}"] = measure(distance, options.frames)
         print(f"{distance:g} m", results[f"{distance:g}"], flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"frames": options.frames, "distances": results}, indent=1) + "\n")
+    write_result(options.out, {"frames": options.frames, "distances": results})
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ until nobody commands any more, "rest_ms": until the commands stand still, "told
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import json
 import os
 import resource
 import signal
@@ -28,9 +26,9 @@ import numpy as np
 from dexhil.config import read_config_file
 from dexhil.control.takeover import Mode
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
-from dexhil.schema import ActionChunk, EpisodeMetadata, Observation
-from experiments.benchmarks.takeover import Still, WanderingPolicy
-from hardware.devices.base import OperatorState
+from dexhil.schema import ARM_DOF, ActionChunk, EpisodeMetadata, Observation
+from experiments.benchmarks.result import parser, write_result
+from hardware.devices.base import Health, OperatorState, Stamped
 from hardware.runtime.control import Control, Phase
 from hardware.runtime.policy_process import PolicyProcess
 from hardware.runtime.recording import Recorder
@@ -43,18 +41,46 @@ HOLDING = (Mode.HOLD, Mode.ESTOP, Mode.RELEASING)
 
 
 @dataclasses.dataclass
-class FaultyPolicy(WanderingPolicy):
-    """Returns NaN, or hangs, while a file of that name is in `flags`."""
+class FaultyPolicy:
+    """Wanders around home at the speed of a demonstration; NaN, or no answer, while a file so named is in `flags`."""
 
-    flags: str = ""
+    flags: str
+    checkpoint_id: str = "wandering"
 
     def infer(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         while (Path(self.flags) / "hang").exists():
             time.sleep(0.01)
-        chunk = super().infer(observation, seed=seed)
+        rng = np.random.default_rng([seed, round(1e3 * time.monotonic())])
+        t = time.monotonic() + np.arange(16) / 20.0
+        phases = np.linspace(0, 5, SPEC.action_dim)
+        size = np.r_[np.full(ARM_DOF, 0.12), np.full(SPEC.hand_dof, 0.25)]
+        rows = SPEC.home + size * np.sin(2 * np.pi * 0.4 * t[:, None] + phases) + rng.normal(0, 0.005, (1, len(size)))
+        actions = np.clip(rows, SPEC.lower, SPEC.upper).astype(np.float32)
         if (Path(self.flags) / "nan").exists():
-            chunk.actions[2, 3] = np.nan
-        return chunk
+            actions[2, 3] = np.nan
+        return ActionChunk(actions, observation.timestamp)
+
+
+class Switch:
+    """The operator's switch, as the benchmark sets it."""
+
+    name, period_s = "switch", 1.0 / 90.0
+
+    def __init__(self) -> None:
+        self.value, self.valid, self._seq = OperatorState(False), True, 0
+
+    def connect(self) -> None:
+        """Is always connected."""
+
+    def read(self) -> Stamped[OperatorState]:
+        self._seq += 1
+        return Stamped(self.value, time.monotonic(), time.monotonic(), self._seq, self.valid)
+
+    def health(self) -> Health:
+        return Health(True)
+
+    def stop(self) -> None:
+        """Has nothing to stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +113,7 @@ class Bench:
         self.flags, self.said = folder / "flags", []
         self.flags.mkdir()
         self.rig = make_rig(config, "sim")
-        self.operator = Still("switch", OperatorState(False))
+        self.operator = Switch()
         self.rig.devices["operator"] = self.operator
         make_policy = functools.partial(FaultyPolicy, flags=str(self.flags))
         self.policy = PolicyProcess(make_policy, hz=config.rates.policy_hz, image_bytes=1 << 20, hung_s=2.0)
@@ -198,17 +224,15 @@ def _rest(seen: list[tuple[float, Mode, np.ndarray]]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=Path("hardware/configs/fr3_dexhand021.py"))
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--config", type=Path, default=Path("hardware/configs/fr3_dexhand021.py"))
+    arguments.add_argument("--repeats", type=int, default=3)
+    options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options.config, Path(folder))
         with bench.session:
             found = bench.run(options.repeats)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=1))
+    write_result(options.out, found)
 
 
 if __name__ == "__main__":

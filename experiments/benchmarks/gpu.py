@@ -52,15 +52,15 @@ from experiments.benchmarks.measure import (
     TrainingCase,
     adapted,
     check_memory,
-    machine,
+    jax_machine,
     measure_training,
     milliseconds,
     random_inputs,
     random_params,
     summary,
     with_cameras,
-    write_result,
 )
+from experiments.benchmarks.result import parser, write_result
 
 BATCHES = (32, 16, 8, 4)
 STEPS = 10  # of training, timed after a first
@@ -178,13 +178,12 @@ def compare(parts: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of all parts together")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--tiny", action="store_true", help="sizes for a CPU, to try the command")
-    parser.add_argument("--only", choices=PARTS, help=argparse.SUPPRESS)  # a part, in its own process
-    options = parser.parse_args(arguments)
+    command = parser(__doc__)
+    command.add_argument("--seconds", type=float, default=SECONDS, help="of all parts together")
+    command.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    command.add_argument("--tiny", action="store_true", help="sizes for a CPU, to try the command")
+    command.add_argument("--only", choices=PARTS, help=argparse.SUPPRESS)  # a part, in its own process
+    options = command.parse_args(arguments)
     if options.only:
         options.out.write_text(json.dumps(run_here(options.only, options.tiny)))
         return
@@ -192,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.parts:
         parts[name] = run_part(name, options.tiny, end - time.monotonic())
         print(f"{name}: {parts[name]}", flush=True)
-    result = {"benchmark": "gpu", "tiny": options.tiny, "machine": machine(), "parts": parts}
+    result = {"benchmark": "gpu", "tiny": options.tiny, "machine": jax_machine(), "parts": parts}
     write_result(options.out, result | {"compared": compare(parts)})
 
 

@@ -8,12 +8,7 @@ Writes "inverse_kinematics_ms" and per task {"x_real_time", "episode_cpu_s" (a 6
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +16,7 @@ from dexhil.robots import arm_ik
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
 from dexhil.sim.robot_model import SPEC
+from experiments.benchmarks.result import machine, parser, write_result
 
 EPISODE_S = 6.0
 PARTS = ("operator", "physics", "cameras")
@@ -61,23 +57,20 @@ def time_inverse_kinematics(solves: int = 500) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of the simulated rig on one core.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--episodes", type=int, default=5)
-    parser.add_argument("--image-size", type=int, default=64)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--episodes", type=int, default=5)
+    arguments.add_argument("--image-size", type=int, default=64)
+    options = arguments.parse_args()
     rig = SimRig(image_size=options.image_size)
     result = {
         "benchmark": "simulation",
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": machine(),
         "image_size": options.image_size,
         "cameras": list(rig.cameras),
         "inverse_kinematics_ms": time_inverse_kinematics(),
         "tasks": {task: time_task(rig, task, options.episodes) for task in rig.tasks},
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write_result(options.out, result)
 
 
 if __name__ == "__main__":
