@@ -32,7 +32,7 @@ from dexhil.rig import RigConfig
 from dexhil.schema import EpisodeMetadata, Step
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
-from experiments.quota import Done, fill_quota
+from experiments.quota import Done, fill_quota, recorded
 from experiments.rigs import make_rig
 
 OPERATOR = "scripted"
@@ -50,8 +50,9 @@ def main(argv: Sequence[str]) -> None:
     episodes.mkdir(exist_ok=True)
     attempts = collect(config, episodes, per_task, options.round)
     dataset = build(config, options.out)
-    run.report({"dataset": dataset, "tasks": {task: _summary(seeds) for task, seeds in attempts.items()}})
-    print(f"data set: {dataset} (card: {dataset / 'card.md'})")
+    tasks = {task: {"attempts": len(seeds), "successes": sum(seeds.values())} for task, seeds in attempts.items()}
+    run.report({"dataset": dataset, "tasks": tasks})
+    print(f"data set: {dataset} (card: {dataset / 'card.md'})\nreport: {run.workdir / 'report.json'}")
 
 
 def claim(out: Path, config: Config, keys: tuple[str, ...], **facts: Any) -> None:
@@ -91,7 +92,7 @@ def build(config: Config, out: Path) -> Path:
 def collect(config: Config, root: Path, per_task: int, number: int = 0) -> Done:
     """Records until every task has `per_task` successes; returns {task: {seed: success}}."""
     return fill_quota(
-        {task: recorded(root, task) for task in config.rig.tasks},
+        {task: recorded(root, task, lambda facts: facts.success == 1) for task in config.rig.tasks},
         per_task,
         first_seed=config.collect.first_seed,
         workers=config.collect.workers,
@@ -104,12 +105,6 @@ def demonstration_rig(config: Config) -> RigConfig:
     """Settings of the rig where demonstrations are made."""
     rig = read_section(config, "rig", RigConfig)
     return dataclasses.replace(rig, difficulty=config.collect.coverage * rig.difficulty)
-
-
-def recorded(root: Path, task: str) -> dict[int, bool]:
-    """{seed: success} of the finished episodes of `task` under `root`."""
-    facts = [read_facts(path)[0] for path in list_episodes(root)]
-    return {fact.seed: fact.success == 1 for fact in facts if fact.task == task}
 
 
 _rigs: list[SimRig] = []  # of this worker process: compiling a scene takes longer than an episode's reset
@@ -127,22 +122,10 @@ def record_demonstration(
     """Records one episode of the scripted operator; returns whether it succeeded."""
     observation = rig.reset(task=task, seed=seed)
     operator = ScriptedOperator(rig, seed=seed, approach_speed=approach_speed)
-    draft = _metadata(rig, task, seed, number, success=-1)
-    not_asked = np.full(rig.spec.action_dim, np.nan, np.float32)
-    with EpisodeWriter(root, control_hz=rig.control_hz, draft=draft) as writer:
-        while not rig.success() and rig.time < rig.horizon_s:
-            executed = rig.apply(operator.act())
-            writer.append(Step(observation, executed, policy_action=not_asked, is_intervention=True))
-            observation = rig.observe()
-        writer.finish(_metadata(rig, task, seed, number, success=int(rig.success())))
-    return rig.success()
-
-
-def _metadata(rig: SimRig, task: str, seed: int, number: int, success: int) -> EpisodeMetadata:
-    return EpisodeMetadata(
+    draft = EpisodeMetadata(
         episode_id=f"{task}-{seed:06d}",
         task=task,
-        success=success,
+        success=-1,
         source="offline",
         round=number,
         policy="",
@@ -152,10 +135,14 @@ def _metadata(rig: SimRig, task: str, seed: int, number: int, success: int) -> E
         takeovers=0,
         max_takeover_jump=0.0,
     )
-
-
-def _summary(seeds: dict[int, bool]) -> dict[str, int]:
-    return {"attempts": len(seeds), "successes": sum(seeds.values())}
+    not_asked = np.full(rig.spec.action_dim, np.nan, np.float32)
+    with EpisodeWriter(root, control_hz=rig.control_hz, draft=draft) as writer:
+        while not rig.success() and rig.time < rig.horizon_s:
+            executed = rig.apply(operator.act())
+            writer.append(Step(observation, executed, policy_action=not_asked, is_intervention=True))
+            observation = rig.observe()
+        writer.finish(dataclasses.replace(draft, success=int(rig.success())))
+    return rig.success()
 
 
 if __name__ == "__main__":

@@ -46,8 +46,6 @@ def main(argv: Sequence[str]) -> None:
     config, options = load_config(argv, command_options.evaluate(), workdir=default_workdir)
     if options.server and options.step is not None:
         raise ConfigError(f"--step {options.step}: a server has chosen its checkpoint; leave it out")
-    if options.trials is not None and options.trials < 1:
-        raise ConfigError(f"--trials {options.trials}: expected at least 1")
     workdir = options.workdir
     if options.server:
         client = functools.partial(PolicyClient, options.server, key=read_key(), rig=config_rig(config))
@@ -60,7 +58,8 @@ def main(argv: Sequence[str]) -> None:
         lineage = {"checkpoint": find_step(options.checkpoint, options.step), **meta.lineage}
         run = Run(workdir, "eval", config)
         trials = evaluate(config, options.checkpoint, workdir, step=options.step, count=options.trials)
-    results = {**score(outcomes(trials)), "trials": [trial_facts(trial) for trial in trials]}
+    facts = [{field: value for field, value in vars(trial).items() if field != "frames"} for trial in trials]
+    results = {**score(outcomes(trials)), "trials": facts}
     report = run.report(results, lineage=lineage)
     print(f"report: {write_report(workdir, report, trials, media=workdir)}")
     for task, entry in results["tasks"].items():
@@ -107,7 +106,7 @@ def _run_trials(
         make_policy=make_policy,
         folder=folder,
         identity=json.dumps([*identity, to_json(config.rig), *(settings[name] for name in DECISIVE)]),
-        executor=executor_config(config),
+        executor=ExecutorConfig.of(settings),
         max_seconds=settings.max_seconds or None,
         videos_per_task=settings.videos_per_task,
         latency_steps=settings.latency_steps,
@@ -144,14 +143,9 @@ def config_rig(config: Config) -> Interface:
 def check_acts(config: Config, policy: Interface, model: VLAConfig) -> RtcChoice:
     """What to load the policy with. Raises ConfigError or ValueError where it cannot act as `config` says."""
     check_fits(policy, config_rig(config))
-    rtc = executor_config(config).policy_rtc
+    rtc = ExecutorConfig.of(config.eval).policy_rtc
     check_execution(config, model.chunk, max_delay(choose_rtc(rtc, model), model))
     return rtc
-
-
-def executor_config(config: Config) -> ExecutorConfig:
-    """How chunks follow each other under `config.eval`."""
-    return ExecutorConfig.of(config.eval)
 
 
 def check_execution(config: Config, chunk: int, most: int) -> None:
@@ -161,17 +155,12 @@ def check_execution(config: Config, chunk: int, most: int) -> None:
     """
     if config.eval.execute_steps > chunk:
         raise ConfigError(f"eval.execute_steps {config.eval.execute_steps}: expected 1 to {chunk}, the policy's chunk")
-    latency, handover = config.eval.latency_steps, executor_config(config).handover
-    if handover == "rtc" and latency > most:
+    latency = config.eval.latency_steps
+    if config.eval.handover == "rtc" and latency > most:
         raise ConfigError(
             f"eval.latency_steps {latency}: real-time chunking of this policy (eval.rtc {config.eval.rtc!r}) bridges "
             f"at most {most} steps; take less, or handover 'replace'"
         )
-
-
-def trial_facts(trial: Trial) -> dict[str, Any]:
-    """One row of the per-trial table."""
-    return {field: value for field, value in vars(trial).items() if field != "frames"}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import numpy as np
 from dexhil.commands import Run, load_config, run_command, write_json
 from dexhil.config import Config, read_section
 from dexhil.control.executor import ExecutorConfig
-from dexhil.episodes.recorder import EpisodeWriter, list_episodes, read_facts
+from dexhil.episodes.recorder import EpisodeWriter
 from dexhil.evaluation.study import OnlineEpisode
 from dexhil.evaluation.supervised import Supervised, run_supervised
 from dexhil.names import check_known
@@ -40,8 +40,8 @@ from dexhil.sim.rig import SimRig
 from dexhil.sim.teleoperation import SIMULATED_RETARGETER
 from dexhil.training.checkpoints import find_step, fingerprint, load_meta
 from experiments.collect import build, claim, share_of_a_task
-from experiments.eval import check_acts, executor_config
-from experiments.quota import fill_quota
+from experiments.eval import check_acts
+from experiments.quota import fill_quota, recorded
 from experiments.rigs import make_rig
 from experiments.settings import OnlineConfig, SupervisorConfig
 
@@ -78,14 +78,13 @@ def main(argv: Sequence[str]) -> None:
     run = Run(options.out, "online", config)
     online = Round(
         options.out, options.checkpoint, int(found.name), options.round,
-        config.online.first_seed, executor_config(config), settings.latency_steps,
-        rtc,
+        config.online.first_seed, ExecutorConfig.of(settings), settings.latency_steps, rtc,
     )  # fmt: skip
     episodes = collect_online(config, online, tasks, per_task)
     dataset = build(config, options.out)
     results = {"dataset": dataset, "episodes": [dataclasses.asdict(episode) for episode in episodes]}
     run.report(results, lineage={"checkpoint": found})
-    print(f"data set: {dataset} (card: {dataset / 'card.md'})")
+    print(f"data set: {dataset} (card: {dataset / 'card.md'})\nreport: {run.workdir / 'report.json'}")
 
 
 def supervised_tasks(config: Config) -> tuple[str, ...]:
@@ -102,7 +101,7 @@ def collect_online(config: Config, online: Round, tasks: Sequence[str], per_task
     settings = read_section(config, "online", OnlineConfig)
     load_retargeter(settings.person.retargeter)
     done = fill_quota(
-        {task: _recorded(episodes, task) for task in tasks},
+        {task: recorded(episodes, task, _is_corrected) for task in tasks},
         per_task,
         first_seed=online.first_seed,
         workers=config.collect.workers,
@@ -130,12 +129,6 @@ def read_online(out: Path, arm: str, number: int) -> list[OnlineEpisode]:
             poster = film.with_suffix(".jpg") if shown else None
             found.append(OnlineEpisode(arm=arm, round=number, video=shown, poster=poster, **facts))
     return found
-
-
-def _recorded(root: Path, task: str) -> dict[int, bool]:
-    """{seed: corrected} of the finished episodes of `task` under `root`."""
-    facts = [read_facts(path)[0] for path in list_episodes(root)]
-    return {fact.seed: _is_corrected(fact) for fact in facts if fact.task == task}
 
 
 def _is_corrected(facts: EpisodeMetadata) -> bool:
@@ -167,28 +160,30 @@ def record_online(
         if filmed and round(rig.time * rig.control_hz) % every == 0:
             frames.append(control_overlay(rig.render("scene", width, height), who))
 
-    def metadata(success: int, outcome: Supervised | None) -> EpisodeMetadata:
-        return EpisodeMetadata(
-            episode_id=episode_id,
-            task=task,
-            success=success,
-            source="online",
-            round=online.number,
-            policy=policy.checkpoint_id,
-            operator="simulated person",
-            robot=rig.spec.name,
-            seed=seed,
-            takeovers=len(outcome.engaged) if outcome else 0,
-            max_takeover_jump=max((jump.max for jump in outcome.engaged), default=0.0) if outcome else 0.0,
-        )
-
-    draft = metadata(-1, None)
+    draft = EpisodeMetadata(
+        episode_id=episode_id,
+        task=task,
+        success=-1,
+        source="online",
+        round=online.number,
+        policy=policy.checkpoint_id,
+        operator="simulated person",
+        robot=rig.spec.name,
+        seed=seed,
+        takeovers=0,
+        max_takeover_jump=0.0,
+    )
     with EpisodeWriter(online.out / "episodes", control_hz=rig.control_hz, draft=draft) as writer:
         outcome = run_supervised(
             rig, policy, person, seed=seed, max_seconds=settings.max_seconds, record=writer.append, watch=watch,
             executor=online.executor, latency_steps=online.latency_steps,
         )  # fmt: skip
-        result = metadata(int(outcome.success), outcome)
+        result = dataclasses.replace(
+            draft,
+            success=int(outcome.success),
+            takeovers=len(outcome.engaged),
+            max_takeover_jump=max((jump.max for jump in outcome.engaged), default=0.0),
+        )
         if frames:
             film = online.out / "videos" / f"{episode_id}.mp4"
             film.parent.mkdir(exist_ok=True)

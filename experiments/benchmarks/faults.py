@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from hardware.runtime.session import Session
 
 PATIENCE_S = 180.0
 STILL_RAD = 1e-5
+SILENT = ("arm", "hand", "scene", "tracker", "glove")  # devices that the simulator can silence
 HOLDING = (Mode.HOLD, Mode.ESTOP, Mode.RELEASING)
 
 
@@ -72,6 +73,12 @@ class Switch:
     def connect(self) -> None:
         """Is always connected."""
 
+    def unplug(self) -> None:
+        self.valid = False
+
+    def plug_in(self) -> None:
+        self.valid = True
+
     def read(self) -> Stamped[OperatorState]:
         self._seq += 1
         return Stamped(self.value, time.monotonic(), time.monotonic(), self._seq, self.valid)
@@ -83,9 +90,8 @@ class Switch:
         """Has nothing to stop."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """inject and mend: at once. person: who is in control is a person, else the policy."""
+class Fault(NamedTuple):
+    """inject and mend: at once. person: a person is in control, else the policy."""
 
     inject: Callable[[], Any]
     mend: Callable[[], Any]
@@ -126,36 +132,23 @@ class Bench:
 
     def faults(self) -> dict[str, Fault]:
         """All that is tried, by name."""
-        world, flags = self.world, self.flags
-
-        def kill_with(number: int) -> Callable[[], None]:
-            return lambda: os.kill(self.policy.pid, number)
-
-        def silent(name: str, *, person: bool = False) -> Fault:
-            return Fault(lambda: world.inject(name), lambda: world.inject(""), person)
-
-        def flag(name: str) -> Fault:
-            return Fault((flags / name).touch, (flags / name).unlink)
-
-        nothing = functools.partial(bool)
+        inject, full = self.world.inject, (resource.RLIMIT_FSIZE, (1, 1))
+        silent = {name: (functools.partial(inject, name), functools.partial(inject, "")) for name in SILENT}
+        nan, hang = self.flags / "nan", self.flags / "hang"
         return {
-            "policy process killed (SIGKILL)": Fault(kill_with(signal.SIGKILL), nothing),
-            "policy process stopped (SIGSTOP)": Fault(kill_with(signal.SIGSTOP), nothing),
-            "policy returns NaN": flag("nan"),
-            "policy hangs": flag("hang"),
-            "arm silent": silent("arm"),
-            "hand silent": silent("hand"),
-            "camera frozen": silent("scene"),
-            "cube lost, a person in control": silent("tracker", person=True),
-            "glove silent, a person in control": silent("glove", person=True),
-            "switch unplugged, a person in control": Fault(
-                lambda: setattr(self.operator, "valid", False), lambda: setattr(self.operator, "valid", True), True
-            ),
+            "policy process killed (SIGKILL)": Fault(lambda: os.kill(self.policy.pid, signal.SIGKILL), bool),
+            "policy process stopped (SIGSTOP)": Fault(lambda: os.kill(self.policy.pid, signal.SIGSTOP), bool),
+            "policy returns NaN": Fault(nan.touch, nan.unlink),
+            "policy hangs": Fault(hang.touch, hang.unlink),
+            "arm silent": Fault(*silent["arm"]),
+            "hand silent": Fault(*silent["hand"]),
+            "camera frozen": Fault(*silent["scene"]),
+            "cube lost, a person in control": Fault(*silent["tracker"], person=True),
+            "glove silent, a person in control": Fault(*silent["glove"], person=True),
+            "switch unplugged, a person in control": Fault(self.operator.unplug, self.operator.plug_in, person=True),
             "emergency stop": Fault(lambda: self.press("estop"), lambda: self.press("clear_estop")),
             "recorder killed (SIGKILL)": Fault(lambda: os.kill(self.recorder.pid, signal.SIGKILL), self.recorder.start),
-            "disk full": Fault(
-                lambda: resource.prlimit(self.recorder.pid, resource.RLIMIT_FSIZE, (1, 1)), self.recorder.start
-            ),
+            "disk full": Fault(lambda: resource.prlimit(self.recorder.pid, *full), self.recorder.start),
         }
 
     def press(self, event: str) -> None:

@@ -26,14 +26,13 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCase:
-    """What is trained, and how. mode: "full", or "lora" with frozen weights in bfloat16. fsdp: see `make_mesh`."""
+    """What is trained, and how. mode: "full", or "lora" with frozen weights in bfloat16."""
 
     mode: str = "full"
     batch_size: int = 32
     flow_samples: int = 1
     optimizer: Literal["muon", "adamw"] = "muon"
-    ema: Literal["device", "host", "off"] = "device"
-    fsdp: int = 1
+    ema: Literal["device", "off"] = "device"
 
 
 def adapted(model: VLAConfig) -> VLAConfig:
@@ -69,9 +68,9 @@ def measure_training(
     make_batch: the model's inputs, in NumPy. steps: timed ones, after a first. peak: of a device, TFLOP/s. Raises
     MemoryError, before it is used up, where the device has too little.
     """
-    mesh, shapes = make_mesh(case.fsdp), abstract_params(model)
+    mesh, shapes = make_mesh(), abstract_params(model)
     frozen = frozen_paths(shapes, ["PaliGemma"] if case.mode == "lora" else [])
-    check_memory(state_gib(shapes, frozen, case) / case.fsdp)
+    check_memory(state_gib(shapes, frozen, case))
     tflops = training_flops(model, shapes, frozen, case.flow_samples) / 1e12
     params = random_params(model, "bfloat16" if case.mode == "lora" else "float32")
     options = OptimizerConfig(steps=10_000, optimizer=case.optimizer)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import functools
 import re
 import signal
 import subprocess
@@ -55,11 +54,12 @@ def serving(run: Path, workdir: Path) -> Iterator[tuple[subprocess.Popen[str], s
             process.kill()
 
 
-def ask(uri: str, policy: Policy, deadline: float, number: int) -> tuple[list[float], int]:
-    """One client until `deadline`, time.monotonic: latencies in ms, and how many answers differ from `policy`'s."""
+def ask(uri: str, policy: Policy, seconds: float, number: int) -> tuple[list[float], int]:
+    """One client for `seconds`: latencies in ms, and how many answers differ from `policy`'s."""
     rng, latencies, wrong = np.random.default_rng(number), [], 0
     observations = [random_observation(rng, policy.meta) for _ in range(QUESTIONS)]
     right = [policy.infer(seen, seed=number).actions for seen in observations]
+    deadline = time.monotonic() + seconds
     with PolicyClient(uri, timeout_s=30.0) as client:
         while time.monotonic() < deadline:
             began, index = time.monotonic(), rng.integers(QUESTIONS)
@@ -87,8 +87,7 @@ def main() -> None:
         policy = Policy.load(run)
         with serving(run, Path(folder) / "serve") as (process, uri):
             memory = [resident_mb(process.pid)]
-            client = functools.partial(ask, uri, policy, time.monotonic() + seconds)
-            running = [pool.submit(client, number) for number in range(options.clients)]
+            running = [pool.submit(ask, uri, policy, seconds, number) for number in range(options.clients)]
             time.sleep(seconds / 3)
             memory.append(resident_mb(process.pid))
             latencies, wrong = zip(*(future.result() for future in running), strict=True)

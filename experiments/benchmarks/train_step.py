@@ -33,7 +33,6 @@ def parse_arguments() -> argparse.Namespace:
     arguments.add_argument("--flow-samples", type=int, default=1)
     arguments.add_argument("--optimizer", default="muon", choices=("muon", "adamw"))
     arguments.add_argument("--ema", default="device", choices=("device", "off"))
-    arguments.add_argument("--fsdp", type=int, default=1, help="devices that share one copy of the parameters")
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), help="of activations; default: the model's")
     arguments.add_argument("--remat", action=argparse.BooleanOptionalAction, help="default: the model's")
     arguments.add_argument("--steps", type=int, default=30, help="timed after a first")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,13 +89,13 @@ def test_eval_through_the_server_gives_the_same_trials(uri: str, checkpoint: Pat
 
 
 def test_a_soak_counts_right_and_wrong_answers(uri: str, policy: Policy) -> None:
-    latencies, wrong = benchmark.ask(uri, policy, time.monotonic() + 0.5, 1)
+    latencies, wrong = benchmark.ask(uri, policy, 0.5, 1)
     assert latencies
     assert wrong == 0
     other = types.SimpleNamespace(
         meta=policy.meta, infer=lambda seen, seed: ActionChunk(policy.infer(seen, seed=seed).actions + 1, 0.0)
     )
-    latencies, wrong = benchmark.ask(uri, cast(Policy, other), time.monotonic() + 0.5, 1)
+    latencies, wrong = benchmark.ask(uri, cast(Policy, other), 0.5, 1)
     assert wrong == len(latencies) > 0
 
 
