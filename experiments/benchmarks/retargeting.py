@@ -6,8 +6,7 @@ Ours is trained on the first four fifths of each of five stretches of a recordin
 recording alone ("dexhil_other"). All methods are scored on the frames that "dexhil" has not seen, with the same scale.
 dex-retargeting's vector and dexpilot take part where they are installed; geort_style is `geort.py` beside this. Writes
 {"clips": {clip: {hand: {method: {metric: value}}}}, "latency_ms": {method: {"median", "p99"}} of the last hand,
-"reachable_tip_error_mm": {clip: {hand: of the best posture of every held-out frame, `reach.py`}}, "trade_off": {metric:
-{weights: metrics}} of ours where goals pull apart, "training_s"}, and a plot beside it.
+"trade_off": {metric: {weights: metrics}} of ours where goals pull apart, "training_s"}, and a plot beside it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from dexhil.retargeting.optimised import KINDS, OptimisedRetargeter
 from dexhil.retargeting.urdf import CARDS, load_urdf
 from experiments.benchmarks import geort
 from experiments.benchmarks.measure import milliseconds
-from experiments.benchmarks.reach import reachable_tip_error
 from experiments.benchmarks.result import machine, parser, write_result
 from experiments.retarget import held_out, load_clip, mapping
 
@@ -66,7 +64,6 @@ def main() -> None:
         for name in dict.fromkeys([*options.clips, *(OTHER[name] for name in options.clips), TRADE_OFF_CLIP])
     }
     scores: dict[str, dict[str, dict[str, Scores]]] = {name: {} for name in options.clips}
-    bounds: dict[str, dict[str, Scores]] = {name: {} for name in options.clips}
     seconds: dict[str, dict[str, float]] = {}
     latency_ms, trade_off = {}, {}
     for card in options.hands:
@@ -75,7 +72,6 @@ def main() -> None:
         models, seconds[card] = train_all(hand, clips)
         for name in options.clips:
             scores[name][card] = score_all(methods_for(name, clips[name], models, urdf, card), clips[name], hand)
-            bounds[name][card] = reachable(clips[name], hand)
             print(f"{name}, {card}: {scores[name][card]}", flush=True)
         latency_ms = latencies(clips[TRADE_OFF_CLIP], models[TRADE_OFF_CLIP], urdf, card)
         trade_off = trade_off or trade_offs(hand, clips[TRADE_OFF_CLIP])
@@ -84,7 +80,6 @@ def main() -> None:
         "clips": scores,
         "latency_ms": latency_ms,
         "latency_hand": options.hands[-1],
-        "reachable_tip_error_mm": bounds,
         "trade_off": trade_off,
         "trade_off_of": {"hand": options.hands[0], "clip": TRADE_OFF_CLIP},
         "training_s": seconds,
@@ -151,11 +146,6 @@ def score_all(methods: Mapping[str, Method], clip: np.ndarray, hand: Hand) -> di
     return {way: metrics.score(method, clip, robot, scale, held=held) for way, method in methods.items()}
 
 
-def reachable(clip: np.ndarray, hand: Hand) -> Scores:
-    robot = CanonicalHand(hand)
-    return reachable_tip_error(clip[held_out(len(clip), HELD_OUT)], robot, training.scale_of(clip, robot))
-
-
 def trade_offs(hand: Hand, clip: np.ndarray) -> dict[str, dict[str, Scores]]:
     """Ours with other weights where goals pull apart: following tips, moving the same way, reaching everywhere."""
     return {
@@ -185,7 +175,6 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     """What a better tip error costs, ours by weights and every method: coverage and motion preservation against it."""
     of = result["trade_off_of"]
     methods = result["clips"][of["clip"]][of["hand"]]
-    bound = result["reachable_tip_error_mm"][of["clip"]][of["hand"]]["pinching"]
     figure, both = plt.subplots(1, 2, figsize=(10.0, 4.4), layout="constrained")
     for axes, bottom, (metric, trade_off) in zip(both, (0.3, 0.6), result["trade_off"].items(), strict=True):
         curve = [*trade_off.items(), ("default", methods["dexhil"])]
@@ -198,7 +187,6 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
             if name in methods:
                 where = methods[name]["tip_error_mm"], methods[name][metric]
                 axes.plot(*where, marker, color=colour, markersize=8, label=label, zorder=2)
-        axes.axvline(bound, color="0.4", linestyle=":", label="no posture that pinches is nearer")
         goal = Rectangle((0.0, GOALS[metric]), TIP_GOAL_MM, 1.0 - GOALS[metric], color="tab:green", alpha=0.18, lw=0)
         axes.add_patch(goal).set_label("both goals")
         axes.set(xlabel="tip error, mm (better to the left)", xlim=(0, 50), ylim=(bottom, 1.0))
