@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import argparse
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,12 @@ def main(argv: Sequence[str]) -> None:
     facts = [{field: value for field, value in vars(trial).items() if field != "frames"} for trial in trials]
     results = {**score(outcomes(trials)), "trials": facts}
     report = run.report(results, lineage=lineage)
+    print_rates(results)
     print(f"report: {write_report(workdir, report, trials, media=workdir)}")
+
+
+def print_rates(results: Mapping[str, Any]) -> None:
+    """A line per task of a score."""
     for task, entry in results["tasks"].items():
         low, high = entry["interval"]
         print(f"{task}: {entry['successes']} of {entry['trials']} ({entry['rate']:.0%}, 95 % {low:.0%} to {high:.0%})")

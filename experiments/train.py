@@ -68,7 +68,7 @@ from dexhil.training.step import (
 )
 from dexhil.transforms.normalization import Normalization, fit_normalization
 from experiments.curves import Curves, summary
-from experiments.eval import check_acts, evaluate
+from experiments.eval import check_acts, evaluate, print_rates
 
 # Settings of `data` that the loader takes as they are.
 PASSED_ON = (
@@ -120,6 +120,7 @@ def main(argv: Sequence[str]) -> None:
     if scored(config):
         trials = evaluate(config, workdir, media)
         results |= {"score": score(outcomes(trials)), "outcomes": outcomes(trials)}
+        print_rates(results["score"])
     report = run.report(results, lineage=meta.lineage)
     print(f"report: {write_report(run.workdir, report, trials, media if trials else None)}")
 
