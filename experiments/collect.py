@@ -123,18 +123,9 @@ def record_demonstration(
     observation = rig.reset(task=task, seed=seed)
     operator = ScriptedOperator(rig, seed=seed, approach_speed=approach_speed)
     draft = EpisodeMetadata(
-        episode_id=f"{task}-{seed:06d}",
-        task=task,
-        success=-1,
-        source="offline",
-        round=number,
-        policy="",
-        operator=OPERATOR,
-        robot=rig.spec.name,
-        seed=seed,
-        takeovers=0,
-        max_takeover_jump=0.0,
-    )
+        episode_id=f"{task}-{seed:06d}", task=task, success=-1, source="offline", round=number, policy="",
+        operator=OPERATOR, robot=rig.spec.name, seed=seed, takeovers=0, max_takeover_jump=0.0,
+    )  # fmt: skip
     not_asked = np.full(rig.spec.action_dim, np.nan, np.float32)
     with EpisodeWriter(root, control_hz=rig.control_hz, draft=draft) as writer:
         while not rig.success() and rig.time < rig.horizon_s:

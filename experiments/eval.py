@@ -16,6 +16,7 @@ if __name__ == "__main__":
     begin(command_options.evaluate())
 
 import argparse
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from dexhil.commands import ConfigError, Run, load_config, progress, run_command
 from dexhil.config import Config, read_section
 from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation import rollout
+from dexhil.evaluation.config import EvalConfig
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
@@ -39,7 +41,9 @@ from dexhil.serving.keys import read_key
 from dexhil.training.checkpoints import find_step, load_meta, verify_params
 from experiments.rigs import make_rig
 
-DECISIVE = ("execute_steps", "max_seconds", "latency_steps", "handover", "rtc")  # settings that outcomes depend on
+# Settings that outcomes depend on.
+EXECUTION = tuple(field.name for field in dataclasses.fields(ExecutorConfig))
+DECISIVE = (*EXECUTION, "max_seconds", "latency_steps")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -104,19 +108,19 @@ def evaluate_served(
 def _run_trials(
     config: Config, make_policy: Callable[[], rollout.Policy], identity: list[Any], folder: Path, count: int | None
 ) -> list[Trial]:
-    rig, settings = read_section(config, "rig", RigConfig), config.eval
+    rig, settings = read_section(config, "rig", RigConfig), read_section(config, "eval", EvalConfig)
     make_rig(rig).close()  # a wrong value is named here, not in a worker
     bench = Bench(
         make_rig=functools.partial(make_rig, rig),
         make_policy=make_policy,
         folder=folder,
-        identity=json.dumps([*identity, to_json(config.rig), *(settings[name] for name in DECISIVE)]),
-        executor=ExecutorConfig.of(settings),
+        identity=json.dumps([*identity, to_json(config.rig), *(getattr(settings, name) for name in DECISIVE)]),
+        executor=settings,
         max_seconds=settings.max_seconds or None,
         videos_per_task=settings.videos_per_task,
         latency_steps=settings.latency_steps,
     )
-    per_task: int = config.eval.trials if count is None else count
+    per_task = settings.trials if count is None else count
     total, successes = per_task * len(rig.tasks), 0
     with progress(total, "evaluating") as bar, stop_requested("finishing the open trials") as stopping:
 
@@ -126,14 +130,9 @@ def _run_trials(
             bar.update(done, successes=successes)
 
         trials = run_trials(
-            bench,
-            rig.tasks,
-            trials=per_task,
-            first_seed=config.eval.first_seed,
-            workers=config.eval.workers,
-            on_trial=show,
+            bench, rig.tasks, trials=per_task, first_seed=settings.first_seed, workers=settings.workers, on_trial=show,
             stop=stopping,
-        )
+        )  # fmt: skip
     if len(trials) < total:
         raise KeyboardInterrupt
     return trials

@@ -40,13 +40,13 @@ from dexhil.sim.rig import SimRig
 from dexhil.sim.teleoperation import SIMULATED_RETARGETER
 from dexhil.training.checkpoints import find_step, fingerprint, load_meta
 from experiments.collect import build, claim, share_of_a_task
-from experiments.eval import check_acts
+from experiments.eval import EXECUTION, check_acts
 from experiments.quota import fill_quota, recorded
 from experiments.rigs import make_rig
 from experiments.settings import OnlineConfig, SupervisorConfig
 
 # Keys that say how the policy and the person act: the same for all episodes of a folder.
-ACTING = ("rig.", "online.", "eval.execute_steps", "eval.latency_steps", "eval.handover", "eval.rtc")
+ACTING = ("rig.", "online.", "eval.latency_steps", *(f"eval.{name}" for name in EXECUTION))
 FILM = (320, 240, 2)  # width, height, control steps per frame
 
 
@@ -155,18 +155,9 @@ def record_online(rig: SimRig, policy: Policy, online: Round, task: str, seed: i
             frames.append(control_overlay(rig.render("scene", width, height), who))
 
     draft = EpisodeMetadata(
-        episode_id=episode_id,
-        task=task,
-        success=-1,
-        source="online",
-        round=online.number,
-        policy=policy.checkpoint_id,
-        operator="simulated person",
-        robot=rig.spec.name,
-        seed=seed,
-        takeovers=0,
-        max_takeover_jump=0.0,
-    )
+        episode_id=episode_id, task=task, success=-1, source="online", round=online.number, policy=policy.checkpoint_id,
+        operator="simulated person", robot=rig.spec.name, seed=seed, takeovers=0, max_takeover_jump=0.0,
+    )  # fmt: skip
     with EpisodeWriter(online.out / "episodes", control_hz=rig.control_hz, draft=draft) as writer:
         outcome = run_supervised(
             rig, policy, person, seed=seed, max_seconds=settings.max_seconds, record=writer.append, watch=watch,
