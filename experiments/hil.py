@@ -137,25 +137,14 @@ def plan(
     """The parts in order: those that all arms need, and each arm's own."""
     offline = any(not arm.online for arm in arms.values())
     rounds = range(1, config.hil.rounds + 1)
-    first = [demonstrations(config, root, number, shared) for number in (0, *(rounds if offline else ()))]
+    first = []
+    for number in (0, *(rounds if offline else ())):
+        arguments = recording(config, "collect", number, config.rig.tasks, demos(root, number), shared)
+        first.append(Part(f"round {number}: demonstrations", "collect.py", demos(root, number), arguments))
     data = (f"--config.data.paths={[str(demos(root, 0) / 'rlds')]}", f"--config.data.cache_dir={root / 'cache'}")
     first.append(Part("warm-up: training and scoring", "train.py", root / WARMUP, (*shared, *data)))
     chains = {name: arm_parts(config, root, name, arm, rounds, shared) for name, arm in arms.items()}
     return first, chains
-
-
-def demonstrations(config: Config, root: Path, number: int, shared: tuple[str, ...]) -> Part:
-    """Demonstrations of a round; round 0 is the warm-up."""
-    per_task = config.hil.per_round if number else config.hil.demonstrations
-    folder = demos(root, number)
-    arguments = (
-        *shared,
-        f"--config.collect.first_seed={config.collect.first_seed + number * SEEDS_PER_ROUND}",
-        f"--episodes={per_task * len(config.rig.tasks)}",
-        f"--round={number}",
-        f"--out={folder}",
-    )
-    return Part(f"round {number}: demonstrations", "collect.py", folder, arguments)
 
 
 def arm_parts(
@@ -166,8 +155,10 @@ def arm_parts(
     for number in rounds:
         parent = policy(root, name, number - 1)
         if arm.online:
-            out = root / name / f"round{number}" / "online"
-            parts.append(supervision(config, name, arm, number, parent, out, shared))
+            out, tasks = root / name / f"round{number}" / "online", arm.tasks or config.rig.tasks
+            given = (*shared, f"--checkpoint={parent}", f"--config.online.tasks={','.join(tasks)}")
+            arguments = recording(config, "online", number, tasks, out, given)
+            parts.append(Part(f"{name}, round {number}: supervised rollouts", "online.py", out, arguments))
         else:
             out = demos(root, number)
         data.append(out / "rlds")
@@ -189,21 +180,19 @@ def arm_parts(
     return parts
 
 
-def supervision(
-    config: Config, name: str, arm: Arm, number: int, parent: Path, out: Path, shared: tuple[str, ...]
-) -> Part:
-    """An online round: the last policy acts, a person corrects."""
-    tasks = arm.tasks or tuple(config.rig.tasks)
-    arguments = (
-        *shared,
-        f"--checkpoint={parent}",
-        f"--config.online.first_seed={config.online.first_seed + number * SEEDS_PER_ROUND}",
-        f"--config.online.tasks={','.join(tasks)}",
-        f"--episodes={config.hil.per_round * len(tasks)}",
+def recording(
+    config: Config, section: str, number: int, tasks: Sequence[str], out: Path, arguments: Sequence[str]
+) -> tuple[str, ...]:
+    """Arguments of a command that records round `number`, 0 the warm-up, with the settings of `section`."""
+    per_task = config.hil.per_round if number else config.hil.demonstrations
+    first_seed = config[section].first_seed + number * SEEDS_PER_ROUND
+    return (
+        *arguments,
+        f"--config.{section}.first_seed={first_seed}",
+        f"--episodes={per_task * len(tasks)}",
         f"--round={number}",
         f"--out={out}",
     )
-    return Part(f"{name}, round {number}: supervised rollouts", "online.py", out, arguments)
 
 
 def demos(root: Path, number: int) -> Path:

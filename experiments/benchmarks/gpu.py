@@ -46,20 +46,9 @@ from dexhil.models.config import PI05, PI05_TINY, VLAConfig
 from dexhil.models.sampling import Prefix, sample_actions
 from dexhil.models.vla import abstract_params
 from dexhil.transforms.normalization import images_to_float
-from experiments.benchmarks import torch_pi0
+from experiments.benchmarks import measure, torch_pi0
 from experiments.benchmarks.flops import inference_work, peaks, utilisation
-from experiments.benchmarks.measure import (
-    TrainingCase,
-    adapted,
-    check_memory,
-    jax_machine,
-    measure_training,
-    milliseconds,
-    random_inputs,
-    random_params,
-    summary,
-    with_cameras,
-)
+from experiments.benchmarks.measure import TrainingCase, milliseconds, random_inputs
 from experiments.benchmarks.result import parser, write_result
 
 BATCHES = (32, 16, 8, 4)
@@ -69,18 +58,18 @@ SHORTEST_S = 5.0  # a part that would have less is not begun
 
 
 def model_of(tiny: bool, cameras: int = 2) -> VLAConfig:
-    return with_cameras(PI05_TINY if tiny else PI05, cameras)
+    return measure.with_cameras(PI05_TINY if tiny else PI05, cameras)
 
 
 def step_part(mode: str, tiny: bool) -> dict[str, Any]:
     """A training step at the largest batch that fits."""
-    model = adapted(model_of(tiny)) if mode == "lora" else model_of(tiny)
+    model = measure.adapted(model_of(tiny)) if mode == "lora" else model_of(tiny)
     peak, batches = peaks(jax.devices()[0].device_kind)[0], (2,) if tiny else BATCHES
     for batch in batches:
         case = TrainingCase(mode, batch, optimizer="adamw", ema="off")
         make_batch = functools.partial(random_inputs, model, batch)
         try:
-            return {"batch_size": batch} | measure_training(model, case, make_batch, STEPS, peak)
+            return {"batch_size": batch} | measure.measure_training(model, case, make_batch, STEPS, peak)
         except MemoryError as error:
             if batch == batches[-1]:
                 raise MemoryError(f"batch {batch} {error}") from error
@@ -91,8 +80,8 @@ def inference_part(cameras: int, rtc: str, tiny: bool) -> dict[str, Any]:
     """One chunk after the other, as a policy makes them, without preparing its inputs."""
     model = dataclasses.replace(model_of(tiny, cameras).base(), param_dtype="bfloat16")
     shapes = abstract_params(model)
-    check_memory(sum(leaf.size * 2 for leaf in jax.tree.leaves(shapes)) / 2**30)
-    params, inputs = random_params(model, "bfloat16"), random_inputs(model, 1)
+    measure.check_memory(sum(leaf.size * 2 for leaf in jax.tree.leaves(shapes)) / 2**30)
+    params, inputs = measure.random_params(model, "bfloat16"), random_inputs(model, 1)
     remaining = np.zeros((1, model.chunk, model.action_dim), np.float32)
     prefix = None if rtc == "none" else Prefix(remaining, np.int32(model.chunk // 2), np.int32(2))  # pyright: ignore[reportArgumentType]
 
@@ -106,7 +95,7 @@ def inference_part(cameras: int, rtc: str, tiny: bool) -> dict[str, Any]:
     milliseconds(lambda: np.asarray(infer(params, inputs, prefix)), 3)
     wall, _ = milliseconds(lambda: np.asarray(infer(params, inputs, prefix)), 5 if tiny else 200)
     work = inference_work(model, shapes, 10, guided=rtc == "guided")
-    return summary(wall) | utilisation(work, float(np.median(wall)) / 1e3, jax.devices()[0].device_kind)
+    return measure.summary(wall) | utilisation(work, float(np.median(wall)) / 1e3, jax.devices()[0].device_kind)
 
 
 def torch_part(name: str, tiny: bool, cameras: int = 2) -> dict[str, Any]:
@@ -191,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.parts:
         parts[name] = run_part(name, options.tiny, end - time.monotonic())
         print(f"{name}: {parts[name]}", flush=True)
-    result = {"benchmark": "gpu", "tiny": options.tiny, "machine": jax_machine(), "parts": parts}
+    result = {"benchmark": "gpu", "tiny": options.tiny, "machine": measure.jax_machine(), "parts": parts}
     write_result(options.out, result | {"compared": compare(parts)})
 
 

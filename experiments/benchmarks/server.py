@@ -92,16 +92,9 @@ def main() -> None:
             memory.append(resident_mb(process.pid))
             latencies, wrong = zip(*(future.result() for future in running), strict=True)
             memory.append(resident_mb(process.pid))
-    result = {
-        "benchmark": "server",
-        "machine": machine(),
-        "requests": sum(map(len, latencies)),
-        "wrong": sum(wrong),
-        "latency_ms": percentiles(np.concatenate(latencies).tolist()),
-        "memory_mb": memory,
-        "exit_status": process.returncode,
-    }
-    write_result(options.out, result)
+    result = {"benchmark": "server", "machine": machine(), "requests": sum(map(len, latencies)), "wrong": sum(wrong)}
+    result |= {"latency_ms": percentiles(np.concatenate(latencies).tolist()), "memory_mb": memory}
+    write_result(options.out, result | {"exit_status": process.returncode})
 
 
 if __name__ == "__main__":
