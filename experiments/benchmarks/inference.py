@@ -4,9 +4,8 @@
     python experiments/benchmarks/inference.py --out FILE.json --model pi05 --dtype bfloat16     # real size, on a GPU
 
 Weights are random, made on the device. Latency is of `Policy.infer`, observation to chunk, batch 1, tokens and resizing
-included. Writes "latency": method -> {"median_ms", "p99_ms", "cpu_ms", "start_s" (of compiling and warming up)} and,
-where the device is known, fractions of its peaks. Wall times are those of a machine in use: compare them within one
-run, or the CPU times.
+included. Writes "latency": method -> {"median_ms", "p99_ms", "cpu_ms", "start_s" (of compiling and warming up)}. Wall
+times are those of a machine in use: compare them within one run, or the CPU times.
 """
 
 from __future__ import annotations
@@ -16,14 +15,11 @@ import functools
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
 from dexhil.models.config import CONFIGS, get_model_config
-from dexhil.models.vla import abstract_params
 from dexhil.policy import RtcChoice
 from dexhil.training.checkpoints import CheckpointMeta
-from experiments.benchmarks.flops import inference_work, utilisation
 from experiments.benchmarks.measure import jax_machine, milliseconds, summary, with_cameras
 from experiments.benchmarks.random_policy import make_meta, make_policy, random_observation
 from experiments.benchmarks.result import parser, write_result
@@ -49,8 +45,7 @@ def main() -> None:
 
 def time_latency(meta: CheckpointMeta, steps: int, repeats: int) -> dict[str, Any]:
     """See the module."""
-    model, shapes = meta.model, abstract_params(dataclasses.replace(meta.model, param_dtype=meta.model.dtype))
-    observation = random_observation(np.random.default_rng(0), meta)
+    model, observation = meta.model, random_observation(np.random.default_rng(0), meta)
     prefix = np.zeros((model.chunk // 2, model.action_dim), np.float32)
     methods: list[tuple[str, RtcChoice]] = [("plain", "none"), ("guided", "guided")]
     if model.rtc_max_delay:
@@ -62,9 +57,7 @@ def time_latency(meta: CheckpointMeta, steps: int, repeats: int) -> dict[str, An
         start_s = time.perf_counter() - began
         chunking = {} if name == "plain" else {"prefix": prefix, "delay": 2}
         wall, cpu_ms = milliseconds(functools.partial(policy.infer, observation, **chunking), repeats)
-        work = inference_work(model, shapes, steps, guided=name == "guided")
-        facts = utilisation(work, float(np.median(wall)) / 1e3, jax.devices()[0].device_kind)
-        latency[name] = {**summary(wall), "cpu_ms": cpu_ms, "start_s": start_s, **facts}
+        latency[name] = {**summary(wall), "cpu_ms": cpu_ms, "start_s": start_s}
     return latency
 
 

@@ -22,7 +22,7 @@ from dexhil.training.checkpoints import CheckpointError
 from experiments import eval, serve
 from experiments.benchmarks import server as benchmark
 from experiments.benchmarks.random_policy import random_observation, save_random_checkpoint
-from tests.experiments.commands import report_of
+from tests.experiments.commands import report_of, serving
 from tests.serving import fakes
 
 QUESTIONS = 6
@@ -48,7 +48,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uri(checkpoint: Path, workdir: Path) -> Iterator[str]:
     """Of the command in a process of its own, ended by SIGTERM; its report is checked then."""
-    with benchmark.serving(checkpoint, workdir) as (process, uri):
+    with serving(checkpoint, workdir) as (process, uri):
         yield uri
     assert process.returncode == 0
     results = report_of(workdir)["results"]
