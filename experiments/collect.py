@@ -42,7 +42,7 @@ MAY_CHANGE = ("collect.workers", "online.videos_per_task")
 
 def main(argv: Sequence[str]) -> None:
     config, options = load_config(argv, command_options.collect())
-    per_task = share_of_a_task(options.episodes, config.rig.tasks)
+    per_task = episodes_per_task(options.episodes, config.rig.tasks)
     demonstration_rig(config)
     claim(options.out, config, ("rig.", "collect."), round=options.round)
     run = Run(options.out, "collect", config)
@@ -74,7 +74,7 @@ def claim(out: Path, config: Config, keys: tuple[str, ...], **facts: Any) -> Non
     write_json(record, facts)
 
 
-def share_of_a_task(episodes: int, tasks: Sequence[str]) -> int:
+def episodes_per_task(episodes: int, tasks: Sequence[str]) -> int:
     """Episodes of each task. Raises ConfigError where `episodes` is no multiple of the tasks."""
     per_task, rest = divmod(episodes, len(tasks))
     if rest or not per_task:

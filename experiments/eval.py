@@ -152,18 +152,18 @@ def check_acts(config: Config, policy: Interface, model: VLAConfig) -> RtcChoice
     return rtc
 
 
-def check_execution(config: Config, chunk: int, most: int) -> None:
+def check_execution(config: Config, chunk: int, bridged: int) -> None:
     """Raises ConfigError where chunks of `chunk` actions cannot be executed as `config.eval` says.
 
-    most: actions that the policy's real-time chunking can bridge.
+    bridged: actions that the policy's real-time chunking can bridge.
     """
     if config.eval.execute_steps > chunk:
         raise ConfigError(f"eval.execute_steps {config.eval.execute_steps}: expected 1 to {chunk}, the policy's chunk")
     latency = config.eval.latency_steps
-    if config.eval.handover == "rtc" and latency > most:
+    if config.eval.handover == "rtc" and latency > bridged:
         raise ConfigError(
             f"eval.latency_steps {latency}: real-time chunking of this policy (eval.rtc {config.eval.rtc!r}) bridges "
-            f"at most {most} steps; take less, or handover 'replace'"
+            f"at most {bridged} steps; take less, or handover 'replace'"
         )
 
 

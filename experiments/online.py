@@ -2,7 +2,7 @@
 
     python experiments/online.py --config experiments/configs/sim.py --checkpoint runs/sim --out data/online
 
-Records until every task has its share of corrected episodes: taken over and brought to success. What the policy
+Records until every task has its number of corrected episodes: taken over and brought to success. What the policy
 finishes alone or the person fails to save is recorded too. OUT/episodes holds the episodes, OUT/rlds the data set,
 OUT/facts who was in control when and why, OUT/videos films. Calling it again goes on where it was.
 """
@@ -39,7 +39,7 @@ from dexhil.sim.person import SimulatedPerson
 from dexhil.sim.rig import SimRig
 from dexhil.sim.teleoperation import SIMULATED_RETARGETER
 from dexhil.training.checkpoints import find_step, fingerprint, load_meta
-from experiments.collect import build, claim, share_of_a_task
+from experiments.collect import build, claim, episodes_per_task
 from experiments.eval import EXECUTION, check_acts
 from experiments.quota import fill_quota, recorded
 from experiments.rigs import make_rig
@@ -66,7 +66,7 @@ class Round:
 def main(argv: Sequence[str]) -> None:
     config, options = load_config(argv, command_options.online())
     tasks = supervised_tasks(config)
-    per_task = share_of_a_task(options.episodes, tasks)
+    per_task = episodes_per_task(options.episodes, tasks)
     meta, found = load_meta(options.checkpoint), find_step(options.checkpoint)
     check_acts(config, meta.interface, meta.model)
     policy = f"{found.parent.parent.name}/{found.name}"

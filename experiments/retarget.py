@@ -112,7 +112,7 @@ def record(frames: Iterable[tuple[float, np.ndarray]], path: Path, seconds: floa
     A source that ends or fails ends the recording: what came is kept. Raises ValueError where nothing usable came or
     it is no right hand in metres.
     """
-    recording, told, began = Recording(), "", None
+    recording, shown, began = Recording(), "", None
     with stop_requested("saving the recording") as stop:
         try:
             for time_s, points in frames:
@@ -120,9 +120,9 @@ def record(frames: Iterable[tuple[float, np.ndarray]], path: Path, seconds: floa
                 recording.add(time_s, points)
                 if len(recording.frames) == CHECK_AFTER:
                     check_keypoints(np.stack(recording.frames).astype(np.float64))
-                if recording.guidance != told:
-                    told = recording.guidance
-                    print(f"{format_seconds(time_s - began):>6}  {told}", flush=True)
+                if recording.guidance != shown:
+                    shown = recording.guidance
+                    print(f"{format_seconds(time_s - began):>6}  {shown}", flush=True)
                 if stop() or time_s - began >= seconds:
                     break
         except ValueError as error:
@@ -166,8 +166,8 @@ def load_clip(path: Path) -> np.ndarray:
 
 def held_out(frames: int, fraction: float) -> np.ndarray:
     """bool [frames]: the end of each of STRETCHES equal parts of a recording, so that every gesture is scored."""
-    share = np.concatenate([np.arange(len(part)) / len(part) for part in np.array_split(np.arange(frames), STRETCHES)])
-    return share >= 1.0 - fraction
+    parts = np.array_split(np.arange(frames), STRETCHES)
+    return np.concatenate([np.arange(len(part)) / len(part) for part in parts]) >= 1.0 - fraction
 
 
 if __name__ == "__main__":

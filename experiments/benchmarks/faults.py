@@ -152,7 +152,7 @@ class Bench:
         }
 
     def press(self, event: str) -> None:
-        """Told once: the next reading has it, the one after it has not."""
+        """Only the next reading has it."""
         self.operator.value = OperatorState(self.operator.value.engage, (event,))
         time.sleep(0.05)
         self.operator.value = OperatorState(self.operator.value.engage)

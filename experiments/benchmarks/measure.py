@@ -157,8 +157,8 @@ def random_inputs(model: VLAConfig, batch: int) -> dict[str, Any]:
 def with_cameras(model: VLAConfig, count: int) -> VLAConfig:
     """The model with so many cameras, able to take a prefix of up to half a chunk where its variant can."""
     cameras = tuple(f"camera_{index}" for index in range(count))
-    most = model.chunk // 2 if model.variant == "pi05" else 0
-    return dataclasses.replace(model, cameras=cameras, rtc_max_delay=most)
+    delay = model.chunk // 2 if model.variant == "pi05" else 0
+    return dataclasses.replace(model, cameras=cameras, rtc_max_delay=delay)
 
 
 def peak_gib() -> float:

@@ -35,7 +35,7 @@ from experiments.retarget import held_out, load_clip, mapping
 
 URDFS = {"allegro": "allegro_hand_right.urdf", "dexhand021": "dexhand021_right.urdf"}
 EVERY = {"geort_alex": 1, "manus_000": 2, "mediapipe": 1}  # manus_000 at 57.6 Hz
-OTHER = {"geort_alex": "manus_000", "manus_000": "geort_alex", "mediapipe": "manus_000"}
+OTHER_PERSON = {"geort_alex": "manus_000", "manus_000": "geort_alex", "mediapipe": "manus_000"}
 HELD_OUT, LATENCY_FRAMES = 0.2, 600
 TRADE_OFF_CLIP = "geort_alex"
 TRADE_OFFS: dict[str, tuple[dict[str, float], ...]] = {  # metric -> other weights; the defaults are one more point
@@ -44,7 +44,7 @@ TRADE_OFFS: dict[str, tuple[dict[str, float], ...]] = {  # metric -> other weigh
 }
 GOALS = {"coverage": 0.8, "motion_preservation": 0.95}
 TIP_GOAL_MM = 15.0
-PEERS = {  # method -> label, marker, colour
+METHODS = {  # method -> label, marker, colour
     "geort_style": ("GeoRT-style", "^", "tab:green"),
     "vector": ("vector", "s", "tab:red"),
     "dexpilot": ("DexPilot", "v", "tab:purple"),
@@ -61,7 +61,7 @@ def main() -> None:
     options = arguments.parse_args()
     clips = {
         name: load_clip(options.data / f"{name}_right_21kp.npy")[:: EVERY[name]]
-        for name in dict.fromkeys([*options.clips, *(OTHER[name] for name in options.clips), TRADE_OFF_CLIP])
+        for name in dict.fromkeys([*options.clips, *(OTHER_PERSON[name] for name in options.clips), TRADE_OFF_CLIP])
     }
     scores: dict[str, dict[str, dict[str, Scores]]] = {name: {} for name in options.clips}
     seconds: dict[str, dict[str, float]] = {}
@@ -117,20 +117,20 @@ def named(weights: Mapping[str, float]) -> str:
 def methods_for(
     name: str, clip: np.ndarray, models: Mapping[str, runtime.Model], urdf: Path, card: str
 ) -> dict[str, Method]:
-    """Ours, GeoRT's losses, and the peers that are installed; says which are not."""
+    """Ours, GeoRT's losses, and other methods that are installed; says which are not."""
     hand = models[name].hand
     scale = training.scale_of(clip, CanonicalHand(hand))
     learnt = clip[~held_out(len(clip), HELD_OUT)]
     followed = runtime.Model(hand, geort.train(hand, learnt, scale), {})
     return {
         "dexhil": mapping(models[name], clip),
-        "dexhil_other": mapping(models[OTHER[name]], clip),
+        "dexhil_other": mapping(models[OTHER_PERSON[name]], clip),
         "geort_style": mapping(followed, clip),
-        **peers(urdf, card, scale),
+        **installed(urdf, card, scale),
     }
 
 
-def peers(urdf: Path, card: str, scale: float) -> dict[str, Method]:
+def installed(urdf: Path, card: str, scale: float) -> dict[str, Method]:
     found: dict[str, Method] = {}
     for kind in KINDS:
         try:
@@ -161,7 +161,7 @@ def latencies(clip: np.ndarray, model: runtime.Model, urdf: Path, card: str) -> 
     """Per method: median and 99th percentile, ms, of one frame [1, 21, 3] at a time, in this process."""
     retargeter = runtime.Retargeter(model, size_m=0.18)
     calls: dict[str, Method] = {"dexhil": lambda points: retargeter(points[0])}
-    calls |= peers(urdf, card, training.scale_of(clip, CanonicalHand(model.hand)))
+    calls |= installed(urdf, card, training.scale_of(clip, CanonicalHand(model.hand)))
     return {way: latency(call, clip[:LATENCY_FRAMES]) for way, call in calls.items()}
 
 
@@ -183,7 +183,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         axes.plot(*zip(*at, strict=True), "-o", color="tab:blue", label="DexHiL, by weights", zorder=3)
         for (label, _), point in zip(curve, at, strict=True):
             axes.annotate(label, point, (6, -3), textcoords="offset points", fontsize=7.5, color="tab:blue", va="top")
-        for name, (label, marker, colour) in PEERS.items():
+        for name, (label, marker, colour) in METHODS.items():
             if name in methods:
                 where = methods[name]["tip_error_mm"], methods[name][metric]
                 axes.plot(*where, marker, color=colour, markersize=8, label=label, zorder=2)

@@ -60,7 +60,7 @@ def run_trial(task: str, difficulty: float, retargeter: Path | None, seed: int) 
 
 
 def through_devices(rig: SimRig, operator: ScriptedOperator, model: Model, seed: int) -> Callable[[], np.ndarray]:
-    """What the robot is told when the operator teleoperates it: one command [A] rad per call."""
+    """The operator teleoperates the robot: one command [A] rad per call."""
     devices, state = Devices(np.random.default_rng(seed), model, rig.control_hz), start(rig.command)
 
     def act() -> np.ndarray:
