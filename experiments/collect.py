@@ -31,7 +31,6 @@ from dexhil.episodes.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.rig import RigConfig
 from dexhil.schema import EpisodeMetadata, Step
 from dexhil.sim.operator import ScriptedOperator
-from dexhil.sim.rig import SimRig
 from experiments.quota import Done, fill_quota, recorded
 from experiments.rigs import make_rig
 
@@ -96,7 +95,9 @@ def collect(config: Config, root: Path, per_task: int, number: int = 0) -> Done:
         per_task,
         first_seed=config.collect.first_seed,
         workers=config.collect.workers,
-        job=functools.partial(_record, demonstration_rig(config), config.collect.approach_speed, root, number),
+        job=functools.partial(
+            record_demonstration, demonstration_rig(config), root, config.collect.approach_speed, number
+        ),
         title="collecting",
     )
 
@@ -107,19 +108,14 @@ def demonstration_rig(config: Config) -> RigConfig:
     return dataclasses.replace(rig, difficulty=config.collect.coverage * rig.difficulty)
 
 
-_rigs: list[SimRig] = []  # of this worker process: compiling a scene takes longer than an episode's reset
-
-
-def _record(rig_config: RigConfig, approach_speed: float, root: Path, number: int, task: str, seed: int) -> bool:
-    if not _rigs:
-        _rigs.append(make_rig(rig_config))
-    return record_demonstration(_rigs[0], root, task, seed, approach_speed, number)
+rig_once = functools.cache(make_rig)  # of this worker process: compiling a scene takes longer than an episode's reset
 
 
 def record_demonstration(
-    rig: SimRig, root: Path, task: str, seed: int, approach_speed: float = 0.0, number: int = 0
+    rig_config: RigConfig, root: Path, approach_speed: float, number: int, task: str, seed: int
 ) -> bool:
     """Records one episode of the scripted operator; returns whether it succeeded."""
+    rig = rig_once(rig_config)
     observation = rig.reset(task=task, seed=seed)
     operator = ScriptedOperator(rig, seed=seed, approach_speed=approach_speed)
     draft = EpisodeMetadata(

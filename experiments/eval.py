@@ -15,7 +15,6 @@ from experiments import options as command_options
 if __name__ == "__main__":
     begin(command_options.evaluate())
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -47,7 +46,11 @@ DECISIVE = (*EXECUTION, "max_seconds", "latency_steps")
 
 
 def main(argv: Sequence[str]) -> None:
-    config, options = load_config(argv, command_options.evaluate(), workdir=default_workdir)
+    config, options = load_config(
+        argv,
+        command_options.evaluate(),
+        workdir=lambda options: options.checkpoint / "eval" if options.checkpoint else Path("runs/served"),
+    )
     if options.server and options.step is not None:
         raise ConfigError(f"--step {options.step}: a server has chosen its checkpoint; leave it out")
     workdir = options.workdir
@@ -74,11 +77,6 @@ def print_rates(results: Mapping[str, Any]) -> None:
     for task, entry in results["tasks"].items():
         low, high = entry["interval"]
         print(f"{task}: {entry['successes']} of {entry['trials']} ({entry['rate']:.0%}, 95 % {low:.0%} to {high:.0%})")
-
-
-def default_workdir(options: argparse.Namespace) -> Path:
-    """Beside the checkpoint, which for a server is elsewhere."""
-    return options.checkpoint / "eval" if options.checkpoint else Path("runs/served")
 
 
 def evaluate(

@@ -100,7 +100,7 @@ def collect_online(online: Round, tasks: Sequence[str], per_task: int, workers: 
         per_task,
         first_seed=settings.first_seed,
         workers=workers,
-        job=functools.partial(_record, online),
+        job=functools.partial(record_online, online),
         title="supervising",
         max_seeds=per_task * settings.max_attempts,
     )
@@ -130,18 +130,15 @@ def _is_corrected(facts: EpisodeMetadata) -> bool:
     return facts.takeovers > 0 and facts.success == 1
 
 
-_workers: dict[Round, tuple[SimRig, Policy]] = {}  # of this worker process: rig and policy are built once
+@functools.cache
+def acting_once(online: Round) -> tuple[SimRig, Policy]:
+    """Of this worker process: rig and policy."""
+    return make_rig(online.rig), Policy.load(online.checkpoint, online.step, rtc=online.acting.policy_rtc)
 
 
-def _record(online: Round, task: str, seed: int) -> bool:
-    if online not in _workers:
-        policy = Policy.load(online.checkpoint, online.step, rtc=online.acting.policy_rtc)
-        _workers[online] = make_rig(online.rig), policy
-    return _is_corrected(record_online(*_workers[online], online, task, seed))
-
-
-def record_online(rig: SimRig, policy: Policy, online: Round, task: str, seed: int) -> EpisodeMetadata:
-    """Runs and records one supervised episode, with its facts and, for the first seeds, its film."""
+def record_online(online: Round, task: str, seed: int) -> bool:
+    """Runs and records one supervised episode, with its facts and, for the first seeds, its film; whether it counts."""
+    rig, policy = acting_once(online)
     settings = online.settings
     episode_id = f"round{online.number}-{task}-{seed:07d}"
     filmed = seed - settings.first_seed < settings.videos_per_task
@@ -188,7 +185,7 @@ def record_online(rig: SimRig, policy: Policy, online: Round, task: str, seed: i
         (online.out / "facts").mkdir(exist_ok=True)
         write_json(online.out / "facts" / f"{episode_id}.json", facts)
         writer.finish(result)
-    return result
+    return _is_corrected(result)
 
 
 def make_person(rig: SimRig, seed: int, settings: SupervisorConfig) -> SimulatedPerson:

@@ -54,7 +54,9 @@ def main(argv: Sequence[str]) -> None:
         return
     if options.view:
         check_port(options.port)
-        view_clip(runtime.load(options.workdir / FILE), load_clip(options.view), options.port)
+        model, clip = runtime.load(options.workdir / FILE), load_clip(options.view)
+        robot = CanonicalHand(model.hand)
+        show(robot, clip, mapping(model, clip), scale=training.scale_of(clip, robot), port=options.port)
         return
     run = Run(options.workdir, "retarget", config)
     run.resume(0)
@@ -99,11 +101,6 @@ def mapping(model: runtime.Model, clip: np.ndarray) -> Callable[[np.ndarray], np
     """The retargeter for the person of `clip` [T, 21, 3] m."""
     scale = training.scale_of(clip, CanonicalHand(model.hand))
     return functools.partial(model.motors, scale=scale)
-
-
-def view_clip(model: runtime.Model, clip: np.ndarray, port: int) -> None:
-    robot = CanonicalHand(model.hand)
-    show(robot, clip, mapping(model, clip), scale=training.scale_of(clip, robot), port=port)
 
 
 def record(frames: Iterable[tuple[float, np.ndarray]], path: Path, seconds: float) -> Recording:
