@@ -1,6 +1,7 @@
 """Scores a checkpoint in paired trials: the same seeds give the same initial states for every policy.
 
     python experiments/eval.py --config experiments/configs/sim.py --checkpoint runs/sim [--trials 20]
+    python experiments/eval.py --config experiments/configs/sim.py --checkpoint runs/a --against runs/b/eval
     python experiments/eval.py --config experiments/configs/sim.py --server ws://127.0.0.1:8000    # through serve.py
 
 Writes report.json (success rates with 95 % intervals) and report.html (videos, contact sheets, every trial). Trials
@@ -33,6 +34,7 @@ from dexhil.evaluation.trials import Bench, outcomes, run_trials
 from dexhil.fit import Interface, PolicyInfo, check_fits, rig_interface
 from dexhil.models.config import VLAConfig
 from dexhil.policy import Policy, RtcChoice, choose_rtc, max_delay
+from dexhil.reports.comparison import compare, read_outcomes
 from dexhil.reports.evaluation import write_report
 from dexhil.rig import RigConfig
 from dexhil.serving.client import PolicyClient
@@ -54,6 +56,7 @@ def main(argv: Sequence[str]) -> None:
     if options.server and options.step is not None:
         raise ConfigError(f"--step {options.step}: a server has chosen its checkpoint; leave it out")
     workdir = options.workdir
+    theirs = read_outcomes(options.against, to_json(config)) if options.against else None
     if options.server:
         client = functools.partial(PolicyClient, options.server, key=read_key(), rig=config_rig(config))
         with client() as policy:
@@ -65,8 +68,12 @@ def main(argv: Sequence[str]) -> None:
         lineage = {"checkpoint": find_step(options.checkpoint, options.step), **meta.lineage}
         run = Run(workdir, "eval", config)
         trials = evaluate(config, options.checkpoint, workdir, step=options.step, count=options.trials)
+    ours = outcomes(trials)
     facts = [{field: value for field, value in vars(trial).items() if field != "frames"} for trial in trials]
-    results = {**score(outcomes(trials)), "trials": facts}
+    results = {**score(ours), "outcomes": ours, "trials": facts}
+    if theirs is not None:
+        results["against"] = {"name": str(options.against), **compare(ours, theirs)}
+        lineage["against"] = options.against
     report = run.report(results, lineage=lineage)
     print_rates(results)
     print(f"report: {write_report(workdir, report, trials, media=workdir)}")

@@ -40,8 +40,8 @@ class _Scene:
 class SimRig:
     """Arm, hand, table and one task's objects in MuJoCo; `reset` chooses the task and the seed.
 
-    Stepping is synchronous: `apply` advances time by 1 / control_hz. No object state is in an observation. Commands pass
-    the same safety layer as on a robot.
+    Stepping is synchronous: `apply` advances time by 1 / control_hz. Commands pass the same safety layer as on a robot.
+    No object state is in an observation.
     """
 
     spec: RobotSpec = SPEC

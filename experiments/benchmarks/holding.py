@@ -4,10 +4,10 @@
 
 In simulation: the scripted operator lifts the plush; a person whose cube and hand are anywhere takes over and holds
 still for 5 s, within the noise of sensors (1 mm and 0.5 degrees of the cube, 0.01 rad of every joint); then the robot
-is handed back to a policy that goes on. Writes per rate {"takeovers", "kept", "interval" (95 %, Wilson), "slipped_alone"}
-and, in rad over all joints, each {"median", "max"}: "drift": how far the person's command went in the 5 s; "takeover":
-the jump as `dexhil.control.jumps` has it, sensor noise included; "hand_back_asked", "hand_back_executed": before and
-after limits. "slipped_alone": starts that are passed over, since a robot that just stands still loses the plush, too.
+is handed back to a policy that goes on. Writes per rate {"takeovers", "kept", "interval" (95 %, Wilson)}; in
+"slipped_alone" the starts that are passed over, since a robot that just stands still loses the plush, too; and in rad
+over all joints, each {"median", "max"}: "drift": how far the person's command went in the 5 s; "takeover": the jump as
+`dexhil.control.jumps` has it, sensor noise included; "hand_back_asked", "hand_back_executed": before and after limits.
 --moves: the person moves the thumb and comes back meanwhile, which must not open the other fingers.
 """
 

@@ -42,7 +42,6 @@ from hardware.runtime.session import Observer
 from hardware.simulated.world import STEP_HZ, Target, step_command
 
 FIRST_SEED = 1_000_000  # never a seed of a demonstration
-REST_S = 0.5  # from the reset scene to the begin of the episode
 
 
 class VirtualDevice:
@@ -75,6 +74,7 @@ class VirtualRobot:
 
     def __init__(self, sim: SimRig, policy: Policy, config: Config, seed: int, latency_steps: int) -> None:
         self.now, self._sim, self._policy, self._rates = 0.0, sim, policy, config.rates
+        self._rest_s = config.safety.soft_start_s  # an episode begins when the robot has been on for a while
         self._latency_s = latency_steps / self._rates.policy_hz
         self._coming: deque[tuple[float, Question]] = deque()
         self._report = Report(0.0, identity={"max_delay": policy.max_delay})
@@ -104,7 +104,7 @@ class VirtualRobot:
         every = {name: round(grid / hz) for name, hz in (*self._rates.to_dict().items(), ("step", STEP_HZ))}
         self.control.tick(self.now)
         self.control.request(Phase.IDLE)
-        begins, index = round(REST_S * grid), 0
+        begins, index = round(self._rest_s * grid), 0
         while index < begins + round(self._sim.horizon_s * grid) and not self._sim.success():
             self.now = index / grid
             if index == begins:
