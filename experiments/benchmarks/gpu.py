@@ -151,18 +151,17 @@ def run_part(name: str, tiny: bool, seconds: float) -> dict[str, Any]:
 
 def compare(parts: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Overheads of real-time chunking, and our speed over PyTorch's, of what was measured."""
-    median = {name: part["median_ms"] for name, part in parts.items() if "median_ms" in part}
-    plain, found = median.get("inference_2_cameras"), dict[str, float]()
+    found: dict[str, float] = {}
+
+    def note(name: str, key: str, above: str, below: str, offset: float = 0.0) -> None:
+        if key in parts.get(above, {}) and key in parts.get(below, {}):
+            found[name] = parts[above][key] / parts[below][key] - offset
+
     for name in ("guided", "trained"):
-        if plain and name in median:
-            found[f"{name}_overhead"] = median[name] / plain - 1
-    for cameras in (2, 3):
-        name = f"inference_{cameras}_cameras"
-        if name in median and f"torch_{name}" in median:
-            found[f"{name}_speedup"] = median[f"torch_{name}"] / median[name]
-    rates = {name: part["samples_per_second"] for name, part in parts.items() if "samples_per_second" in part}
-    if "full_step" in rates and "torch_step" in rates:
-        found["step_speedup"] = rates["full_step"] / rates["torch_step"]
+        note(f"{name}_overhead", "median_ms", name, "inference_2_cameras", 1.0)
+    for name in ("inference_2_cameras", "inference_3_cameras"):
+        note(f"{name}_speedup", "median_ms", f"torch_{name}", name)
+    note("step_speedup", "samples_per_second", "full_step", "torch_step")
     return found
 
 

@@ -96,18 +96,14 @@ def main() -> None:
     arguments.add_argument("--retargeter", type=Path, help="file of experiments/retarget.py for the simulated hand")
     options = arguments.parse_args()
     ways: dict[str, Path | None] = {"tasks": None, **({"chain": options.retargeter} if options.retargeter else {})}
-    tasks, context = make_rig(options.difficulty).tasks, multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(options.workers, context) as pool:
-        trials = {
+    tasks, seeds = make_rig(options.difficulty).tasks, range(options.trials)
+    with concurrent.futures.ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+        scores = {
             way: {
-                task: [pool.submit(run_trial, task, options.difficulty, file, seed) for seed in range(options.trials)]
+                task: summarise(list(pool.map(functools.partial(run_trial, task, options.difficulty, file), seeds)))
                 for task in tasks
             }
             for way, file in ways.items()
-        }
-        scores = {
-            way: {task: summarise([trial.result() for trial in futures]) for task, futures in of_way.items()}
-            for way, of_way in trials.items()
         }
     result = {"benchmark": "operator", "difficulty": options.difficulty, **scores}
     write_result(options.out, result)
