@@ -110,11 +110,14 @@ def time_inference(config: VLAConfig, inputs: dict[str, Any], repeats: int) -> d
 
 
 def time_step(config: VLAConfig, batches: Sequence[Callable[[], dict[str, Any]]], repeats: int) -> dict[str, Any]:
-    """Steps of AdamW, float32 parameters with bfloat16 products and recomputed layers, at the first batch that fits."""
+    """Steps of AdamW, float32 parameters with bfloat16 products, at the first batch that fits.
+
+    Layers are not recomputed: transformers' checkpointing takes away the prefix's keys and values, which pi0 needs.
+    """
     import torch
 
     model, device = _prepare(config, "float32")
-    model.train().gradient_checkpointing_enable()
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device == "cuda")
     for make_batch in batches:
         inputs = make_batch()
