@@ -86,7 +86,9 @@ extras: $(EXTRAS)
 	fi
 
 demo: setup
-	@$(BIN)/python experiments/demo.py --workdir runs/demo
+	@set -x
+	$(BIN)/python experiments/collect.py --episodes 400 --out runs/demo/data
+	$(BIN)/python experiments/train.py --config.data.paths=runs/demo/data/rlds --config.data.cache_dir=runs/demo/data/cache --workdir runs/demo
 
 # tests/sim renders, others load TensorFlow: with software OpenGL the two crash in one process.
 define run_tests

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 
 from dexhil.robots.spec import RobotSpec
 from dexhil.schema import Observation
-from dexhil.settings import Count, Fraction, Positive, Settings
+from dexhil.settings import Bound, Count, Fraction, Positive, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,15 +20,16 @@ class RigConfig(Settings):
     tasks: tuple[str, ...] = ("plush", "tissue")
     difficulty: Fraction = 0.5  # 0 to 1, scales every randomisation of the tasks
     surroundings: Fraction = 0.5  # 0 to 1, the same of colours, light, cameras and clutter
-    image_size: Count = 64  # px, of a square
+    image_size: Annotated[Count, Bound("at most 2048", lambda value: value <= 2048)] = 64  # px, of a square
     cameras: tuple[str, ...] = ("scene", "wrist")
     control_hz: Positive = 20.0  # 1/s
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("tasks", "cameras"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} {getattr(self, name)!r}: expected at least one")
+            names = getattr(self, name)
+            if not names or len(set(names)) < len(names):
+                raise ValueError(f"{name} {tuple(names)!r}: expected at least one, each once")
 
 
 class Rig(Protocol):

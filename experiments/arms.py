@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from dexhil.config import ConfigError
-from dexhil.names import did_you_mean
+from dexhil.names import check_known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +38,6 @@ ARMS = {
 
 
 def get_arm(name: str) -> Arm:
-    """The arm called `name`. Raises ConfigError with the nearest name where there is none."""
-    if name in ARMS:
-        return ARMS[name]
-    raise ConfigError(f"hil.arms: {name!r} is not known{did_you_mean(name, ARMS)} Known: {', '.join(ARMS)}")
+    """The arm called `name`. Raises ValueError with the nearest name where there is none."""
+    check_known("hil.arms:", name, ARMS)
+    return ARMS[name]

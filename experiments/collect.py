@@ -31,8 +31,7 @@ from dexhil.episodes.recorder import EpisodeWriter, list_episodes, read_facts
 from dexhil.rig import RigConfig
 from dexhil.schema import EpisodeMetadata, Step
 from dexhil.sim.operator import ScriptedOperator
-from dexhil.sim.rig import SimRig
-from experiments.quota import Done, fill_quota
+from experiments.quota import Done, fill_quota, recorded
 from experiments.rigs import make_rig
 
 OPERATOR = "scripted"
@@ -42,7 +41,7 @@ MAY_CHANGE = ("collect.workers", "online.videos_per_task")
 
 def main(argv: Sequence[str]) -> None:
     config, options = load_config(argv, command_options.collect())
-    per_task = share_of_a_task(options.episodes, config.rig.tasks)
+    per_task = episodes_per_task(options.episodes, config.rig.tasks)
     demonstration_rig(config)
     claim(options.out, config, ("rig.", "collect."), round=options.round)
     run = Run(options.out, "collect", config)
@@ -50,8 +49,9 @@ def main(argv: Sequence[str]) -> None:
     episodes.mkdir(exist_ok=True)
     attempts = collect(config, episodes, per_task, options.round)
     dataset = build(config, options.out)
-    run.report({"dataset": dataset, "tasks": {task: _summary(seeds) for task, seeds in attempts.items()}})
-    print(f"data set: {dataset} (card: {dataset / 'card.md'})")
+    tasks = {task: {"attempts": len(seeds), "successes": sum(seeds.values())} for task, seeds in attempts.items()}
+    run.report({"dataset": dataset, "tasks": tasks})
+    print(f"data set: {dataset} (card: {dataset / 'card.md'})\nreport: {run.workdir / 'report.json'}")
 
 
 def claim(out: Path, config: Config, keys: tuple[str, ...], **facts: Any) -> None:
@@ -73,7 +73,7 @@ def claim(out: Path, config: Config, keys: tuple[str, ...], **facts: Any) -> Non
     write_json(record, facts)
 
 
-def share_of_a_task(episodes: int, tasks: Sequence[str]) -> int:
+def episodes_per_task(episodes: int, tasks: Sequence[str]) -> int:
     """Episodes of each task. Raises ConfigError where `episodes` is no multiple of the tasks."""
     per_task, rest = divmod(episodes, len(tasks))
     if rest or not per_task:
@@ -91,11 +91,13 @@ def build(config: Config, out: Path) -> Path:
 def collect(config: Config, root: Path, per_task: int, number: int = 0) -> Done:
     """Records until every task has `per_task` successes; returns {task: {seed: success}}."""
     return fill_quota(
-        {task: recorded(root, task) for task in config.rig.tasks},
+        {task: recorded(root, task, lambda facts: facts.success == 1) for task in config.rig.tasks},
         per_task,
         first_seed=config.collect.first_seed,
         workers=config.collect.workers,
-        job=functools.partial(_record, demonstration_rig(config), config.collect.approach_speed, root, number),
+        job=functools.partial(
+            record_demonstration, demonstration_rig(config), root, config.collect.approach_speed, number
+        ),
         title="collecting",
     )
 
@@ -106,56 +108,28 @@ def demonstration_rig(config: Config) -> RigConfig:
     return dataclasses.replace(rig, difficulty=config.collect.coverage * rig.difficulty)
 
 
-def recorded(root: Path, task: str) -> dict[int, bool]:
-    """{seed: success} of the finished episodes of `task` under `root`."""
-    facts = [read_facts(path)[0] for path in list_episodes(root)]
-    return {fact.seed: fact.success == 1 for fact in facts if fact.task == task}
-
-
-_rigs: list[SimRig] = []  # of this worker process: compiling a scene takes longer than an episode's reset
-
-
-def _record(rig_config: RigConfig, approach_speed: float, root: Path, number: int, task: str, seed: int) -> bool:
-    if not _rigs:
-        _rigs.append(make_rig(rig_config))
-    return record_demonstration(_rigs[0], root, task, seed, approach_speed, number)
+rig_once = functools.cache(make_rig)  # of this worker process: compiling a scene takes longer than an episode's reset
 
 
 def record_demonstration(
-    rig: SimRig, root: Path, task: str, seed: int, approach_speed: float = 0.0, number: int = 0
+    rig_config: RigConfig, root: Path, approach_speed: float, number: int, task: str, seed: int
 ) -> bool:
     """Records one episode of the scripted operator; returns whether it succeeded."""
+    rig = rig_once(rig_config)
     observation = rig.reset(task=task, seed=seed)
     operator = ScriptedOperator(rig, seed=seed, approach_speed=approach_speed)
-    draft = _metadata(rig, task, seed, number, success=-1)
+    draft = EpisodeMetadata(
+        episode_id=f"{task}-{seed:06d}", task=task, success=-1, source="offline", round=number, policy="",
+        operator=OPERATOR, robot=rig.spec.name, seed=seed, takeovers=0, max_takeover_jump=0.0,
+    )  # fmt: skip
     not_asked = np.full(rig.spec.action_dim, np.nan, np.float32)
     with EpisodeWriter(root, control_hz=rig.control_hz, draft=draft) as writer:
         while not rig.success() and rig.time < rig.horizon_s:
             executed = rig.apply(operator.act())
             writer.append(Step(observation, executed, policy_action=not_asked, is_intervention=True))
             observation = rig.observe()
-        writer.finish(_metadata(rig, task, seed, number, success=int(rig.success())))
+        writer.finish(dataclasses.replace(draft, success=int(rig.success())))
     return rig.success()
-
-
-def _metadata(rig: SimRig, task: str, seed: int, number: int, success: int) -> EpisodeMetadata:
-    return EpisodeMetadata(
-        episode_id=f"{task}-{seed:06d}",
-        task=task,
-        success=success,
-        source="offline",
-        round=number,
-        policy="",
-        operator=OPERATOR,
-        robot=rig.spec.name,
-        seed=seed,
-        takeovers=0,
-        max_takeover_jump=0.0,
-    )
-
-
-def _summary(seeds: dict[int, bool]) -> dict[str, int]:
-    return {"attempts": len(seeds), "successes": sum(seeds.values())}
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from experiments import options as command_options
 if __name__ == "__main__":
     begin(command_options.evaluate())
 
-import argparse
+import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from dexhil.commands import ConfigError, Run, load_config, progress, run_command
 from dexhil.config import Config, read_section
 from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation import rollout
+from dexhil.evaluation.config import EvalConfig
 from dexhil.evaluation.intervals import score
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
@@ -41,15 +42,19 @@ from dexhil.serving.keys import read_key
 from dexhil.training.checkpoints import find_step, load_meta, verify_params
 from experiments.rigs import make_rig
 
-DECISIVE = ("execute_steps", "max_seconds", "latency_steps", "handover", "rtc")  # settings that outcomes depend on
+# Settings that outcomes depend on.
+EXECUTION = tuple(field.name for field in dataclasses.fields(ExecutorConfig))
+DECISIVE = (*EXECUTION, "max_seconds", "latency_steps")
 
 
 def main(argv: Sequence[str]) -> None:
-    config, options = load_config(argv, command_options.evaluate(), workdir=default_workdir)
+    config, options = load_config(
+        argv,
+        command_options.evaluate(),
+        workdir=lambda options: options.checkpoint / "eval" if options.checkpoint else Path("runs/served"),
+    )
     if options.server and options.step is not None:
         raise ConfigError(f"--step {options.step}: a server has chosen its checkpoint; leave it out")
-    if options.trials is not None and options.trials < 1:
-        raise ConfigError(f"--trials {options.trials}: expected at least 1")
     workdir = options.workdir
     theirs = read_outcomes(options.against, to_json(config)) if options.against else None
     if options.server:
@@ -64,20 +69,21 @@ def main(argv: Sequence[str]) -> None:
         run = Run(workdir, "eval", config)
         trials = evaluate(config, options.checkpoint, workdir, step=options.step, count=options.trials)
     ours = outcomes(trials)
-    results = {**score(ours), "outcomes": ours, "trials": [trial_facts(trial) for trial in trials]}
+    facts = [{field: value for field, value in vars(trial).items() if field != "frames"} for trial in trials]
+    results = {**score(ours), "outcomes": ours, "trials": facts}
     if theirs is not None:
         results["against"] = {"name": str(options.against), **compare(ours, theirs)}
         lineage["against"] = options.against
     report = run.report(results, lineage=lineage)
+    print_rates(results)
     print(f"report: {write_report(workdir, report, trials, media=workdir)}")
+
+
+def print_rates(results: Mapping[str, Any]) -> None:
+    """A line per task of a score."""
     for task, entry in results["tasks"].items():
         low, high = entry["interval"]
         print(f"{task}: {entry['successes']} of {entry['trials']} ({entry['rate']:.0%}, 95 % {low:.0%} to {high:.0%})")
-
-
-def default_workdir(options: argparse.Namespace) -> Path:
-    """Beside the checkpoint, which for a server is elsewhere."""
-    return options.checkpoint / "eval" if options.checkpoint else Path("runs/served")
 
 
 def evaluate(
@@ -107,19 +113,19 @@ def evaluate_served(
 def _run_trials(
     config: Config, make_policy: Callable[[], rollout.Policy], identity: list[Any], folder: Path, count: int | None
 ) -> list[Trial]:
-    rig, settings = read_section(config, "rig", RigConfig), config.eval
+    rig, settings = read_section(config, "rig", RigConfig), read_section(config, "eval", EvalConfig)
     make_rig(rig).close()  # a wrong value is named here, not in a worker
     bench = Bench(
         make_rig=functools.partial(make_rig, rig),
         make_policy=make_policy,
         folder=folder,
-        identity=json.dumps([*identity, to_json(config.rig), *(settings[name] for name in DECISIVE)]),
-        executor=executor_config(config),
+        identity=json.dumps([*identity, to_json(config.rig), *(getattr(settings, name) for name in DECISIVE)]),
+        executor=settings,
         max_seconds=settings.max_seconds or None,
         videos_per_task=settings.videos_per_task,
         latency_steps=settings.latency_steps,
     )
-    per_task: int = config.eval.trials if count is None else count
+    per_task = settings.trials if count is None else count
     total, successes = per_task * len(rig.tasks), 0
     with progress(total, "evaluating") as bar, stop_requested("finishing the open trials") as stopping:
 
@@ -129,14 +135,9 @@ def _run_trials(
             bar.update(done, successes=successes)
 
         trials = run_trials(
-            bench,
-            rig.tasks,
-            trials=per_task,
-            first_seed=config.eval.first_seed,
-            workers=config.eval.workers,
-            on_trial=show,
+            bench, rig.tasks, trials=per_task, first_seed=settings.first_seed, workers=settings.workers, on_trial=show,
             stop=stopping,
-        )
+        )  # fmt: skip
     if len(trials) < total:
         raise KeyboardInterrupt
     return trials
@@ -151,34 +152,24 @@ def config_rig(config: Config) -> Interface:
 def check_acts(config: Config, policy: Interface, model: VLAConfig) -> RtcChoice:
     """What to load the policy with. Raises ConfigError or ValueError where it cannot act as `config` says."""
     check_fits(policy, config_rig(config))
-    rtc = executor_config(config).policy_rtc
+    rtc = ExecutorConfig.of(config.eval).policy_rtc
     check_execution(config, model.chunk, max_delay(choose_rtc(rtc, model), model))
     return rtc
 
 
-def executor_config(config: Config) -> ExecutorConfig:
-    """How chunks follow each other under `config.eval`."""
-    return ExecutorConfig.of(config.eval)
-
-
-def check_execution(config: Config, chunk: int, most: int) -> None:
+def check_execution(config: Config, chunk: int, bridged: int) -> None:
     """Raises ConfigError where chunks of `chunk` actions cannot be executed as `config.eval` says.
 
-    most: actions that the policy's real-time chunking can bridge.
+    bridged: actions that the policy's real-time chunking can bridge.
     """
     if config.eval.execute_steps > chunk:
         raise ConfigError(f"eval.execute_steps {config.eval.execute_steps}: expected 1 to {chunk}, the policy's chunk")
-    latency, handover = config.eval.latency_steps, executor_config(config).handover
-    if handover == "rtc" and latency > most:
+    latency = config.eval.latency_steps
+    if config.eval.handover == "rtc" and latency > bridged:
         raise ConfigError(
             f"eval.latency_steps {latency}: real-time chunking of this policy (eval.rtc {config.eval.rtc!r}) bridges "
-            f"at most {most} steps; take less, or handover 'replace'"
+            f"at most {bridged} steps; take less, or handover 'replace'"
         )
-
-
-def trial_facts(trial: Trial) -> dict[str, Any]:
-    """One row of the per-trial table."""
-    return {field: value for field, value in vars(trial).items() if field != "frames"}
 
 
 if __name__ == "__main__":

@@ -19,13 +19,12 @@ from experiments import options as command_options
 if __name__ == "__main__":
     begin(command_options.hil())
 
-import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +32,6 @@ from typing import Any
 
 from data_pipeline.mixture import MixtureConfig
 from dexhil.commands import (
-    REPOSITORY,
     ConfigError,
     Run,
     load_config,
@@ -54,64 +52,39 @@ from dexhil.training.checkpoints import load_meta
 from experiments.arms import Arm, get_arm
 from experiments.collect import demonstration_rig
 from experiments.eval import check_acts
-from experiments.launchers import LOG, Child, Leftover, launch_local
+from experiments.launchers import LOG, Part, launch_local, run_parts
 from experiments.online import load_retargeter, read_online
 from experiments.rigs import make_rig
 
 SEEDS_PER_ROUND = 10_000  # so that no two rounds share a start
 # In the folder of a study that was begun. Not hil.jobs: with a core each the sums of a training differ in the last bit.
 MAY_CHANGE = ("hil.arms", "collect.workers", "eval.workers", "eval.videos_per_task", "online.videos_per_task")
-POLL_S = 0.2
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One command of the study. It is finished when its folder holds a report."""
-
-    title: str
-    script: str
-    folder: Path
-    arguments: tuple[str, ...]
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / "report.json").is_file()
 
 
 def main(argv: Sequence[str]) -> None:
     config, options = load_config(argv, command_options.hil())
-    if "hil" not in config or not config.hil.arms:
-        raise ConfigError(f"--config {options.config}: has no section `hil` with arms; start from hil_sim.py")
     arms = {name: get_arm(name) for name in config.hil.arms}
     check_settings(config, arms)
     refuse_other_config(options.workdir, config, matters=lambda key: key not in MAY_CHANGE)
     overrides = [f"--config.{key}={value}" for key, value in split_overrides(argv)[0].items()]
-    shared = (f"--config={options.config}", *overrides)
     run = Run(options.workdir, "hil", config)
-    first, chains = plan(config, run.workdir, arms, shared)
-    parts = [*first, *(part for chain in chains.values() for part in chain)]
-    with (
-        stop_requested("the running parts save and stop") as stopping,
-        concurrent.futures.ThreadPoolExecutor(config.hil.jobs) as pool,
-    ):
-        runner = Runner(run, config, parts, stopping)
-        try:
-            runner.run_chain(first)
-            running = {pool.submit(runner.run_chain, chain): name for name, chain in chains.items()}
-            errors = []
-            for future in concurrent.futures.as_completed(running):
-                if error := future.exception():
-                    print(f"{running[future]}: failed; the other arms go on: {error}", file=sys.stderr, flush=True)
-                    errors.append(error)
-        except KeyboardInterrupt:  # the second Ctrl-C
-            runner.kill()
-            raise
-    if errors:
-        raise errors[0]
-    if not all(part.finished for part in parts):
+    first, chains = plan(config, run.workdir, arms, (f"--config={options.config}", *overrides))
+    environment, alone = dict(os.environ), config.hil.jobs == 1
+    if not alone:  # a core each
+        environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
+    launch = functools.partial(launch_local, environment=environment, shown=alone)
+    with stop_requested("the running parts save and stop") as stopping:
+        log = StudyLog(run, config, [*first, *(part for chain in chains.values() for part in chain)], stopping)
+        watched = {"started": log.started, "ended": log.ended}
+        run_parts([first], launch, stopping, **watched)
+        if not log.errors:
+            run_parts(chains.values(), launch, stopping, workers=config.hil.jobs, **watched)
+    if log.errors:
+        raise ConfigError(log.errors[0])
+    if log.unfinished:
         print("stopped; the same command goes on from there")
         raise KeyboardInterrupt
-    print_table(runner.report())
+    print_table(log.report())
     print(f"report: {run.workdir / 'report.html'}")
 
 
@@ -128,9 +101,8 @@ def check_settings(config: Config, arms: dict[str, Arm]) -> None:
         check_mixture(config, name, arm)
         for task in arm.tasks:
             check_known(f"task of arm {name!r}", task, config.rig.tasks)
-    for name in config.hil.arms:
-        if config.hil.arms.count(name) > 1:
-            raise ConfigError(f"hil.arms: {name!r} is named {config.hil.arms.count(name)} times; name every arm once")
+        if (times := config.hil.arms.count(name)) > 1:
+            raise ConfigError(f"hil.arms: {name!r} is named {times} times; name every arm once")
 
 
 def check_policy(config: Config) -> None:
@@ -165,25 +137,14 @@ def plan(
     """The parts in order: those that all arms need, and each arm's own."""
     offline = any(not arm.online for arm in arms.values())
     rounds = range(1, config.hil.rounds + 1)
-    first = [demonstrations(config, root, number, shared) for number in (0, *(rounds if offline else ()))]
+    first = []
+    for number in (0, *(rounds if offline else ())):
+        arguments = recording(config, "collect", number, config.rig.tasks, demos(root, number), shared)
+        first.append(Part(f"round {number}: demonstrations", "collect.py", demos(root, number), arguments))
     data = (f"--config.data.paths={[str(demos(root, 0) / 'rlds')]}", f"--config.data.cache_dir={root / 'cache'}")
     first.append(Part("warm-up: training and scoring", "train.py", root / WARMUP, (*shared, *data)))
     chains = {name: arm_parts(config, root, name, arm, rounds, shared) for name, arm in arms.items()}
     return first, chains
-
-
-def demonstrations(config: Config, root: Path, number: int, shared: tuple[str, ...]) -> Part:
-    """Demonstrations of a round; round 0 is the warm-up."""
-    per_task = config.hil.per_round if number else config.hil.demonstrations
-    folder = demos(root, number)
-    arguments = (
-        *shared,
-        f"--config.collect.first_seed={config.collect.first_seed + number * SEEDS_PER_ROUND}",
-        f"--episodes={per_task * len(config.rig.tasks)}",
-        f"--round={number}",
-        f"--out={folder}",
-    )
-    return Part(f"round {number}: demonstrations", "collect.py", folder, arguments)
 
 
 def arm_parts(
@@ -194,8 +155,10 @@ def arm_parts(
     for number in rounds:
         parent = policy(root, name, number - 1)
         if arm.online:
-            out = root / name / f"round{number}" / "online"
-            parts.append(supervision(config, name, arm, number, parent, out, shared))
+            out, tasks = root / name / f"round{number}" / "online", arm.tasks or config.rig.tasks
+            given = (*shared, f"--checkpoint={parent}", f"--config.online.tasks={','.join(tasks)}")
+            arguments = recording(config, "online", number, tasks, out, given)
+            parts.append(Part(f"{name}, round {number}: supervised rollouts", "online.py", out, arguments))
         else:
             out = demos(root, number)
         data.append(out / "rlds")
@@ -217,21 +180,19 @@ def arm_parts(
     return parts
 
 
-def supervision(
-    config: Config, name: str, arm: Arm, number: int, parent: Path, out: Path, shared: tuple[str, ...]
-) -> Part:
-    """An online round: the last policy acts, a person corrects."""
-    tasks = arm.tasks or tuple(config.rig.tasks)
-    arguments = (
-        *shared,
-        f"--checkpoint={parent}",
-        f"--config.online.first_seed={config.online.first_seed + number * SEEDS_PER_ROUND}",
-        f"--config.online.tasks={','.join(tasks)}",
-        f"--episodes={config.hil.per_round * len(tasks)}",
+def recording(
+    config: Config, section: str, number: int, tasks: Sequence[str], out: Path, arguments: Sequence[str]
+) -> tuple[str, ...]:
+    """Arguments of a command that records round `number`, 0 the warm-up, with the settings of `section`."""
+    per_task = config.hil.per_round if number else config.hil.demonstrations
+    first_seed = config[section].first_seed + number * SEEDS_PER_ROUND
+    return (
+        *arguments,
+        f"--config.{section}.first_seed={first_seed}",
+        f"--episodes={per_task * len(tasks)}",
         f"--round={number}",
         f"--out={out}",
     )
-    return Part(f"{name}, round {number}: supervised rollouts", "online.py", out, arguments)
 
 
 def demos(root: Path, number: int) -> Path:
@@ -243,74 +204,44 @@ def policy(root: Path, arm: str, number: int) -> Path:
     return root / arm / f"round{number}" / "train" if number else root / WARMUP
 
 
-class Runner:
-    """Runs parts as processes, tells what is left, and rewrites the study's report after each."""
+class StudyLog:
+    """Tells what runs and how much is left, rewrites the study's report after each part, and keeps what failed."""
 
     def __init__(self, run: Run, config: Config, parts: Sequence[Part], stopping: Callable[[], bool]) -> None:
         self._run, self._config, self._parts, self._stopping = run, config, parts, stopping
-        self._running: set[Child | Leftover] = set()
-        self._environment = dict(os.environ)
-        if config.hil.jobs > 1:  # a core each
-            self._environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
-        self._lock = threading.Lock()
         self._done_here, self._began = 0, time.monotonic()
+        self.errors: list[str] = []
 
-    def run_chain(self, chain: Sequence[Part]) -> None:
-        """Runs parts one after the other until a stop is asked for. Raises ConfigError where one fails."""
-        for part in chain:
-            while not part.finished and not self._stopping():
-                self._run_part(part)
+    @property
+    def unfinished(self) -> int:
+        return sum(not part.finished for part in self._parts)
 
-    def kill(self) -> None:
-        """Ends what runs at once."""
-        for handle in list(self._running):
-            handle.kill()
+    def started(self, part: Part) -> None:
+        """Which part this is, and how long the rest takes at the pace so far."""
+        pace = (time.monotonic() - self._began) / max(self._done_here, 1)
+        left = f", about {format_seconds(self.unfinished * pace)} left" if self._done_here else ""
+        number = len(self._parts) - self.unfinished + 1
+        print(f"\n== part {number} of {len(self._parts)}{left}: {part.title}", flush=True)
 
-    def _run_part(self, part: Part) -> None:
-        """Starts `part`, or waits for the process that an earlier call left at it."""
-        print(f"\n== {self._left()}{part.title}", flush=True)
-        script = str(REPOSITORY / "experiments" / part.script)
-        command = [sys.executable, script, f"--workdir={part.folder}", *part.arguments]
-        shown = self._config.hil.jobs == 1
-        handle = launch_local(command, part.folder, environment=self._environment, shown=shown)
-        self._wait(handle)
-        if handle.status is not None and not part.finished and not self._stopping():
-            where = "above" if shown else f"in {part.folder / LOG}"
-            raise ConfigError(
-                f"{part.title} failed with exit status {handle.status}; its message is {where}. Finished parts are "
-                f"kept and the same command goes on. The part alone: python {shlex.join(command[1:])}"
-            )
+    def ended(self, part: Part, status: int | None) -> None:
         if part.finished:
-            with self._lock:
-                self._done_here += 1
+            self._done_here += 1
             self.report()
-
-    def _wait(self, handle: Child | Leftover) -> None:
-        """Until it has ended; asks it once to stop where this process was asked."""
-        self._running.add(handle)
-        asked = False
-        while not handle.done():
-            if self._stopping() and not asked:
-                asked = True
-                handle.stop()
-            time.sleep(POLL_S)
-        self._running.remove(handle)
+        elif not self._stopping():
+            where = "above" if self._config.hil.jobs == 1 else f"in {part.folder / LOG}"
+            self.errors.append(
+                f"{part.title} failed with exit status {status}; its message is {where}. Finished parts are "
+                f"kept and the same command goes on. The part alone: {shlex.join(['python', *part.command[1:]])}"
+            )
+            print(f"{part.title}: failed; other arms go on", file=sys.stderr, flush=True)
 
     def report(self) -> dict[str, Any]:
         """Writes report.json and report.html of what is finished."""
-        with self._lock:
-            study = read_study(self._config, self._run.workdir)
-            lineage = {"parts": [str(part.folder) for part in self._parts if part.finished]}
-            report = self._run.report(study_results(study), lineage=lineage)
-            write_study_report(self._run.workdir, report, study)
+        study = read_study(self._config, self._run.workdir)
+        lineage = {"parts": [str(part.folder) for part in self._parts if part.finished]}
+        report = self._run.report(study_results(study), lineage=lineage)
+        write_study_report(self._run.workdir, report, study)
         return report
-
-    def _left(self) -> str:
-        """Which part this is, and how long the rest takes at the pace so far."""
-        left = sum(not part.finished for part in self._parts)
-        pace = (time.monotonic() - self._began) / max(self._done_here, 1)
-        estimate = f", about {format_seconds(left * pace)} left" if self._done_here else ""
-        return f"part {len(self._parts) - left + 1} of {len(self._parts)}{estimate}: "
 
 
 def read_study(config: Config, root: Path) -> Study:

@@ -1,4 +1,4 @@
-"""Starts commands here or on a Slurm cluster, each in a folder with its log, and watches, stops and ends them.
+"""Runs commands here or on a Slurm cluster, each in a folder with its log, and watches, stops and ends them.
 
 A folder has one command at a time: where an earlier call's still runs, a launcher hands back that one instead.
 """
@@ -6,6 +6,7 @@ A folder has one command at a time: where an earlier call's still runs, a launch
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import importlib
@@ -14,38 +15,87 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from dexhil.commands import REPOSITORY
 from dexhil.config import ConfigError
 
 LOG = "log.txt"  # in the command's folder: what it printed
+POLL_S = 0.2
 SLURM_MINUTES = 24 * 60  # where --slurm time is not given; submitit's own default is 5
 
 
-class Handle(Protocol):
-    """A command that was started."""
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One command of experiments/ in a folder of its own. It is finished when the folder holds a report.
 
-    def done(self) -> bool:
-        """Whether it has ended, well or not."""
-        ...
+    arguments: all but --workdir.
+    """
 
-    def stop(self) -> None:
-        """Asks it to save and end."""
-        ...
+    title: str
+    script: str
+    folder: Path
+    arguments: tuple[str, ...]
 
-    def kill(self) -> None:
-        """Ends it at once."""
-        ...
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "report.json").is_file()
+
+    @property
+    def command(self) -> list[str]:
+        script = REPOSITORY / "experiments" / self.script
+        return [sys.executable, str(script), f"--workdir={self.folder}", *self.arguments]
 
 
-Launch = Callable[[Sequence[str], Path], Handle]  # command, folder -> what was started
+def run_parts(
+    chains: Iterable[Sequence[Part]],
+    launch: Launch,
+    stopping: Callable[[], bool],
+    *,
+    workers: int = 1,
+    started: Callable[[Part], None] = lambda part: None,
+    ended: Callable[[Part, int | None], None],
+    watch: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs what is not finished, `workers` chains at a time, until `stopping()`; then what runs saves and ends.
+
+    The parts of a chain come one after the other; one that fails ends its chain. ended(part, exit status where it is
+    known), started, watch: called as parts end and start, and every POLL_S.
+    """
+    waiting = [chain for chain in ([part for part in parts if not part.finished] for parts in chains) if chain]
+    running: list[tuple[list[Part], Handle]] = []
+    asked = False
+    try:
+        while running or (waiting and not stopping()):
+            while waiting and len(running) < workers and not stopping():
+                chain = waiting.pop(0)
+                started(chain[0])
+                running.append((chain, launch(chain[0].command, chain[0].folder)))
+            if stopping() and not asked:
+                asked = True
+                for _, handle in running:
+                    handle.stop()
+            time.sleep(POLL_S)
+            watch()
+            for chain, handle in [(chain, handle) for chain, handle in running if handle.done()]:
+                running.remove((chain, handle))
+                if isinstance(handle, Leftover) and not chain[0].finished:
+                    waiting.insert(0, chain)
+                    continue
+                ended(chain[0], handle.status)
+                if chain[0].finished and chain[1:]:
+                    waiting.insert(0, chain[1:])
+    finally:
+        for _, handle in running:
+            handle.kill()
 
 
 def launch_local(
     command: Sequence[str], workdir: Path, *, environment: Mapping[str, str] | None = None, shown: bool = False
-) -> Child | Leftover:
+) -> Handle:
     """Starts a command here; where a process that an earlier call left is still at it, waits for that one instead.
 
     environment: the command's, by default this process's. shown: it prints here, not into its log.
@@ -120,7 +170,7 @@ class Leftover:
         self._left_alone = True
 
     def kill(self) -> None:
-        self._left_alone = True
+        """It is not ours."""
 
 
 def slurm_launcher(workdir: Path, settings: Sequence[str], cluster: str) -> Launch:
@@ -169,6 +219,8 @@ def run_logged(command: Sequence[str], log: Path) -> int:
 class Job:
     """A job on the cluster. record: where it is written down for a later call."""
 
+    status = None
+
     def __init__(self, job: Any, record: Path) -> None:
         self._job, self._record = job, record
 
@@ -183,3 +235,9 @@ class Job:
 
     def kill(self) -> None:
         self.stop()
+
+
+Handle = (
+    Child | Leftover | Job
+)  # done() says whether it has ended, stop() asks it to save and end, kill() ends it at once
+Launch = Callable[[Sequence[str], Path], Handle]  # command, folder -> what was started

@@ -6,11 +6,20 @@ import concurrent.futures
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 from dexhil.commands import progress, stop_requested
+from dexhil.episodes.recorder import list_episodes, read_facts
+from dexhil.schema import EpisodeMetadata
 from dexhil.workers import leave_ctrl_c_to_parent
 
 Done = dict[str, dict[int, bool]]  # task -> seed -> whether the episode counts
+
+
+def recorded(root: Path, task: str, counts: Callable[[EpisodeMetadata], bool]) -> dict[int, bool]:
+    """{seed: whether it counts} of the finished episodes of `task` under `root`."""
+    facts = [read_facts(path)[0] for path in list_episodes(root)]
+    return {fact.seed: counts(fact) for fact in facts if fact.task == task}
 
 
 def fill_quota(
@@ -35,22 +44,18 @@ def fill_quota(
         stop_requested("finishing the open episodes") as stopping,
         concurrent.futures.ProcessPoolExecutor(workers, context, leave_ctrl_c_to_parent) as pool,
     ):
-        pending: dict[concurrent.futures.Future, tuple[str, int]] = {}
-        started = {task: set(seeds) for task, seeds in done.items()}
         try:
-            while not stopping():
-                for task, seed in _missing(done, started, per_task, first_seed, max_seeds):
-                    started[task].add(seed)
-                    pending[pool.submit(job, task, seed)] = task, seed
-                if not pending:
-                    return done
-                finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in finished:
-                    task, seed = pending.pop(future)
+            while missing := _missing(done, per_task, first_seed, max_seeds):
+                futures = {pool.submit(job, *key): key for key in missing}
+                for future in concurrent.futures.as_completed(futures):
+                    task, seed = futures[future]
                     done[task][seed] = future.result()
-                others = sum(not counts for seeds in done.values() for counts in seeds.values())
-                bar.update(_counted(done, per_task), others=others)
-            pool.shutdown(cancel_futures=True)
+                    others = sum(not counts for seeds in done.values() for counts in seeds.values())
+                    bar.update(_counted(done, per_task), others=others)
+                    if stopping():
+                        pool.shutdown(cancel_futures=True)
+                        raise KeyboardInterrupt
+            return done
         except BrokenProcessPool:
             if not stopping():  # else it was a worker that the Ctrl-C met before it ignored it
                 raise OSError(
@@ -69,13 +74,11 @@ def _counted(done: Done, per_task: int) -> int:
     return sum(min(sum(seeds.values()), per_task) for seeds in done.values())
 
 
-def _missing(
-    done: Done, started: dict[str, set[int]], per_task: int, first: int, max_seeds: int | None
-) -> list[tuple[str, int]]:
+def _missing(done: Done, per_task: int, first: int, max_seeds: int | None) -> list[tuple[str, int]]:
     """Seeds to start now: the first `per_task` of each task, and one more for each that did not count, in turns."""
     wanted = []
     for task, seeds in done.items():
         count = per_task + sum(not counts for counts in seeds.values())
         count = count if max_seeds is None else min(count, max_seeds)
-        wanted += [(task, seed) for seed in range(first, first + count) if seed not in started[task]]
+        wanted += [(task, seed) for seed in range(first, first + count) if seed not in seeds]
     return sorted(wanted, key=lambda item: item[1])

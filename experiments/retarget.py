@@ -17,28 +17,30 @@ if __name__ == "__main__":
     begin(command_options.retarget())
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dexhil.commands import ConfigError, Run, load_config, progress, run_command
+from dexhil.commands import ConfigError, Run, load_config, progress, run_command, stop_requested
 from dexhil.config import Config, read_section
 from dexhil.names import check_known
+from dexhil.progress import format_seconds
 from dexhil.reports.retargeting import write_retargeting_report
 from dexhil.retargeting import metrics, network, runtime, training
 from dexhil.retargeting.config import TrainingConfig
 from dexhil.retargeting.hand import Hand, simulated_dexhand021
 from dexhil.retargeting.keypoints import check_keypoints, to_canonical
 from dexhil.retargeting.kinematics import CanonicalHand
+from dexhil.retargeting.recording import Recording
 from dexhil.retargeting.synthetic import Person, free_motion
 from dexhil.retargeting.urdf import CARDS, load_urdf
 from dexhil.retargeting.view import check_port, show
-from experiments.retarget_record import record
 from hardware.drivers.geort_glove import stream
 
 FILE = "retargeter.npz"
 FEWEST = 100  # frames of a recording: some seconds
+CHECK_AFTER = 100  # frames, before a person spends minutes on a recording in the wrong unit
 STRETCHES = 5
 STRANGER_SEED, STRANGER_S, STRANGER_HZ = 99, 60.0, 30.0
 
@@ -52,15 +54,13 @@ def main(argv: Sequence[str]) -> None:
         return
     if options.view:
         check_port(options.port)
-        view_clip(runtime.load(options.workdir / FILE), load_clip(options.view), options.port)
+        model, clip = runtime.load(options.workdir / FILE), load_clip(options.view)
+        robot = CanonicalHand(model.hand)
+        show(robot, clip, mapping(model, clip), scale=training.scale_of(clip, robot), port=options.port)
         return
     run = Run(options.workdir, "retarget", config)
     run.resume(0)
     hand = load_hand(config)
-    if not 0.0 <= config.data.heldout_fraction < 1.0:
-        raise ConfigError(
-            f"data.heldout_fraction: expected 0 or more and below 1, got {config.data.heldout_fraction:g}"
-        )
     clips = {Path(path).stem: load_clip(Path(path)) for path in config.data.clips}
     if len(clips) < len(config.data.clips):
         raise ConfigError(f"data.clips: two recordings have the same name; got {', '.join(config.data.clips)}")
@@ -71,20 +71,15 @@ def main(argv: Sequence[str]) -> None:
     if not clips:
         clips = {"stranger": free_motion(np.random.default_rng(STRANGER_SEED), Person(), STRANGER_S, STRANGER_HZ)}
         held = {"stranger": np.ones(len(clips["stranger"]), bool)}
-    robot = CanonicalHand(hand)
-    methods = {name: {"dexhil": mapping(model, clip)} for name, clip in clips.items()}
-    scores = {
-        name: {
-            method: metrics.score(f, clip, robot, training.scale_of(clip, robot), held=held[name])
-            for method, f in methods[name].items()
-        }
-        for name, clip in clips.items()
-        if held[name].any()
-    }
+    robot, methods, scores = CanonicalHand(hand), {}, {}
+    for name, clip in clips.items():
+        if held[name].any():
+            methods[name] = {"dexhil": mapping(model, clip)}
+            scale = training.scale_of(clip, robot)
+            scores[name] = {"dexhil": metrics.score(methods[name]["dexhil"], clip, robot, scale, held=held[name])}
     report = run.report({"clips": {name: {hand.name: values} for name, values in scores.items()}})
-    page = write_retargeting_report(
-        run.workdir, report, hand, {name: clips[name][held[name]] for name in scores}, methods
-    )
+    shown = {name: clips[name][held[name]] for name in scores}
+    page = write_retargeting_report(run.workdir, report, hand, shown, methods)
     for name, values in scores.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in values["dexhil"].items()))
     print(f"retargeter: {run.workdir / FILE}\nreport: {page}")
@@ -108,9 +103,34 @@ def mapping(model: runtime.Model, clip: np.ndarray) -> Callable[[np.ndarray], np
     return functools.partial(model.motors, scale=scale)
 
 
-def view_clip(model: runtime.Model, clip: np.ndarray, port: int) -> None:
-    robot = CanonicalHand(model.hand)
-    show(robot, clip, mapping(model, clip), scale=training.scale_of(clip, robot), port=port)
+def record(frames: Iterable[tuple[float, np.ndarray]], path: Path, seconds: float) -> Recording:
+    """Records (time s, key points [21, 3] m) for `seconds` or until Ctrl-C, says what to show next, writes `path`.
+
+    A source that ends or fails ends the recording: what came is kept. Raises ValueError where nothing usable came or
+    it is no right hand in metres.
+    """
+    recording, shown, began = Recording(), "", None
+    with stop_requested("saving the recording") as stop:
+        try:
+            for time_s, points in frames:
+                began = time_s if began is None else began
+                recording.add(time_s, points)
+                if len(recording.frames) == CHECK_AFTER:
+                    check_keypoints(np.stack(recording.frames).astype(np.float64))
+                if recording.guidance != shown:
+                    shown = recording.guidance
+                    print(f"{format_seconds(time_s - began):>6}  {shown}", flush=True)
+                if stop() or time_s - began >= seconds:
+                    break
+        except ValueError as error:
+            if len(recording.frames) <= CHECK_AFTER:
+                raise
+            print(f"the recording ends early: {error}", flush=True)
+    recording.save(path)
+    print(", ".join(f"{name} {value:.4g}" for name, value in recording.summary().items()))
+    if recording.missing:
+        print(f"hardly seen: {', '.join(recording.missing)}; the retargeter will guess there, record them too")
+    return recording
 
 
 def load_hand(config: Config) -> Hand:
@@ -143,8 +163,8 @@ def load_clip(path: Path) -> np.ndarray:
 
 def held_out(frames: int, fraction: float) -> np.ndarray:
     """bool [frames]: the end of each of STRETCHES equal parts of a recording, so that every gesture is scored."""
-    share = np.concatenate([np.arange(len(part)) / len(part) for part in np.array_split(np.arange(frames), STRETCHES)])
-    return share >= 1.0 - fraction
+    parts = np.array_split(np.arange(frames), STRETCHES)
+    return np.concatenate([np.arange(len(part)) / len(part) for part in parts]) >= 1.0 - fraction
 
 
 if __name__ == "__main__":

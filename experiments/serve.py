@@ -17,10 +17,9 @@ if __name__ == "__main__":
     begin(command_options.serve())
 
 import asyncio
-import contextlib
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
@@ -70,12 +69,12 @@ async def serve(server: PolicyServer, run: Run, stopping: Callable[[], bool], *,
     """Until `stopping()`; shows the counts on a terminal, and logs them every LOG_S where they are new."""
     async with server:
         print(welcome(server.info, server.uri, with_key), flush=True)
-        with status_line() as show:
+        with Console().status("") as status:  # only a terminal shows it
             logged, last = run.seconds, server.stats.line()
             while not stopping():
                 await asyncio.sleep(POLL_S)
                 line = server.stats.line()
-                show(line)
+                status.update(line)
                 if run.seconds - logged >= LOG_S and line != last:
                     run.log(server.stats.requests, server.stats.summary())
                     logged, last = run.seconds, line
@@ -86,25 +85,13 @@ async def serve(server: PolicyServer, run: Run, stopping: Callable[[], bool], *,
 def welcome(info: PolicyInfo, uri: str, with_key: bool) -> str:
     """What somebody who writes a client must know."""
     key = f"needed, header Authorization: Api-Key … (clients of ours read {VARIABLE})" if with_key else "none needed"
-    return "\n".join(
-        [
-            f"serving {info.checkpoint} at {uri}   (health: {uri.replace('ws:', 'http:', 1)}/healthz)",
-            f"  robot    {info.robot}: state [{info.state_dim}], actions [{info.chunk}, {info.action_dim}], "
-            f"absolute joint targets in rad, {info.control_hz:g} Hz",
-            f"  cameras  {', '.join(info.cameras)}: uint8 [H, W, 3], resized to {info.image_size} x {info.image_size}",
-            f"  key      {key}",
-        ]
+    return (
+        f"serving {info.checkpoint} at {uri}   (health: {uri.replace('ws:', 'http:', 1)}/healthz)\n"
+        f"  robot    {info.robot}: state [{info.state_dim}], actions [{info.chunk}, {info.action_dim}], "
+        f"absolute joint targets in rad, {info.control_hz:g} Hz\n"
+        f"  cameras  {', '.join(info.cameras)}: uint8 [H, W, 3], resized to {info.image_size} x {info.image_size}\n"
+        f"  key      {key}"
     )
-
-
-@contextlib.contextmanager
-def status_line() -> Iterator[Callable[[str], None]]:
-    """Yields a function that shows a line in place on a terminal, and does nothing elsewhere."""
-    if not sys.stdout.isatty():
-        yield lambda line: None
-        return
-    with Console().status("") as status:
-        yield status.update
 
 
 if __name__ == "__main__":

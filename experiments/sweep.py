@@ -23,7 +23,6 @@ import operator
 import re
 import runpy
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from dexhil.commands import (
     REPOSITORY,
     Config,
     ConfigError,
-    Progress,
     Run,
     load_config,
     progress,
@@ -41,26 +39,24 @@ from dexhil.commands import (
     run_command,
     stop_requested,
 )
-from experiments.launchers import Handle, Launch, Leftover, launch_local, slurm_launcher
+from experiments.launchers import Launch, Part, launch_local, run_parts, slurm_launcher
 from experiments.sweep_report import Trial, describe_failure, text_table, trial_results, trials_table, write_report
 
-TRAIN = (sys.executable, str(REPOSITORY / "experiments" / "train.py"))
-POLL_S = 0.2
 NAME_LENGTH = 120
 
 
-def main(argv: Sequence[str], command: Sequence[str] = TRAIN, cluster: str = "slurm") -> None:
-    """command: what runs a trial. cluster: submitit's name of the executor behind --launcher slurm."""
+def main(argv: Sequence[str], script: str = "train.py", cluster: str = "slurm") -> None:
+    """script: what runs a trial. cluster: submitit's name of the executor behind --launcher slurm."""
     parser = command_options.sweep()
     base, options = load_config(argv, parser, workdir=lambda options: Path("runs") / options.sweep.stem)
     shared = [f"--config={options.config}", *parser.parse_known_args(argv)[1]]
-    trials = make_trials(options.sweep, shared, options.workdir)
+    trials = make_trials(options.sweep, shared, options.workdir, script)
     local = options.launcher == "local"
     launch = launch_local if local else slurm_launcher(options.workdir, options.slurm, cluster)
     run = Run(options.workdir, "sweep", base)
-    run_trials(trials, command, launch, options.workers or (1 if local else len(trials)))
+    run_trials(trials, launch, options.workers or (1 if local else len(trials)))
     rows = [trial_results(trial) for trial in trials]
-    lineage = {"sweep": options.sweep, "trials": {trial.name: trial.workdir for trial in trials}}
+    lineage = {"sweep": options.sweep, "trials": {trial.title: trial.folder for trial in trials}}
     report = run.report({"trials": rows}, lineage=lineage)
     print(f"\n{text_table(trials_table(rows))}\n\nreport: {write_report(run.workdir, report)}")
     failed = [trial for trial in trials if not trial.finished]
@@ -96,7 +92,7 @@ def grid(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
-def make_trials(sweep: Path, shared: Sequence[str], workdir: Path) -> list[Trial]:
+def make_trials(sweep: Path, shared: Sequence[str], workdir: Path, script: str) -> list[Trial]:
     """The sweep's trials, each of them judged as train.py will judge it. shared: arguments that all trials get.
 
     Raises ConfigError on an unknown key, a value that does not fit its key, two equal trials, and a trial whose folder
@@ -111,15 +107,15 @@ def make_trials(sweep: Path, shared: Sequence[str], workdir: Path) -> list[Trial
         except ConfigError as error:
             raise ConfigError(f"--sweep {sweep}: {error}") from None
         name = trial_name(overrides)
-        trials.append(Trial(name, overrides, arguments, config, workdir / name))
-    names = [trial.name for trial in trials]
+        trials.append(Trial(name, script, workdir / name, tuple(arguments), overrides, config))
+    names = [trial.title for trial in trials]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(
                 f"--sweep {sweep}: {names.count(name)} trials are called {name}; make their values differ"
             )
     for trial in trials:
-        refuse_other_config(trial.workdir, trial.config)
+        refuse_other_config(trial.folder, trial.config)
     return trials
 
 
@@ -140,59 +136,41 @@ def trial_name(overrides: Mapping[str, Any]) -> str:
     return name if len(name) <= NAME_LENGTH else f"{name[:NAME_LENGTH]}-{digest}"
 
 
-def run_trials(trials: Sequence[Trial], command: Sequence[str], launch: Launch, workers: int) -> None:
+def run_trials(trials: Sequence[Trial], launch: Launch, workers: int) -> None:
     """Runs what is not finished, `workers` at a time. Raises KeyboardInterrupt after a clean stop."""
-    waiting = [trial for trial in trials if not trial.finished]
-    running: list[tuple[Trial, Handle]] = []
-    asked = False
+    total = sum(trial.config.train.steps for trial in trials)
+    failed: set[Path] = set()
+
+    def steps_done() -> int:
+        """Training steps behind the sweep; a trial that failed counts whole, it has none left."""
+        return sum(
+            trial.config.train.steps if trial.finished or trial.folder in failed else last_step(trial)
+            for trial in trials
+        )
+
+    def ended(part: Part, _: int | None) -> None:
+        if not part.finished:
+            failed.add(part.folder)
+
     with (
-        progress(steps(trials), "sweep", start=steps_done(trials, waiting)) as bar,
+        progress(total, "sweep", start=steps_done()) as bar,
         stop_requested("the running trials save and stop") as stopping,
     ):
-        try:
-            while running or (waiting and not stopping()):
-                while waiting and len(running) < workers and not stopping():
-                    running.append((waiting[0], launch(trial_command(command, waiting[0]), waiting[0].workdir)))
-                    del waiting[0]
-                if stopping() and not asked:
-                    asked = True
-                    for _, handle in running:
-                        handle.stop()
-                time.sleep(POLL_S)
-                ended = [(trial, handle) for trial, handle in running if handle.done()]
-                running = [pair for pair in running if pair not in ended]
-                waiting += [trial for trial, handle in ended if isinstance(handle, Leftover) and not trial.finished]
-                show(bar, trials, [*waiting, *(trial for trial, _ in running)])
-        finally:
-            for _, handle in running:
-                handle.kill()
+
+        def watch() -> None:
+            finished = sum(trial.finished for trial in trials)
+            bar.update(steps_done(), ended=f"{finished + len(failed)}/{len(trials)}", failed=len(failed))
+
+        chains = [[trial] for trial in trials]
+        run_parts(chains, launch, stopping, workers=workers, ended=ended, watch=watch)
+        watch()
     if stopping() and not all(trial.finished for trial in trials):
         print("stopped; the same command goes on from there")
         raise KeyboardInterrupt
 
 
-def trial_command(command: Sequence[str], trial: Trial) -> list[str]:
-    return [*command, *trial.arguments, f"--workdir={trial.workdir}"]
-
-
-def show(bar: Progress, trials: Sequence[Trial], unfinished: Sequence[Trial]) -> None:
-    """Steps of all trials; unfinished: those that wait or run."""
-    ended = len(trials) - len(unfinished)
-    failed = sum(trial not in unfinished and not trial.finished for trial in trials)
-    bar.update(steps_done(trials, unfinished), ended=f"{ended}/{len(trials)}", failed=failed)
-
-
-def steps(trials: Sequence[Trial]) -> int:
-    return sum(trial.config.train.steps for trial in trials)
-
-
-def steps_done(trials: Sequence[Trial], unfinished: Sequence[Trial]) -> int:
-    """Training steps behind the sweep; a trial that failed counts whole, it has none left."""
-    return steps(trials) - steps(unfinished) + sum(last_step(trial) for trial in unfinished)
-
-
 def last_step(trial: Trial) -> int:
-    metrics = read_metrics(trial.workdir)
+    metrics = read_metrics(trial.folder)
     return metrics[-1]["step"] if metrics else 0
 
 

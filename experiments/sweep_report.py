@@ -10,54 +10,44 @@ from typing import Any
 
 from dexhil.config import Config
 from dexhil.reports.page import Cell, Fact, Section, Table, percent, write_run_page
-from experiments.launchers import LOG
+from experiments.launchers import LOG, Part
 
 LOG_LINES = 15
 UNKNOWN = "-"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Trial:
-    """One point of the sweep. arguments: of train.py, all but --workdir. config: what they make."""
+@dataclasses.dataclass(frozen=True)
+class Trial(Part):
+    """One point of the sweep. config: what its arguments make."""
 
-    name: str
     overrides: dict[str, Any]
-    arguments: list[str]
     config: Config
-    workdir: Path
-
-    @property
-    def finished(self) -> bool:
-        return (self.workdir / "report.json").is_file()
-
-    @property
-    def log(self) -> Path:
-        return self.workdir / LOG
 
 
 def trial_results(trial: Trial) -> dict[str, Any]:
     """A trial's entry in the report; the figures of a failed one are None."""
-    report = json.loads((trial.workdir / "report.json").read_text()) if trial.finished else {"results": {}}
+    report = json.loads((trial.folder / "report.json").read_text()) if trial.finished else {"results": {}}
     figures = {key: report["results"].get(key) for key in ("final_loss", "heldout_loss", "score")}
     return {
-        "name": trial.name,
+        "name": trial.title,
         "overrides": trial.overrides,
         "status": "finished" if trial.finished else "failed",
         **figures,
         "seconds": report.get("seconds"),
-        "workdir": trial.workdir,
+        "workdir": trial.folder,
         "log": [] if trial.finished else log_tail(trial),
     }
 
 
 def log_tail(trial: Trial) -> list[str]:
     """The last lines of a trial's log, empty where it never began."""
-    return trial.log.read_text(errors="replace").splitlines()[-LOG_LINES:] if trial.log.is_file() else []
+    log = trial.folder / LOG
+    return log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.is_file() else []
 
 
 def describe_failure(trial: Trial) -> str:
-    lines = log_tail(trial) or [f"(the trial never began; Slurm's own logs are in {trial.workdir.parent / 'slurm'})"]
-    return "\n  | ".join([f"{trial.name}: the end of {trial.log}:", *lines])
+    lines = log_tail(trial) or [f"(the trial never began; Slurm's own logs are in {trial.folder.parent / 'slurm'})"]
+    return "\n  | ".join([f"{trial.title}: the end of {trial.folder / LOG}:", *lines])
 
 
 def trials_table(rows: Sequence[Mapping[str, Any]]) -> Table:

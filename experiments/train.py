@@ -68,7 +68,7 @@ from dexhil.training.step import (
 )
 from dexhil.transforms.normalization import Normalization, fit_normalization
 from experiments.curves import Curves, summary
-from experiments.eval import check_acts, evaluate
+from experiments.eval import check_acts, evaluate, print_rates
 
 # Settings of `data` that the loader takes as they are.
 PASSED_ON = (
@@ -120,6 +120,7 @@ def main(argv: Sequence[str]) -> None:
     if scored(config):
         trials = evaluate(config, workdir, media)
         results |= {"score": score(outcomes(trials)), "outcomes": outcomes(trials)}
+        print_rates(results["score"])
     report = run.report(results, lineage=meta.lineage)
     print(f"report: {write_report(run.workdir, report, trials, media if trials else None)}")
 
@@ -133,17 +134,10 @@ def make_loader(config: Config, split: str) -> Loader:
     """The training or held-out part of the config's data sets."""
     data = read_section(config, "data", DataConfig)
     return Loader(
-        data.paths,
-        get_mapping(data.mapping),
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        split=split,
-        episode_filter={"success": data.success},
-        episodes_per_task=data.episodes_per_task or None,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-        **{name: getattr(data, name) for name in PASSED_ON},
-    )
+        data.paths, get_mapping(data.mapping), batch_size=config.train.batch_size, seed=config.seed, split=split,
+        episode_filter={"success": data.success}, episodes_per_task=data.episodes_per_task or None,
+        host=jax.process_index(), num_hosts=jax.process_count(), **{name: getattr(data, name) for name in PASSED_ON},
+    )  # fmt: skip
 
 
 def instructions(config: Config, data: Loader) -> set[str]:
@@ -168,15 +162,10 @@ def make_meta(config: Config, run: Run, data: Loader, texts: set[str]) -> Checkp
     tokenizer = Tokenizer(own).model_bytes if own else train_tokenizer(texts)
     stats = normalization(config, data)
     return CheckpointMeta(
-        robot=data.robot,
-        control_hz=config.data.control_hz,
-        model=model_config(config, stats, Tokenizer(tokenizer)),
-        normalization=stats,
-        tokenizer=tokenizer,
-        config=run.config,
-        lineage=lineage,
+        robot=data.robot, control_hz=config.data.control_hz, model=model_config(config, stats, Tokenizer(tokenizer)),
+        normalization=stats, tokenizer=tokenizer, config=run.config, lineage=lineage,
         joint_names=known_joint_names(data.robot, stats.recorded_dims["actions"]),
-    )
+    )  # fmt: skip
 
 
 def load_checked_meta(config: Config, workdir: str | Path, data: Loader) -> CheckpointMeta:
@@ -230,18 +219,16 @@ def load_parent(config: Config, meta: CheckpointMeta) -> Any:
     return readapt(params, model, meta.model, jax.random.key(config.seed))
 
 
-def load_base(config: Config, model: VLAConfig, weights: str, key: jax.Array) -> Any:
-    """Public weights, with the adapters that this run trains."""
-    params = load_params(weights, model.base(), init=config.model.init, key=key)
-    return readapt(params, model.base(), model, key)
-
-
 def make_training(config: Config, meta: CheckpointMeta, mesh: Mesh, weights: str = "") -> tuple[TrainState, Any]:
     """The state at step 0 over the devices of `mesh`, from the file `weights` if one is named, and the jitted step."""
     settings = read_section(config, "train", TrainConfig)
     optimizer = make_optimizer(settings)
     key = jax.random.key(config.seed)
-    params = load_base(config, meta.model, weights, key) if weights else init_params(meta.model, key)
+    if weights:
+        base = meta.model.base()
+        params = readapt(load_params(weights, base, init=config.model.init, key=key), base, meta.model, key)
+    else:
+        params = init_params(meta.model, key)
     frozen, kept = frozen_paths(params, settings.freeze, insulated=meta.model.insulate), meta.model.param_dtype
     state = make_state(params, optimizer, mesh, frozen=frozen, frozen_dtype=kept, ema=settings.ema)
     loss = make_loss(config, meta)

@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dexhil.reports.page import Block, Cell, Fact, Image, Page, Section, Table, Text, write_page, write_run_page
+from dexhil.reports.page import Block, Cell, Image, Section, Table, Text, write_run_page
 from dexhil.retargeting.hand import Hand
 from dexhil.retargeting.keypoints import gesture_frames, skeleton
 from dexhil.retargeting.kinematics import CanonicalHand
@@ -58,32 +58,6 @@ def write_retargeting_report(
         sections.append(Section(f"{name}, frames that were not learnt from", blocks))
     sections.append(Section("How to read it", [Text(READING)]))
     return write_run_page(workdir, report, [], sections, title=f"retarget: {hand.name}")
-
-
-def write_comparison(
-    path: Path,
-    result: Mapping[str, Any],
-    hands: Mapping[str, Hand],
-    clips: Mapping[str, np.ndarray],
-    methods: Mapping[str, Mapping[str, Mapping[str, Method]]],
-) -> Path:
-    """The benchmark's page. methods: clip -> hand -> method; the rest as in `write_retargeting_report`."""
-    sections = []
-    for name, clip in clips.items():
-        for hand, scores in result["clips"][name].items():
-            picture = Image(gestures_picture(hands[hand], clip, methods[name][hand]))
-            sections.append(Section(f"{name}, {hand}, held-out frames", [metrics_table(scores), picture]))
-    sections.append(Section("How to read it", [Text(READING)]))
-    page = Page(
-        title="Retargeting methods side by side",
-        subtitle=f"DexHiL {result['code_version']} · {result['machine']}",
-        facts=[
-            Fact(method, f"{times['median']:.2f} ms", f"a frame; 99 % within {times['p99']:.2f} ms")
-            for method, times in result["latency_ms"].items()
-        ],
-        sections=sections,
-    )
-    return write_page(path, page)
 
 
 READING = (

@@ -10,10 +10,8 @@ until nobody commands any more, "rest_ms": until the commands stand still, "told
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import json
 import os
 import resource
 import signal
@@ -21,16 +19,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dexhil.config import read_config_file
 from dexhil.control.takeover import Mode
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
-from dexhil.schema import ActionChunk, EpisodeMetadata, Observation
-from experiments.benchmarks.takeover import Still, WanderingPolicy
-from hardware.devices.base import OperatorState
+from dexhil.schema import ARM_DOF, ActionChunk, EpisodeMetadata, Observation
+from experiments.benchmarks.result import parser, write_result
+from hardware.devices.base import Health, OperatorState, Stamped
 from hardware.runtime.control import Control, Phase
 from hardware.runtime.policy_process import PolicyProcess
 from hardware.runtime.recording import Recorder
@@ -39,27 +37,61 @@ from hardware.runtime.session import Session
 
 PATIENCE_S = 180.0
 STILL_RAD = 1e-5
+SILENT = ("arm", "hand", "scene", "tracker", "glove")  # devices that the simulator can silence
 HOLDING = (Mode.HOLD, Mode.ESTOP, Mode.RELEASING)
 
 
 @dataclasses.dataclass
-class FaultyPolicy(WanderingPolicy):
-    """Returns NaN, or hangs, while a file of that name is in `flags`."""
+class FaultyPolicy:
+    """Wanders around home at the speed of a demonstration; NaN, or no answer, while a file so named is in `flags`."""
 
-    flags: str = ""
+    flags: str
+    checkpoint_id: str = "wandering"
 
     def infer(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         while (Path(self.flags) / "hang").exists():
             time.sleep(0.01)
-        chunk = super().infer(observation, seed=seed)
+        rng = np.random.default_rng([seed, round(1e3 * time.monotonic())])
+        t = time.monotonic() + np.arange(16) / 20.0
+        phases = np.linspace(0, 5, SPEC.action_dim)
+        size = np.r_[np.full(ARM_DOF, 0.12), np.full(SPEC.hand_dof, 0.25)]
+        rows = SPEC.home + size * np.sin(2 * np.pi * 0.4 * t[:, None] + phases) + rng.normal(0, 0.005, (1, len(size)))
+        actions = np.clip(rows, SPEC.lower, SPEC.upper).astype(np.float32)
         if (Path(self.flags) / "nan").exists():
-            chunk.actions[2, 3] = np.nan
-        return chunk
+            actions[2, 3] = np.nan
+        return ActionChunk(actions, observation.timestamp)
 
 
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """inject and mend: at once. person: who is in control is a person, else the policy."""
+class Switch:
+    """The operator's switch, as the benchmark sets it."""
+
+    name, period_s = "switch", 1.0 / 90.0
+
+    def __init__(self) -> None:
+        self.value, self.valid, self._seq = OperatorState(False), True, 0
+
+    def connect(self) -> None:
+        """Is always connected."""
+
+    def unplug(self) -> None:
+        self.valid = False
+
+    def plug_in(self) -> None:
+        self.valid = True
+
+    def read(self) -> Stamped[OperatorState]:
+        self._seq += 1
+        return Stamped(self.value, time.monotonic(), time.monotonic(), self._seq, self.valid)
+
+    def health(self) -> Health:
+        return Health(True)
+
+    def stop(self) -> None:
+        """Has nothing to stop."""
+
+
+class Fault(NamedTuple):
+    """inject and mend: at once. person: a person is in control, else the policy."""
 
     inject: Callable[[], Any]
     mend: Callable[[], Any]
@@ -87,7 +119,7 @@ class Bench:
         self.flags, self.said = folder / "flags", []
         self.flags.mkdir()
         self.rig = make_rig(config, "sim")
-        self.operator = Still("switch", OperatorState(False))
+        self.operator = Switch()
         self.rig.devices["operator"] = self.operator
         make_policy = functools.partial(FaultyPolicy, flags=str(self.flags))
         self.policy = PolicyProcess(make_policy, hz=config.rates.policy_hz, image_bytes=1 << 20, hung_s=2.0)
@@ -100,40 +132,27 @@ class Bench:
 
     def faults(self) -> dict[str, Fault]:
         """All that is tried, by name."""
-        world, flags = self.world, self.flags
-
-        def kill_with(number: int) -> Callable[[], None]:
-            return lambda: os.kill(self.policy.pid, number)
-
-        def silent(name: str, *, person: bool = False) -> Fault:
-            return Fault(lambda: world.inject(name), lambda: world.inject(""), person)
-
-        def flag(name: str) -> Fault:
-            return Fault((flags / name).touch, (flags / name).unlink)
-
-        nothing = functools.partial(bool)
+        inject, full = self.world.inject, (resource.RLIMIT_FSIZE, (1, 1))
+        silent = {name: (functools.partial(inject, name), functools.partial(inject, "")) for name in SILENT}
+        nan, hang = self.flags / "nan", self.flags / "hang"
         return {
-            "policy process killed (SIGKILL)": Fault(kill_with(signal.SIGKILL), nothing),
-            "policy process stopped (SIGSTOP)": Fault(kill_with(signal.SIGSTOP), nothing),
-            "policy returns NaN": flag("nan"),
-            "policy hangs": flag("hang"),
-            "arm silent": silent("arm"),
-            "hand silent": silent("hand"),
-            "camera frozen": silent("scene"),
-            "cube lost, a person in control": silent("tracker", person=True),
-            "glove silent, a person in control": silent("glove", person=True),
-            "switch unplugged, a person in control": Fault(
-                lambda: setattr(self.operator, "valid", False), lambda: setattr(self.operator, "valid", True), True
-            ),
+            "policy process killed (SIGKILL)": Fault(lambda: os.kill(self.policy.pid, signal.SIGKILL), bool),
+            "policy process stopped (SIGSTOP)": Fault(lambda: os.kill(self.policy.pid, signal.SIGSTOP), bool),
+            "policy returns NaN": Fault(nan.touch, nan.unlink),
+            "policy hangs": Fault(hang.touch, hang.unlink),
+            "arm silent": Fault(*silent["arm"]),
+            "hand silent": Fault(*silent["hand"]),
+            "camera frozen": Fault(*silent["scene"]),
+            "cube lost, a person in control": Fault(*silent["tracker"], person=True),
+            "glove silent, a person in control": Fault(*silent["glove"], person=True),
+            "switch unplugged, a person in control": Fault(self.operator.unplug, self.operator.plug_in, person=True),
             "emergency stop": Fault(lambda: self.press("estop"), lambda: self.press("clear_estop")),
             "recorder killed (SIGKILL)": Fault(lambda: os.kill(self.recorder.pid, signal.SIGKILL), self.recorder.start),
-            "disk full": Fault(
-                lambda: resource.prlimit(self.recorder.pid, resource.RLIMIT_FSIZE, (1, 1)), self.recorder.start
-            ),
+            "disk full": Fault(lambda: resource.prlimit(self.recorder.pid, *full), self.recorder.start),
         }
 
     def press(self, event: str) -> None:
-        """Told once: the next reading has it, the one after it has not."""
+        """Only the next reading has it."""
         self.operator.value = OperatorState(self.operator.value.engage, (event,))
         time.sleep(0.05)
         self.operator.value = OperatorState(self.operator.value.engage)
@@ -198,17 +217,15 @@ def _rest(seen: list[tuple[float, Mode, np.ndarray]]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=Path("hardware/configs/fr3_dexhand021.py"))
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--config", type=Path, default=Path("hardware/configs/fr3_dexhand021.py"))
+    arguments.add_argument("--repeats", type=int, default=3)
+    options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options.config, Path(folder))
         with bench.session:
             found = bench.run(options.repeats)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=1))
+    write_result(options.out, found)
 
 
 if __name__ == "__main__":

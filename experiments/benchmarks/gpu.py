@@ -46,21 +46,10 @@ from dexhil.models.config import PI05, PI05_TINY, VLAConfig
 from dexhil.models.sampling import Prefix, sample_actions
 from dexhil.models.vla import abstract_params
 from dexhil.transforms.normalization import images_to_float
-from experiments.benchmarks import torch_pi0
+from experiments.benchmarks import measure, torch_pi0
 from experiments.benchmarks.flops import inference_work, peaks, utilisation
-from experiments.benchmarks.measure import (
-    TrainingCase,
-    adapted,
-    check_memory,
-    machine,
-    measure_training,
-    milliseconds,
-    random_inputs,
-    random_params,
-    summary,
-    with_cameras,
-    write_result,
-)
+from experiments.benchmarks.measure import TrainingCase, milliseconds, random_inputs
+from experiments.benchmarks.result import parser, write_result
 
 BATCHES = (32, 16, 8, 4)
 STEPS = 10  # of training, timed after a first
@@ -69,18 +58,18 @@ SHORTEST_S = 5.0  # a part that would have less is not begun
 
 
 def model_of(tiny: bool, cameras: int = 2) -> VLAConfig:
-    return with_cameras(PI05_TINY if tiny else PI05, cameras)
+    return measure.with_cameras(PI05_TINY if tiny else PI05, cameras)
 
 
 def step_part(mode: str, tiny: bool) -> dict[str, Any]:
     """A training step at the largest batch that fits."""
-    model = adapted(model_of(tiny)) if mode == "lora" else model_of(tiny)
+    model = measure.adapted(model_of(tiny)) if mode == "lora" else model_of(tiny)
     peak, batches = peaks(jax.devices()[0].device_kind)[0], (2,) if tiny else BATCHES
     for batch in batches:
         case = TrainingCase(mode, batch, optimizer="adamw", ema="off")
         make_batch = functools.partial(random_inputs, model, batch)
         try:
-            return {"batch_size": batch} | measure_training(model, case, make_batch, STEPS, peak)
+            return {"batch_size": batch} | measure.measure_training(model, case, make_batch, STEPS, peak)
         except MemoryError as error:
             if batch == batches[-1]:
                 raise MemoryError(f"batch {batch} {error}") from error
@@ -91,8 +80,8 @@ def inference_part(cameras: int, rtc: str, tiny: bool) -> dict[str, Any]:
     """One chunk after the other, as a policy makes them, without preparing its inputs."""
     model = dataclasses.replace(model_of(tiny, cameras).base(), param_dtype="bfloat16")
     shapes = abstract_params(model)
-    check_memory(sum(leaf.size * 2 for leaf in jax.tree.leaves(shapes)) / 2**30)
-    params, inputs = random_params(model, "bfloat16"), random_inputs(model, 1)
+    measure.check_memory(sum(leaf.size * 2 for leaf in jax.tree.leaves(shapes)) / 2**30)
+    params, inputs = measure.random_params(model, "bfloat16"), random_inputs(model, 1)
     remaining = np.zeros((1, model.chunk, model.action_dim), np.float32)
     prefix = None if rtc == "none" else Prefix(remaining, np.int32(model.chunk // 2), np.int32(2))  # pyright: ignore[reportArgumentType]
 
@@ -106,7 +95,7 @@ def inference_part(cameras: int, rtc: str, tiny: bool) -> dict[str, Any]:
     milliseconds(lambda: np.asarray(infer(params, inputs, prefix)), 3)
     wall, _ = milliseconds(lambda: np.asarray(infer(params, inputs, prefix)), 5 if tiny else 200)
     work = inference_work(model, shapes, 10, guided=rtc == "guided")
-    return summary(wall) | utilisation(work, float(np.median(wall)) / 1e3, jax.devices()[0].device_kind)
+    return measure.summary(wall) | utilisation(work, float(np.median(wall)) / 1e3, jax.devices()[0].device_kind)
 
 
 def torch_part(name: str, tiny: bool, cameras: int = 2) -> dict[str, Any]:
@@ -162,29 +151,27 @@ def run_part(name: str, tiny: bool, seconds: float) -> dict[str, Any]:
 
 def compare(parts: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Overheads of real-time chunking, and our speed over PyTorch's, of what was measured."""
-    median = {name: part["median_ms"] for name, part in parts.items() if "median_ms" in part}
-    plain, found = median.get("inference_2_cameras"), dict[str, float]()
+    found: dict[str, float] = {}
+
+    def note(name: str, key: str, above: str, below: str, offset: float = 0.0) -> None:
+        if key in parts.get(above, {}) and key in parts.get(below, {}):
+            found[name] = parts[above][key] / parts[below][key] - offset
+
     for name in ("guided", "trained"):
-        if plain and name in median:
-            found[f"{name}_overhead"] = median[name] / plain - 1
-    for cameras in (2, 3):
-        name = f"inference_{cameras}_cameras"
-        if name in median and f"torch_{name}" in median:
-            found[f"{name}_speedup"] = median[f"torch_{name}"] / median[name]
-    rates = {name: part["samples_per_second"] for name, part in parts.items() if "samples_per_second" in part}
-    if "full_step" in rates and "torch_step" in rates:
-        found["step_speedup"] = rates["full_step"] / rates["torch_step"]
+        note(f"{name}_overhead", "median_ms", name, "inference_2_cameras", 1.0)
+    for name in ("inference_2_cameras", "inference_3_cameras"):
+        note(f"{name}_speedup", "median_ms", f"torch_{name}", name)
+    note("step_speedup", "samples_per_second", "full_step", "torch_step")
     return found
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of all parts together")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--tiny", action="store_true", help="sizes for a CPU, to try the command")
-    parser.add_argument("--only", choices=PARTS, help=argparse.SUPPRESS)  # a part, in its own process
-    options = parser.parse_args(arguments)
+    command = parser(__doc__)
+    command.add_argument("--seconds", type=float, default=SECONDS, help="of all parts together")
+    command.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    command.add_argument("--tiny", action="store_true", help="sizes for a CPU, to try the command")
+    command.add_argument("--only", choices=PARTS, help=argparse.SUPPRESS)  # a part, in its own process
+    options = command.parse_args(arguments)
     if options.only:
         options.out.write_text(json.dumps(run_here(options.only, options.tiny)))
         return
@@ -192,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.parts:
         parts[name] = run_part(name, options.tiny, end - time.monotonic())
         print(f"{name}: {parts[name]}", flush=True)
-    result = {"benchmark": "gpu", "tiny": options.tiny, "machine": machine(), "parts": parts}
+    result = {"benchmark": "gpu", "tiny": options.tiny, "machine": measure.jax_machine(), "parts": parts}
     write_result(options.out, result | {"compared": compare(parts)})
 
 

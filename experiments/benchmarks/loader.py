@@ -1,6 +1,6 @@
-"""Loader benchmark: cost of a training sample against plain JPEG decoding, speed, memory, first batch, state.
+"""Loader benchmark: cost of a training sample against plain JPEG decoding, speed, memory, first batch.
 
-    python experiments/benchmarks/loader.py --out loader.json [--episodes 60 600] [--quick]
+    python experiments/benchmarks/loader.py --out loader.json [--episodes 60 600] [--steps 200] [--batches 100]
 
 Protocol: episodes of 200 steps, two 224 px JPEG cameras of about 21 kB, chunks of 16, batches of 64. The unit of cost
 is the CPU time of decoding two such JPEGs with simplejpeg on one thread, measured before and after each run. Each case
@@ -10,13 +10,9 @@ runs in a process of its own, so that its peak memory is its own.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import pickle
-import platform
+import concurrent.futures
+import multiprocessing
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,8 +21,13 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
+from data_pipeline.build import build_dataset
+from data_pipeline.loader import Loader
+from data_pipeline.mapping import DEXHIL
+from data_pipeline.tensorflow_cpu import tensorflow_datasets
 from dexhil.episodes.recorder import EpisodeWriter
 from dexhil.schema import EpisodeMetadata, Observation, Step
+from experiments.benchmarks.result import machine, parser, write_result
 
 BATCH, CHUNK, SIZE, HZ = 64, 16, 224, 20.0
 CAMERAS = ("scene", "wrist")
@@ -68,20 +69,10 @@ def decode_unit(jpegs: list[bytes], seconds: float = 2.0) -> float:
     return 2 * (time.process_time() - start) / count
 
 
-def peak_gb() -> float:
-    """Peak resident memory of this process, GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
 def measure(dataset: Path, cache: Path, batches: int, workers: int) -> dict[str, Any]:
     """One case, in this process: the loader over a data set whose cache may or may not exist."""
-    cached = any(cache.glob("*/cache.json"))
-    from data_pipeline.loader import Loader
-    from data_pipeline.mapping import DEXHIL
-    from data_pipeline.tensorflow_cpu import tensorflow_datasets
-
     tensorflow_datasets()  # imports outside the measured time
-    imported_gb, start = peak_gb(), time.perf_counter()
+    start = time.perf_counter()
     loader = Loader([dataset], DEXHIL, batch_size=BATCH, chunk=CHUNK, cache_dir=cache)
     iterator = loader.iterate(0, workers=workers)
     next(iterator)
@@ -95,82 +86,50 @@ def measure(dataset: Path, cache: Path, batches: int, workers: int) -> dict[str,
     for _ in range(batches):
         next(iterator)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    state = len(pickle.dumps(iterator.step))
     iterator.close()
     unit = (before + decode_unit(jpegs)) / 2
     return {
-        "cache_existed": cached,
         "jpeg_bytes": round(float(np.mean([len(data) for data in jpegs]))),
         "decode_ms_per_image": 1e3 * unit / 2,
         "unit_cost": cpu / (batches * BATCH) / unit,
         "samples_per_second": batches * BATCH / wall,
         "first_batch_s": first_batch,
-        "peak_gb": peak_gb(),
-        "peak_gb_after_imports": imported_gb,
-        "state_bytes": state,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "samples": loader.num_samples,
     }
 
 
-def run_case(dataset: Path, cache: Path, batches: int, workers: int) -> dict[str, Any]:
+def run_case(*case: Any) -> dict[str, Any]:
     """`measure` in a fresh process."""
-    arguments = [str(dataset), str(cache), str(batches), str(workers)]
-    done = subprocess.run([sys.executable, __file__, "--case", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"the case {arguments} failed:\n{done.stderr[-3000:]}")
-    result = json.loads(done.stdout.splitlines()[-1])
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        result = pool.submit(measure, *case).result()
     print(", ".join(f"{name} {value:.4g}" for name, value in result.items()), flush=True)
     return result
 
 
-def main() -> None:
-    """Runs every case and writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--episodes", type=int, nargs="+", default=[60, 600])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batches", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="4 episodes of 40 steps, 5 batches")
-    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.case:
-        dataset, cache, batches, workers = args.case
-        print(json.dumps(measure(Path(dataset), Path(cache), int(batches), int(workers))))
-        return
-    if args.quick:
-        args.episodes, args.steps, args.batches, args.repeats = [4], 40, 5, 1
-    results = {str(count): benchmark(count, args) for count in args.episodes}
-    report = {"benchmark": "loader", "machine": machine(), "results": results}
-    print(json.dumps(report, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1))
-
-
-def benchmark(episodes: int, args: argparse.Namespace) -> dict[str, Any]:
+def benchmark(episodes: int, options: argparse.Namespace) -> dict[str, Any]:
     """Records, builds and measures one size: once without the cache, then `repeats` times with it."""
-    from data_pipeline.build import build_dataset
-
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        times = [time.perf_counter()]
-        record_episodes(root / "episodes", episodes, args.steps)
-        times.append(time.perf_counter())
-        build_dataset(root / "episodes", root / "rlds", workers=args.workers)
-        times.append(time.perf_counter())
-        print(
-            f"{episodes} episodes: recorded in {times[1] - times[0]:.0f} s, built in {times[2] - times[1]:.0f} s",
-            flush=True,
-        )
-        cold = run_case(root / "rlds", root / "cache", args.batches, args.workers)
-        warm = [run_case(root / "rlds", root / "cache", args.batches, args.workers) for _ in range(args.repeats)]
-        return {"record_s": times[1] - times[0], "build_s": times[2] - times[1], "without_cache": cold, "cached": warm}
+        root, began = Path(folder), time.perf_counter()
+        record_episodes(root / "episodes", episodes, options.steps)
+        recorded = time.perf_counter()
+        build_dataset(root / "episodes", root / "rlds", workers=options.workers)
+        seconds = {"record_s": recorded - began, "build_s": time.perf_counter() - recorded}
+        case = root / "rlds", root / "cache", options.batches, options.workers
+        cold, *warm = [run_case(*case) for _ in range(1 + options.repeats)]
+        return {**seconds, "without_cache": cold, "cached": warm}
 
 
-def machine() -> dict[str, Any]:
-    """Where this was measured."""
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()}
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--episodes", type=int, nargs="+", default=[60, 600])
+    arguments.add_argument("--steps", type=int, default=200)
+    arguments.add_argument("--batches", type=int, default=100)
+    arguments.add_argument("--repeats", type=int, default=3)
+    arguments.add_argument("--workers", type=int, default=2)
+    options = arguments.parse_args()
+    results = {str(count): benchmark(count, options) for count in options.episodes}
+    write_result(options.out, {"benchmark": "loader", "machine": machine(), "results": results})
 
 
 if __name__ == "__main__":

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import platform
 import resource
 import time
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -22,20 +19,20 @@ from dexhil.training.partition import frozen_paths, path_name
 from dexhil.training.sharding import make_mesh, place_batch
 from dexhil.training.step import StepConfig, make_state, make_train_step
 from experiments.benchmarks.flops import training_flops
+from experiments.benchmarks.result import machine
 
 GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCase:
-    """What is trained, and how. mode: "full", or "lora" with frozen weights in bfloat16. fsdp: see `make_mesh`."""
+    """What is trained, and how. mode: "full", or "lora" with frozen weights in bfloat16."""
 
     mode: str = "full"
     batch_size: int = 32
     flow_samples: int = 1
     optimizer: Literal["muon", "adamw"] = "muon"
-    ema: Literal["device", "host", "off"] = "device"
-    fsdp: int = 1
+    ema: Literal["device", "off"] = "device"
 
 
 def adapted(model: VLAConfig) -> VLAConfig:
@@ -64,16 +61,16 @@ def milliseconds(call: Callable[[], Any], repeats: int) -> tuple[np.ndarray, flo
 
 
 def measure_training(
-    model: VLAConfig, case: TrainingCase, make_batch: Callable[[], Any], steps: int | None, peak: float | None = None
+    model: VLAConfig, case: TrainingCase, make_batch: Callable[[], Any], steps: int, peak: float | None = None
 ) -> dict[str, float | None]:
     """Whole steps of random parameters: the batch, transfer, augmentation, loss, gradient, optimiser, EMA.
 
-    make_batch: the model's inputs, in NumPy. steps: timed ones, after a first; None estimates the memory and runs none.
-    peak: of a device, TFLOP/s. Raises MemoryError, before it is used up, where the device has too little.
+    make_batch: the model's inputs, in NumPy. steps: timed ones, after a first. peak: of a device, TFLOP/s. Raises
+    MemoryError, before it is used up, where the device has too little.
     """
-    mesh, shapes = make_mesh(case.fsdp), abstract_params(model)
+    mesh, shapes = make_mesh(), abstract_params(model)
     frozen = frozen_paths(shapes, ["PaliGemma"] if case.mode == "lora" else [])
-    check_memory(state_gib(shapes, frozen, case) / case.fsdp)
+    check_memory(state_gib(shapes, frozen, case))
     tflops = training_flops(model, shapes, frozen, case.flow_samples) / 1e12
     params = random_params(model, "bfloat16" if case.mode == "lora" else "float32")
     options = OptimizerConfig(steps=10_000, optimizer=case.optimizer)
@@ -89,26 +86,23 @@ def measure_training(
     )
     began = time.perf_counter()
     step = step.lower(state, place_batch(mesh, make_batch())).compile()
-    result: dict[str, float | None] = {
-        "compile_s": time.perf_counter() - began,
-        "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "frozen_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.frozen)),
-        "estimated_gib": estimated_gib(step),
-        "tflops_per_sample": tflops,
-    }
-    if steps is None:
-        return result
-    check_memory(result["estimated_gib"] or 0.0)
+    compile_s = time.perf_counter() - began
+    check_memory(estimated_gib(step))
 
     def one_step() -> None:
         nonlocal state
         state, metrics = step(state, place_batch(mesh, make_batch()))
         jax.block_until_ready(metrics)
 
-    first, first_cpu = milliseconds(one_step, 1)
-    wall, cpu = milliseconds(one_step, steps) if steps else (first, first_cpu)
+    one_step()
+    wall, cpu = milliseconds(one_step, steps)
     rate = 1e3 * case.batch_size / float(np.median(wall))
-    return result | {
+    return {
+        "compile_s": compile_s,
+        "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "frozen_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.frozen)),
+        "estimated_gib": estimated_gib(step),
+        "tflops_per_sample": tflops,
         "median_ms": float(np.median(wall)),
         "p90_ms": float(np.quantile(wall, 0.9)),
         "cpu_ms": cpu,
@@ -163,8 +157,8 @@ def random_inputs(model: VLAConfig, batch: int) -> dict[str, Any]:
 def with_cameras(model: VLAConfig, count: int) -> VLAConfig:
     """The model with so many cameras, able to take a prefix of up to half a chunk where its variant can."""
     cameras = tuple(f"camera_{index}" for index in range(count))
-    most = model.chunk // 2 if model.variant == "pi05" else 0
-    return dataclasses.replace(model, cameras=cameras, rtc_max_delay=most)
+    delay = model.chunk // 2 if model.variant == "pi05" else 0
+    return dataclasses.replace(model, cameras=cameras, rtc_max_delay=delay)
 
 
 def peak_gib() -> float:
@@ -175,22 +169,8 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def write_result(out: Path, result: dict[str, Any]) -> None:
-    """As JSON, to a file and to the terminal."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2)
-    out.write_text(text + "\n")
-    print(text)
-
-
-def machine() -> dict[str, Any]:
+def jax_machine() -> dict[str, Any]:
+    """Where this was measured, with the device."""
     device = jax.devices()[0]
-    return {
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "platform": device.platform,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-    }
+    facts = {"device": device.device_kind, "devices": jax.device_count(), "platform": device.platform}
+    return machine() | facts | {"jax": jax.__version__}

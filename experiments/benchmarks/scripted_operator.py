@@ -10,12 +10,10 @@ executed directly, "chain" through cube, glove key points, retargeter, anchored 
 
 from __future__ import annotations
 
-import argparse
 import collections
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ from dexhil.retargeting.runtime import Model, load
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
 from dexhil.sim.teleoperation import Devices
+from experiments.benchmarks.result import parser, write_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,7 @@ def run_trial(task: str, difficulty: float, retargeter: Path | None, seed: int) 
 
 
 def through_devices(rig: SimRig, operator: ScriptedOperator, model: Model, seed: int) -> Callable[[], np.ndarray]:
-    """What the robot is told when the operator teleoperates it: one command [A] rad per call."""
+    """The operator teleoperates the robot: one command [A] rad per call."""
     devices, state = Devices(np.random.default_rng(seed), model, rig.control_hz), start(rig.command)
 
     def act() -> np.ndarray:
@@ -90,31 +89,24 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Success of the scripted operator over seeded trials.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--difficulty", type=float, default=0.5)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--retargeter", type=Path, help="file of experiments/retarget.py for the simulated hand")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--trials", type=int, default=100)
+    arguments.add_argument("--difficulty", type=float, default=0.5)
+    arguments.add_argument("--workers", type=int, default=2)
+    arguments.add_argument("--retargeter", type=Path, help="file of experiments/retarget.py for the simulated hand")
+    options = arguments.parse_args()
     ways: dict[str, Path | None] = {"tasks": None, **({"chain": options.retargeter} if options.retargeter else {})}
-    tasks, context = make_rig(options.difficulty).tasks, multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(options.workers, context) as pool:
-        trials = {
+    tasks, seeds = make_rig(options.difficulty).tasks, range(options.trials)
+    with concurrent.futures.ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+        scores = {
             way: {
-                task: [pool.submit(run_trial, task, options.difficulty, file, seed) for seed in range(options.trials)]
+                task: summarise(list(pool.map(functools.partial(run_trial, task, options.difficulty, file), seeds)))
                 for task in tasks
             }
             for way, file in ways.items()
         }
-        scores = {
-            way: {task: summarise([trial.result() for trial in futures]) for task, futures in of_way.items()}
-            for way, of_way in trials.items()
-        }
     result = {"benchmark": "operator", "difficulty": options.difficulty, **scores}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write_result(options.out, result)
 
 
 if __name__ == "__main__":

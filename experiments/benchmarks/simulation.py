@@ -2,25 +2,17 @@
 
     python experiments/benchmarks/simulation.py --out FILE.json [--episodes 5] [--image-size 64]
 
-Writes "inverse_kinematics_ms" and per task {"x_real_time", "episode_cpu_s" (a 6 s episode), "ms" per control step:
+Writes per task {"x_real_time", "episode_cpu_s" (a 6 s episode), "ms" per control step:
 {"physics", "cameras", "operator"}}. All are CPU times of this process: a busy machine distorts them less.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import time
-from pathlib import Path
 
-import numpy as np
-
-from dexhil.robots import arm_ik
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
-from dexhil.sim.robot_model import SPEC
+from experiments.benchmarks.result import machine, parser, write_result
 
 EPISODE_S = 6.0
 PARTS = ("operator", "physics", "cameras")
@@ -48,36 +40,20 @@ def time_task(rig: SimRig, task: str, episodes: int) -> dict[str, object]:
     return {"x_real_time": EPISODE_S / episode_cpu_s, "episode_cpu_s": episode_cpu_s, "ms": per_step}
 
 
-def time_inverse_kinematics(solves: int = 500) -> float:
-    """Mean CPU ms of a solve along a smooth path, each seeded with the last."""
-    q_arm = SPEC.home[:7].astype(np.float64)
-    start = arm_ik.forward(q_arm)
-    began = time.process_time()
-    for step in range(solves):
-        angle = 2 * np.pi * step / 100
-        target = start + np.array([0.05 * (1 - np.cos(angle)), 0.10 * np.sin(angle), 0, 0, 0, 0, 0])
-        q_arm = arm_ik.solve(target, q_arm).q_arm
-    return 1e3 * (time.process_time() - began) / solves
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of the simulated rig on one core.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--episodes", type=int, default=5)
-    parser.add_argument("--image-size", type=int, default=64)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--episodes", type=int, default=5)
+    arguments.add_argument("--image-size", type=int, default=64)
+    options = arguments.parse_args()
     rig = SimRig(image_size=options.image_size)
     result = {
         "benchmark": "simulation",
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": machine(),
         "image_size": options.image_size,
         "cameras": list(rig.cameras),
-        "inverse_kinematics_ms": time_inverse_kinematics(),
         "tasks": {task: time_task(rig, task, options.episodes) for task in rig.tasks},
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write_result(options.out, result)
 
 
 if __name__ == "__main__":

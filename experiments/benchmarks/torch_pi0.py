@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from dexhil.models.config import GemmaConfig, VLAConfig
+from experiments.benchmarks.measure import milliseconds, summary
 
 
 def gemma_settings(config: VLAConfig, stream: GemmaConfig) -> dict[str, Any]:
@@ -97,24 +98,26 @@ def time_inference(config: VLAConfig, inputs: dict[str, Any], repeats: int) -> d
     import torch
 
     model, device = _prepare(config, "bfloat16" if torch.cuda.is_available() else "float32")
-    dtype, wall = torch.get_default_dtype(), []
     noise = torch.randn((1, config.chunk, config.padded_action_dim), device=device)
-    for _ in range(3 + repeats):
-        began = time.perf_counter()
-        with torch.inference_mode():
-            given = torch_inputs(config, inputs, device, dtype)
-            model.eval().sample_actions(noise=noise, num_steps=10, **given).cpu()
-        wall.append(1e3 * (time.perf_counter() - began))
-    warm = np.array(wall[3:])
-    return {"median_ms": float(np.median(warm)), "p99_ms": float(np.quantile(warm, 0.99)), "torch": torch.__version__}
+
+    @torch.inference_mode()
+    def infer() -> None:
+        given = torch_inputs(config, inputs, device, torch.get_default_dtype())
+        model.eval().sample_actions(noise=noise, num_steps=10, **given).cpu()
+
+    milliseconds(infer, 3)
+    return summary(milliseconds(infer, repeats)[0]) | {"torch": torch.__version__}
 
 
 def time_step(config: VLAConfig, batches: Sequence[Callable[[], dict[str, Any]]], repeats: int) -> dict[str, Any]:
-    """Steps of AdamW, float32 parameters with bfloat16 products and recomputed layers, at the first batch that fits."""
+    """Steps of AdamW, float32 parameters with bfloat16 products, at the first batch that fits.
+
+    Layers are not recomputed: transformers' checkpointing takes away the prefix's keys and values, which pi0 needs.
+    """
     import torch
 
     model, device = _prepare(config, "float32")
-    model.train().gradient_checkpointing_enable()
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device == "cuda")
     for make_batch in batches:
         inputs = make_batch()
@@ -122,22 +125,23 @@ def time_step(config: VLAConfig, batches: Sequence[Callable[[], dict[str, Any]]]
         width = config.padded_action_dim - inputs["actions"].shape[-1]
         actions = torch.from_numpy(np.pad(inputs["actions"], ((0, 0), (0, 0), (0, width)))).to(device)
         try:
-            wall = [_step(model, optimizer, given, actions, device) for _ in range(1 + repeats)][1:]
+            step = functools.partial(_step, model, optimizer, given, actions, device)
+            step()
+            wall, _ = milliseconds(step, repeats)
         except torch.cuda.OutOfMemoryError:
             optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             continue
         peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
-        rate = len(actions) / float(np.median(wall))
+        rate = 1e3 * len(actions) / float(np.median(wall))
         return {"batch_size": len(actions), "samples_per_second": rate, "peak_gib": peak, "torch": torch.__version__}
     raise MemoryError("PyTorch: no batch fits")
 
 
-def _step(model: Any, optimizer: Any, given: dict[str, Any], actions: Any, device: str) -> float:
-    """Seconds of one step."""
+def _step(model: Any, optimizer: Any, given: dict[str, Any], actions: Any, device: str) -> None:
+    """One step, to its end."""
     import torch
 
-    began = time.perf_counter()
     with torch.autocast(device, torch.bfloat16):
         loss = model(actions=actions, **given).loss
     loss.backward()
@@ -146,4 +150,3 @@ def _step(model: Any, optimizer: Any, given: dict[str, Any], actions: Any, devic
     float(loss)
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began

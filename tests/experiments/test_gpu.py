@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dexhil.commands import REPOSITORY
 from experiments.benchmarks import gpu, measure
 from experiments.benchmarks.measure import TrainingCase, random_inputs, state_gib
 
@@ -90,3 +91,9 @@ def test_figures_are_compared_where_both_are_there():
         "torch_step": {"samples_per_second": 20.0},
     }
     assert gpu.compare(parts) == {"guided_overhead": 0.5, "inference_2_cameras_speedup": 2.0, "step_speedup": 1.5}
+
+
+@pytest.mark.parametrize("folder", ["experiments", "experiments/benchmarks", "hardware"])
+def test_no_command_hides_a_module_of_python(folder):
+    """The folder of a script comes first on its path: `operator.py` there stops every other one."""
+    assert not {path.stem for path in (REPOSITORY / folder).glob("*.py")} & sys.stdlib_module_names

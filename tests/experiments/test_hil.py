@@ -238,7 +238,7 @@ def test_an_arm_may_correct_one_task_alone(tmp_path: Path) -> None:
 
 
 def test_an_unknown_arm_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'daggr' is not known; did you mean 'dagger'"):
+    with pytest.raises(ValueError, match=r"'daggr' is not known; did you mean 'dagger'"):
         hil.main([*arguments(tmp_path), "--config.hil.arms=dexhil,daggr"])
 
 

@@ -12,13 +12,13 @@ from dexhil.models.config import TINY
 from dexhil.training.checkpoints import CheckpointError
 from experiments import eval, hil, serve
 from experiments.arms import get_arm
-from experiments.benchmarks import server as benchmark
+from experiments.benchmarks.random_policy import save_random_checkpoint
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "random"
-    benchmark.save_random_checkpoint(run, TINY)
+    save_random_checkpoint(run, TINY)
     return run
 
 
@@ -49,7 +49,7 @@ def test_an_evaluation_that_cannot_work_is_refused_in_this_process(checkpoint, t
 
 def test_a_damaged_checkpoint_is_named_before_the_workers_start(tmp_path):
     run = tmp_path / "damaged"
-    benchmark.save_random_checkpoint(run, TINY)
+    save_random_checkpoint(run, TINY)
     largest = max((run / "checkpoints/0/ema").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
     largest.write_bytes(largest.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match=r"damaged, ema/.* bytes and CRC"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,12 +15,14 @@ from dexhil.commands import ConfigError
 from dexhil.models.config import TINY
 from dexhil.policy import Policy
 from dexhil.robots.spec import FR3_DEXHAND021
+from dexhil.schema import ActionChunk
 from dexhil.serving.client import PolicyClient
 from dexhil.serving.keys import VARIABLE
 from dexhil.training.checkpoints import CheckpointError
 from experiments import eval, serve
 from experiments.benchmarks import server as benchmark
-from tests.experiments.commands import report_of
+from experiments.benchmarks.random_policy import random_observation, save_random_checkpoint
+from tests.experiments.commands import report_of, serving
 from tests.serving import fakes
 
 QUESTIONS = 6
@@ -29,7 +31,7 @@ QUESTIONS = 6
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "random"
-    benchmark.save_random_checkpoint(run, TINY)
+    save_random_checkpoint(run, TINY)
     return run
 
 
@@ -46,7 +48,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uri(checkpoint: Path, workdir: Path) -> Iterator[str]:
     """Of the command in a process of its own, ended by SIGTERM; its report is checked then."""
-    with benchmark.serving(checkpoint, workdir) as (process, uri):
+    with serving(checkpoint, workdir) as (process, uri):
         yield uri
     assert process.returncode == 0
     results = report_of(workdir)["results"]
@@ -69,7 +71,7 @@ def test_the_client_gives_what_the_policy_gives_bit_for_bit(uri: str, policy: Po
     rng = np.random.default_rng(0)
     with PolicyClient(uri) as client:
         for seed in range(QUESTIONS):
-            observation = benchmark.random_observation(rng, policy)
+            observation = random_observation(rng, policy.meta)
             served, here = client.infer(observation, seed=seed), policy.infer(observation, seed=seed)
             np.testing.assert_array_equal(served.actions, here.actions, strict=True)
             assert served.timestamp == here.timestamp
@@ -86,25 +88,15 @@ def test_eval_through_the_server_gives_the_same_trials(uri: str, checkpoint: Pat
     assert report_of(tmp_path / "served")["lineage"]["checkpoint"] == "random/0"
 
 
-def test_a_soak_checks_answers_and_faults_and_notices_a_wrong_one(
-    uri: str, policy: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(benchmark, "FAULTY", 0.3)
-    monkeypatch.setattr(benchmark, "HALF_SENT_S", 0.05)
-    monkeypatch.setattr(benchmark, "RATE_HZ", 60.0)
-    right, doubted = benchmark.make_questions(policy, 2)
-    doubted = [dataclasses.replace(question, answer=question.answer + 1) for question in doubted]
-    clients = [benchmark.Client(uri, questions, number) for number, questions in enumerate((right, doubted))]
-    deadline = time.monotonic() + 20
-    while set(clients[0].faults) != set(benchmark.FAULTS) and time.monotonic() < deadline:
-        for client in clients:
-            client.run(time.monotonic() + 0.3)
-    for client in clients:
-        assert not client.errors
-        assert not +client.misanswered
-        assert client.latencies_ms
-    assert set(clients[0].faults) == set(benchmark.FAULTS)
-    assert [client.wrong for client in clients] == [0, len(clients[1].latencies_ms)]
+def test_a_soak_counts_right_and_wrong_answers(uri: str, policy: Policy) -> None:
+    latencies, wrong = benchmark.ask(uri, policy, 0.5, 1)
+    assert latencies
+    assert wrong == 0
+    other = types.SimpleNamespace(
+        meta=policy.meta, infer=lambda seen, seed: ActionChunk(policy.infer(seen, seed=seed).actions + 1, 0.0)
+    )
+    latencies, wrong = benchmark.ask(uri, cast(Policy, other), 0.5, 1)
+    assert wrong == len(latencies) > 0
 
 
 def test_eval_through_a_server_refuses_another_robot_and_a_step(tmp_path: Path) -> None:

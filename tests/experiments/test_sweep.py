@@ -1,4 +1,4 @@
-"""Sweeps with a stand-in for train.py: what runs, what is kept, what is refused before anything runs."""
+"""Sweeps with a fake train.py: what runs, what is kept, what is refused before anything runs."""
 
 import json
 import os
@@ -42,9 +42,9 @@ results = {{"final_loss": rate, "heldout_loss": 2 * rate, "score": {{"tasks": {{
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> list[str]:
+def fake(tmp_path: Path) -> str:
     (tmp_path / "fake_train.py").write_text(FAKE_TRAIN)
-    return [sys.executable, str(tmp_path / "fake_train.py")]
+    return str(tmp_path / "fake_train.py")
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def results(tmp_path: Path) -> list[dict]:
     return json.loads((tmp_path / "runs" / "report.json").read_text())["results"]["trials"]
 
 
-def start_sweep(arguments: list[str], fake: list[str]) -> subprocess.Popen:
+def start_sweep(arguments: list[str], fake: str) -> subprocess.Popen:
     code = (
         "import sys; from dexhil.commands import run_command; from experiments import sweep; "
         f"run_command(lambda arguments: sweep.main(arguments, {fake!r}))"
@@ -135,6 +135,7 @@ def test_trials_get_the_overrides_of_the_command_line_and_a_preset_applies_first
         Path(sweep_of([{"train.learning_rate": 0.1}, {"preset": "debug"}])[1].removeprefix("--sweep=")),
         [CONFIG, "--config.seed", "5"],
         tmp_path,
+        "train.py",
     )
     assert (trial.config.seed, trial.config.train.learning_rate, trial.config.preset) == (5, 0.1, "default")
     assert (other.config.seed, other.config.train.steps) == (5, 4)
@@ -173,7 +174,7 @@ def test_a_missing_sweep_names_those_there_are(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "experiments/sweeps").glob("*.py")])
 def test_the_shipped_sweeps_fit_the_shipped_config(name: str, tmp_path) -> None:
-    trials = sweep.make_trials(ROOT / f"experiments/sweeps/{name}.py", [CONFIG], tmp_path)
+    trials = sweep.make_trials(ROOT / f"experiments/sweeps/{name}.py", [CONFIG], tmp_path, "train.py")
     assert len(trials) > 1
 
 

@@ -21,7 +21,7 @@ from dexhil.retargeting import network
 from dexhil.retargeting.hand import simulated_dexhand021
 from dexhil.retargeting.runtime import Model, save
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
-from experiments.benchmarks.server import save_random_checkpoint
+from experiments.benchmarks.random_policy import save_random_checkpoint
 from experiments.online import read_online
 from tests.hardware.support import ROOT, emulator
 

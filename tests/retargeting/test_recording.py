@@ -15,7 +15,7 @@ from dexhil.retargeting import synthetic
 from dexhil.retargeting.recording import GESTURES, Recording, gestures_of
 from dexhil.robots.geometry import FINGERS
 from experiments import retarget
-from experiments.retarget_record import record
+from experiments.retarget import record
 from hardware.drivers.geort_glove import stream
 
 zmq = pytest.importorskip("zmq")
