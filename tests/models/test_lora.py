@@ -119,5 +119,5 @@ def test_other_adapters_begin_where_the_earlier_ones_ended(adapted):
 
 
 def test_a_negative_rank_is_refused():
-    with pytest.raises(ValueError, match=r"lora_rank: expected 0 \(no adapters\) or more, got -1"):
+    with pytest.raises(ValueError, match="lora_rank -1: expected 0 or more"):
         GemmaConfig(16, 32, lora_rank=-1)
