@@ -61,7 +61,7 @@ def sample_actions(
     The observation is encoded once. Nothing is donated: all inputs but the noise outlive the call or feed every step.
     """
     model = bind(params, dataclasses.replace(config, remat=False))  # there is no memory to save at a batch of one
-    kv, prefix_mask = model.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
+    kv, prefix_mask, _ = model.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
 
     def field(x: Array, t: Array) -> Array:
         return model.denoise(kv, prefix_mask, x, t, inputs["state"])

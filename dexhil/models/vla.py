@@ -3,8 +3,8 @@
 Two passes everywhere: `encode_prefix` runs once per observation and leaves keys and values, `denoise` runs against
 them. `VLA` is the module that computes. Its parameters live outside, in the nested dict of `init_params`, whose paths
 and shapes are those of openpi and big_vision (layers stacked on a leading axis, the expert's keys with `_1`), so that
-public weights load almost as they are. `bind` puts such a tree back into the module; the functions beside it do that
-and are pure, for `jax.jit` and `jax.grad`.
+public weights load almost as they are. `bind` puts such a tree back into the module, inside a pure function for
+`jax.jit` and `jax.grad`.
 
 Flow convention (DexHiL eq. 11): x_t = (1 - t) x_0 + t a, so t = 1 is data, and the velocity is a - x_0.
 
@@ -17,12 +17,13 @@ train, {"actions": [B H A]}, and "delay" [B] where the first actions are given; 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Bool, Float, Int
 
 from dexhil.models.config import VLAConfig
@@ -33,8 +34,6 @@ from dexhil.models.vision import VisionTower
 KV = tuple[Float[Array, "L B S K h"], Float[Array, "L B S K h"]]
 Inputs = Mapping[str, Any]
 Params = dict[str, Any]
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class PaliGemma(nnx.Module):
@@ -69,7 +68,7 @@ class VLA(nnx.Module):
 
         Insulated, their gradient stops at the prefix's keys and values. Source: knowledge insulation, arXiv 2505.23705.
         """
-        kv, prefix_mask = self.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
+        kv, prefix_mask, _ = self.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
         kv = jax.lax.stop_gradient(kv) if self.config.insulate else kv
         return self.denoise_samples(kv, prefix_mask, x_t, t, inputs["state"])
 
@@ -77,14 +76,10 @@ class VLA(nnx.Module):
 
     def encode_prefix(
         self, images: Mapping[str, Float[Array, "B Y X 3"]], tokens: Int[Array, "B T"], token_mask: Bool[Array, "B T"]
-    ) -> tuple[KV, Bool[Array, "B S"]]:
-        """Keys and values of every layer of the language model, and which prefix tokens are real."""
-        return self.run_prefix(images, tokens, token_mask)[1:]
-
-    def run_prefix(
-        self, images: Mapping[str, Float[Array, "B Y X 3"]], tokens: Int[Array, "B T"], token_mask: Bool[Array, "B T"]
-    ) -> tuple[Float[Array, "B S D"], KV, Bool[Array, "B S"]]:
-        """What leaves the last layer, before the final norm (it would serve a text head), then `encode_prefix`'s."""
+    ) -> tuple[KV, Bool[Array, "B S"], Float[Array, "B S D"]]:
+        """Keys and values of every layer of the language model, which prefix tokens are real, and what leaves the last
+        layer, before the final norm (it would serve a text head).
+        """
         config = self.config
         check_cameras(config, images)
         views = self.PaliGemma.img.views(jnp.stack([images[camera] for camera in config.cameras], axis=1))
@@ -96,7 +91,7 @@ class VLA(nnx.Module):
             return block(x, angles, mask[:, None, None])
 
         x, kv = scan_blocks(self.PaliGemma.llm.blocks(), step, x, None, remat=config.remat)
-        return x, kv, mask
+        return kv, mask, x
 
     # The suffix: state token and noisy actions, seen by nobody in the prefix.
 
@@ -253,8 +248,7 @@ def bind(params: Params, config: VLAConfig) -> VLA:
 
 def _check_fit(params: Params, shapes: Params) -> None:
     given, expected = (
-        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (params, shapes))
+        {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()} for tree in (params, shapes)
     )
     for path in sorted(given.keys() | expected.keys()):
         if given.get(path) != expected.get(path):
@@ -262,17 +256,8 @@ def _check_fit(params: Params, shapes: Params) -> None:
             raise ValueError(f"parameters of another model: {path}: expected {wanted}, got {found}; choose its config")
 
 
-def _pure(method: Callable[Concatenate[VLA, P], R]) -> Callable[Concatenate[Params, VLAConfig, P], R]:
-    """A method of `VLA` as a function of (params, config, its own arguments)."""
-
-    @functools.wraps(method)
-    def function(params: Params, config: VLAConfig, *args: P.args, **kwargs: P.kwargs) -> R:
-        return method(bind(params, config), *args, **kwargs)
-
-    return function
-
-
-encode_prefix = _pure(VLA.encode_prefix)
-denoise = _pure(VLA.denoise)
-flow_errors = _pure(VLA.flow_errors)
-flow_loss = _pure(VLA.flow_loss)
+def flow_loss(
+    params: Params, config: VLAConfig, inputs: Inputs, key: jax.Array, *, flow_samples: int = 1
+) -> Float[Array, "B H"]:
+    """`VLA.flow_loss` as a pure function of the parameters."""
+    return bind(params, config).flow_loss(inputs, key, flow_samples=flow_samples)

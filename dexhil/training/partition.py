@@ -12,15 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dexhil.models.lora import is_adapter
+from dexhil.models.lora import adapter_path, is_adapter
 from dexhil.models.lora import merge_trees as merge_trees
-from dexhil.names import check_known, did_you_mean
+from dexhil.names import did_you_mean
 
 Params = Any  # a nested dict of arrays
-
-# Read in float32 whatever the activations are: casting them saves nothing and costs digits.
-_KEPT = ("scale", "bias")
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -46,7 +44,7 @@ def frozen_paths(params: Params, patterns: Sequence[str], *, insulated: bool = F
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     names = [path_name(path) for path in paths]
     adapters = {name for name in names if is_adapter(name)}
-    frozen = {name for name in names if _is_adapted(name, adapters)}
+    frozen = {name for name in names if adapter_path(name) in adapters}
     if insulated:
         frozen |= {path_name(path) for path in paths if parameter_group(path) != "expert"}
     for pattern in patterns:
@@ -61,11 +59,6 @@ def frozen_paths(params: Params, patterns: Sequence[str], *, insulated: bool = F
     return frozenset(frozen)
 
 
-def _is_adapted(name: str, adapters: Collection[str]) -> bool:
-    folder, _, leaf = name.rpartition("/")
-    return f"{folder}/lora_a" in adapters if leaf == "w" else f"{name}_lora_a" in adapters
-
-
 def _matches(pattern: str, names: Sequence[str]) -> set[str]:
     pattern = pattern.rstrip("/")
     found = {name for name in names if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}/*")}
@@ -78,34 +71,25 @@ def _matches(pattern: str, names: Sequence[str]) -> set[str]:
 
 def split_tree(params: Params, frozen: Collection[str]) -> tuple[Params, Params]:
     """(trained, frozen): two trees without empty folders. `merge_trees` puts them together again."""
-    return _pick(params, frozen, "", False), _pick(params, frozen, "", True)
-
-
-def _pick(tree: Params, frozen: Collection[str], prefix: str, wanted: bool) -> Params:
-    picked = {}
-    for name, leaf in tree.items():
-        path = f"{prefix}{name}"
-        if isinstance(leaf, dict):
-            part = _pick(leaf, frozen, f"{path}/", wanted)
-            picked |= {name: part} if part else {}
-        elif (path in frozen) == wanted:
-            picked[name] = leaf
-    return picked
+    parts: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for path, leaf in flatten_dict(params, sep="/").items():
+        parts[path in frozen][path] = leaf
+    return unflatten_dict(parts[0], sep="/"), unflatten_dict(parts[1], sep="/")
 
 
 def select(params: Params, like: Params) -> Params:
     """The leaves of `params` that `like` has."""
-    return {name: select(params[name], leaf) if isinstance(leaf, dict) else params[name] for name, leaf in like.items()}
+    leaves = flatten_dict(params)
+    return unflatten_dict({path: leaves[path] for path in flatten_dict(like)})
 
 
 def cast_frozen(params: Params, dtype: str) -> Params:
     """Weights and embeddings in `dtype`: what activations of that type read anyway. Norm scales and biases stay.
 
-    Raises ValueError on a type other than "float32" and "bfloat16".
+    These are read in float32 whatever the activations are: casting them saves nothing and costs digits.
     """
-    check_known("frozen_dtype", dtype, ("float32", "bfloat16"))
 
     def cast(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        return leaf if path[-1].key in _KEPT else leaf.astype(jnp.dtype(dtype))
+        return leaf if path[-1].key in ("scale", "bias") else leaf.astype(jnp.dtype(dtype))
 
     return jax.tree_util.tree_map_with_path(cast, params)

@@ -11,8 +11,9 @@ from flax import nnx
 
 from dexhil.models.config import PI05, TINY, GemmaConfig
 from dexhil.models.lora import fresh_adapters, fuse_adapters, is_adapter, merge_trees, readapt
-from dexhil.models.vla import bind, flow_errors, init_params
+from dexhil.models.vla import bind, init_params
 from dexhil.training.partition import path_name
+from tests.models.pure import flow_errors
 from tests.tolerances import TINY_VLA, assert_close
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from dexhil.models.config import TINY, AttentionConfig
 from dexhil.models.sampling import sample_actions
-from dexhil.models.vla import denoise, encode_prefix, init_params
+from dexhil.models.vla import init_params
 from tests.models import reference
+from tests.models.pure import denoise, encode_prefix
 from tests.tolerances import TINY_VLA, assert_close
 
 VARIANTS = [("pi0", "token"), ("pi05", "token"), ("pi0", "none"), ("pi05", "text")]
