@@ -18,9 +18,9 @@ from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.lora import fuse_adapters
 from dexhil.models.sampling import Prefix, Rtc, check_horizon, sample_actions
 from dexhil.models.tokenizer import Tokenizer
+from dexhil.models.trees import Params
 from dexhil.schema import ARM_DOF, ActionChunk, Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointMeta, find_step, load_ema_params, load_meta
-from dexhil.training.step import Params
 from dexhil.transforms.normalization import images_to_float
 
 

@@ -11,10 +11,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dexhil.models.config import VLAConfig
-from dexhil.models.vla import Params, init_params
+from dexhil.models.trees import Params, flatten, merge_trees, unflatten
+from dexhil.models.vla import init_params
 
 
 def is_adapter(name: str) -> bool:
@@ -29,7 +29,7 @@ def adapter_path(weight: str, factor: str = "a") -> str:
 
 def fuse_adapters(params: Params, config: VLAConfig) -> Params:
     """The plain tree that acts as `params` with adapters does: w + scale a b, summed in float32, in the dtype of w."""
-    leaves = flatten_dict(params, sep="/")
+    leaves = flatten(params)
     fused = {}
     for path, weight in leaves.items():
         if adapter_path(path) in leaves:
@@ -38,14 +38,14 @@ def fuse_adapters(params: Params, config: VLAConfig) -> Params:
             weight = (weight.astype(jnp.float32) + scale * (a @ b)).astype(weight.dtype)
         if not is_adapter(path):
             fused[path] = weight
-    return unflatten_dict(fused, sep="/")
+    return unflatten(fused)
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
 def fresh_adapters(config: VLAConfig, key: jax.Array) -> Params:
     """The adapters alone, as `init_params` draws them: b is zero."""
-    leaves = flatten_dict(init_params(config, key), sep="/")
-    return unflatten_dict({path: leaf for path, leaf in leaves.items() if is_adapter(path)}, sep="/")
+    leaves = flatten(init_params(config, key))
+    return unflatten({path: leaf for path, leaf in leaves.items() if is_adapter(path)})
 
 
 def readapt(params: Params, config: VLAConfig, wanted: VLAConfig, key: jax.Array) -> Params:
@@ -54,8 +54,3 @@ def readapt(params: Params, config: VLAConfig, wanted: VLAConfig, key: jax.Array
         [(stream.lora_rank, stream.lora_scale) for stream in (model.lm, model.expert)] for model in (config, wanted)
     )
     return params if before == after else merge_trees(fuse_adapters(params, config), fresh_adapters(wanted, key))
-
-
-def merge_trees(left: Params, right: Params) -> Params:
-    """Union of two nested dicts without a common leaf."""
-    return unflatten_dict(flatten_dict(left) | flatten_dict(right))

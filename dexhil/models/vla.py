@@ -23,17 +23,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Bool, Float, Int
 
 from dexhil.models.config import VLAConfig
 from dexhil.models.gemma import Gemma
 from dexhil.models.layers import rotation, scan_blocks, time_embedding
+from dexhil.models.trees import Params, flatten
 from dexhil.models.vision import VisionTower
 
 KV = tuple[Float[Array, "L B S K h"], Float[Array, "L B S K h"]]
 Inputs = Mapping[str, Any]
-Params = dict[str, Any]
 
 
 class PaliGemma(nnx.Module):
@@ -247,9 +246,7 @@ def bind(params: Params, config: VLAConfig) -> VLA:
 
 
 def _check_fit(params: Params, shapes: Params) -> None:
-    given, expected = (
-        {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()} for tree in (params, shapes)
-    )
+    given, expected = ({path: leaf.shape for path, leaf in flatten(tree).items()} for tree in (params, shapes))
     for path in sorted(given.keys() | expected.keys()):
         if given.get(path) != expected.get(path):
             found, wanted = (list(part[path]) if path in part else "no such parameter" for part in (given, expected))

@@ -25,7 +25,8 @@ from etils import epath
 
 from dexhil.fit import Interface
 from dexhil.models.config import VLAConfig
-from dexhil.training.partition import Params, path_name, select
+from dexhil.models.trees import Params, select
+from dexhil.training.partition import path_name
 from dexhil.training.sharding import place_like
 from dexhil.training.step import TrainState, policy_params
 from dexhil.transforms.normalization import Normalization

@@ -12,13 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dexhil.models.lora import adapter_path, is_adapter
-from dexhil.models.lora import merge_trees as merge_trees
+from dexhil.models.trees import Params, flatten, unflatten
 from dexhil.names import did_you_mean
-
-Params = Any  # a nested dict of arrays
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -72,15 +69,9 @@ def _matches(pattern: str, names: Sequence[str]) -> set[str]:
 def split_tree(params: Params, frozen: Collection[str]) -> tuple[Params, Params]:
     """(trained, frozen): two trees without empty folders. `merge_trees` puts them together again."""
     parts: tuple[dict[str, Any], dict[str, Any]] = {}, {}
-    for path, leaf in flatten_dict(params, sep="/").items():
+    for path, leaf in flatten(params).items():
         parts[path in frozen][path] = leaf
-    return unflatten_dict(parts[0], sep="/"), unflatten_dict(parts[1], sep="/")
-
-
-def select(params: Params, like: Params) -> Params:
-    """The leaves of `params` that `like` has."""
-    leaves = flatten_dict(params)
-    return unflatten_dict({path: leaves[path] for path in flatten_dict(like)})
+    return unflatten(parts[0]), unflatten(parts[1])
 
 
 def cast_frozen(params: Params, dtype: str) -> Params:

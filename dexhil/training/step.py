@@ -18,9 +18,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from dexhil.models.trees import Params, merge_trees, select
 from dexhil.training.augment import AugmentConfig, augment
 from dexhil.training.config import StepConfig
-from dexhil.training.partition import Params, cast_frozen, merge_trees, parameter_group, select, split_tree
+from dexhil.training.partition import cast_frozen, parameter_group, split_tree
 from dexhil.training.sharding import MIN_SHARDED, parameter_shardings, place, place_like, to_device, to_host
 from dexhil.transforms.normalization import images_to_float
 
@@ -205,7 +206,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss, gradient = _gradients(loss_fn, state.params, state.frozen, inputs, key, config)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         ema = state.ema_params
         if ema is not None:
             ema = _average(ema, params, ema_decay_at(config.ema_decay, state.step))

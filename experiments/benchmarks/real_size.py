@@ -52,8 +52,9 @@ def write_weights(folder: Path, config: VLAConfig) -> float:
 
 def pieces(config: VLAConfig) -> dict[str, Piece]:
     """{name in the file: piece} of what this variant has, as transformers 5 spells it."""
-    paths = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract_params(config))}
-    found = {name: piece for name, piece in huggingface_pieces(config).items() if piece.path in paths}
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_params(config))
+    shapes = {path_name(path): leaf.shape for path, leaf in leaves}
+    found = {name: piece for name, piece in huggingface_pieces(config, shapes).items() if piece.path in shapes}
     return {spell(name): piece for name, piece in found.items() if "lm_head" not in name}
 
 

@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 from dexhil.models.config import PI05, TINY, GemmaConfig
-from dexhil.models.lora import fresh_adapters, fuse_adapters, is_adapter, merge_trees, readapt
+from dexhil.models.lora import fresh_adapters, fuse_adapters, is_adapter, readapt
+from dexhil.models.trees import merge_trees
 from dexhil.models.vla import bind, init_params
 from dexhil.training.partition import path_name
 from tests.models.pure import flow_errors

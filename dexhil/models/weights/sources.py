@@ -12,12 +12,14 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+
+from dexhil.models.trees import flatten, unflatten
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -196,28 +198,13 @@ class OrbaxFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = epath.Path(folder.resolve())
         self._handler = ocp.PyTreeCheckpointHandler()
-        found = _flatten(self._handler.metadata(self._folder).tree)
-        self._leaves = {"/".join(path): (path, metadata) for path, metadata in found}
-        self.shapes: Shapes = {name: tuple(metadata.shape) for name, (_, metadata) in self._leaves.items()}
+        self._leaves = flatten(self._handler.metadata(self._folder).tree)
+        self.shapes: Shapes = {path: tuple(leaf.shape) for path, leaf in self._leaves.items()}
 
     def fill(self, name: str, out: np.ndarray) -> None:
-        path, metadata = self._leaves[name]
+        read = ocp.RestoreArgs(restore_type=np.ndarray, dtype=out.dtype)
         restore = ocp.args.PyTreeRestore(
-            item=_nest(path, metadata),
-            restore_args=_nest(path, ocp.RestoreArgs(restore_type=np.ndarray, dtype=out.dtype)),
-            partial_restore=True,
+            item=unflatten({name: self._leaves[name]}), restore_args=unflatten({name: read}), partial_restore=True
         )
-        ((_, leaf),) = _flatten(self._handler.restore(self._folder, args=restore))
+        (leaf,) = flatten(self._handler.restore(self._folder, args=restore)).values()
         out.reshape(-1)[...] = leaf.reshape(-1)[: out.size]
-
-
-def _flatten(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if not isinstance(tree, Mapping):
-        return [(path, tree)]
-    return [leaf for key, value in tree.items() for leaf in _flatten(value, (*path, str(key)))]
-
-
-def _nest(path: tuple[str, ...], leaf: Any) -> Any:
-    for key in reversed(path):
-        leaf = {key: leaf}
-    return leaf
