@@ -37,7 +37,7 @@ class FrameStore:
     def _shape(self, camera: str) -> tuple[int, ...]:
         if self._size is not None:
             return (self._size, self._size, 3)
-        shapes = {cache.image_shapes[camera] for cache in self._caches}
+        shapes = {tuple(cache.image_shapes[camera]) for cache in self._caches}
         if len(shapes) > 1 or None in next(iter(shapes)):
             raise DatasetError(f"camera {camera!r} has images of shapes {sorted(map(str, shapes))}; set image_size")
         return tuple(size for size in shapes.pop() if size is not None)

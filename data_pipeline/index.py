@@ -11,7 +11,8 @@ import numpy as np
 
 from data_pipeline.cache import METADATA, StepCache
 from data_pipeline.filter import kept_segments
-from data_pipeline.mapping import CATEGORIES, UNUSED, DatasetError, check_known
+from data_pipeline.mapping import CATEGORIES, UNUSED, DatasetError
+from dexhil.names import check_known
 
 INDEX_DTYPE = np.dtype(
     [
@@ -26,7 +27,6 @@ INDEX_DTYPE = np.dtype(
         ("category", np.int8),  # in mapping.CATEGORIES
     ]
 )
-SPLITS = ("train", "heldout", "all")
 
 
 def select_episodes(
@@ -42,11 +42,11 @@ def select_episodes(
     An episode's split depends on its id and the seed alone; only the first data set's episode of the lowest hash is
     held out in any case (fraction above 0). So adding data sets moves none. Raises DatasetError where nothing is left.
     """
-    check_known(split, SPLITS, "split", "the loader's splits")
+    check_known("split", split, ("train", "heldout", "all"))
     if not 0.0 <= heldout_fraction < 1.0:
         raise DatasetError(f"heldout_fraction: expected 0 <= fraction < 1, got {heldout_fraction}")
     for name in keep:
-        check_known(name, METADATA, "episode_filter", "the episode metadata")
+        check_known("episode_filter", name, METADATA)
     _check_distinct(caches)
     pairs = [(d, e) for d, cache in enumerate(caches) for e in range(len(cache.episodes))]
     pairs = [(d, e) for d, e in pairs if all(caches[d].episodes[e][name] in keep[name] for name in keep)]

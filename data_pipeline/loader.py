@@ -6,8 +6,8 @@ needs the step number and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ import numpy as np
 from data_pipeline.cache import StepCache, open_cache
 from data_pipeline.decode import FrameStore
 from data_pipeline.index import build_index, count_samples, select_episodes
-from data_pipeline.mapping import CATEGORIES, UNUSED, DatasetError, Mapping, check_known
+from data_pipeline.mapping import CATEGORIES, UNUSED, DatasetError, Mapping
 from data_pipeline.mixture import UNIFORM, Mixture, MixtureConfig
-from data_pipeline.prefetch import Prefetcher
+from data_pipeline.prefetch import Batch, Prefetcher
+from dexhil.names import check_known
 
-Batch = dict[str, Any]
 RATE_TOLERANCE = 0.05  # rates that timestamps tell differ by as much from the one that was set
 
 
@@ -83,24 +83,12 @@ class Loader:
         keep = dict(episode_filter or {})
         chosen = select_episodes(self._caches, split, heldout_fraction, split_seed, keep, episodes_per_task)
         self.index = build_index(self._caches, chosen, mapping.last_action_valid, filter)
+        self.num_samples = count_samples(self.index)  # rows that can be drawn; they are the index's first
+        self.samples = slice(self.num_samples)
         self.filter = filter
         self.mixture = Mixture(self.index, mixture if split != "heldout" else UNIFORM)
         self._chosen, self._dirs = chosen, [str(path) for path in dataset_dirs]
-
-    @property
-    def num_datasets(self) -> int:
-        """Data sets that were given, those included that the filter left nothing of."""
-        return len(self._dirs)
-
-    @property
-    def samples(self) -> slice:
-        """The rows of the index that can be drawn."""
-        return slice(self.num_samples)
-
-    @property
-    def num_samples(self) -> int:
-        """Rows of the index that can be drawn; they are its first."""
-        return count_samples(self.index)
+        self.num_datasets = len(self._dirs)  # those included that the filter left nothing of
 
     def all_actions(self) -> np.ndarray:
         """Actions of every sample's own step, float32 [num_samples, A], raw units."""
@@ -135,12 +123,12 @@ class Loader:
         """
         return self.to_batch(self.numbers(step))
 
-    def iterate(self, start_step: int = 0, *, workers: int = 2, prefetch: int = 2) -> BatchIterator:
+    def iterate(self, start_step: int = 0, *, workers: int = 2, prefetch: int = 2) -> Prefetcher:
         """Endless batches from `start_step` on, the same as `batch` gives, prepared ahead by tf.data.
 
         workers: batches decoded at a time; prefetch: batches kept ready.
         """
-        return BatchIterator(self, start_step, workers, prefetch)
+        return Prefetcher(self.numbers, self.to_batch, start_step, workers=workers, prefetch=prefetch)
 
     def card(self) -> dict[str, Any]:
         """What this loader draws from: data sets with content hashes, counts, categories, robot, mixture. JSON-ready.
@@ -214,26 +202,6 @@ class Loader:
         return gathered
 
 
-class BatchIterator(Iterator[Batch]):
-    """Batches of a loader, prepared ahead. `step`, the number of the next batch, is the whole state."""
-
-    def __init__(self, loader: Loader, start_step: int, workers: int, prefetch: int) -> None:
-        self._loader = loader
-        self._numbers = Prefetcher(loader.numbers, start_step, workers=workers, prefetch=prefetch)
-
-    @property
-    def step(self) -> int:
-        """Number of the next batch."""
-        return self._numbers.step
-
-    def __next__(self) -> Batch:
-        return self._loader.to_batch(next(self._numbers))
-
-    def close(self) -> None:
-        """Stops the threads that prepare batches."""
-        self._numbers.close()
-
-
 def _common_robot(caches: Sequence[StepCache], expected: str | None) -> str:
     robot = expected or caches[0].episodes[0]["robot"]
     for cache in caches:
@@ -274,8 +242,8 @@ def _common_width(caches: Sequence[StepCache], expected: int | None) -> int:
 
 
 def _choose_cameras(caches: Sequence[StepCache], cameras: Sequence[str] | None) -> tuple[str, ...]:
-    chosen = tuple(cameras) if cameras is not None else caches[0].cameras
+    chosen = tuple(caches[0].cameras if cameras is None else cameras)
     for cache in caches:
         for camera in chosen:
-            check_known(camera, cache.cameras, "camera", "the data set")
+            check_known(f"{cache.directory}: camera", camera, cache.cameras)
     return chosen

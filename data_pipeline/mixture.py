@@ -16,8 +16,9 @@ import numpy as np
 
 from data_pipeline.filter import takeover_starts
 from data_pipeline.index import is_unused
-from data_pipeline.mapping import CATEGORIES, DatasetError, check_known
+from data_pipeline.mapping import CATEGORIES, DatasetError
 from data_pipeline.sampler import sample_indices, two_pool_indices
+from dexhil.names import check_known
 
 MODES = {
     "uniform": "every sample alike: DexHiL's baseline DAgger*",
@@ -38,14 +39,14 @@ _OFFLINE, _AUTONOMOUS, _INTERVENTION, _PRE = map(
 class MixtureConfig:
     """mode: a name of MODES. p_star: P*(intervention); the rest is shared in proportion to the other counts.
 
-    Raises DatasetError on an unknown mode, on p_star outside (0, 1), and where a mode fixes p_star at another value.
+    Raises ValueError on an unknown mode, on p_star outside (0, 1), and where a mode fixes p_star at another value.
     """
 
     mode: str = "uniform"
     p_star: float = 0.5
 
     def __post_init__(self) -> None:
-        check_known(self.mode, MODES, "mixture mode", "the mixture's modes")
+        check_known("mixture mode", self.mode, MODES)
         if not 1 / _GRAIN <= self.p_star <= 1 - 1 / _GRAIN:
             raise DatasetError(
                 f"mixture p_star: expected 0 < p_star < 1, and no nearer than {1 / _GRAIN:g}, got {self.p_star}; "

@@ -12,25 +12,34 @@ import numpy as np
 from data_pipeline.tensorflow_cpu import tensorflow
 
 Numbers = dict[str, np.ndarray]
+Batch = dict[str, Any]
 _open: weakref.WeakSet[Prefetcher] = weakref.WeakSet()
 
 
-class Prefetcher(Iterator[Numbers]):
-    """Iterates load(start_step), load(start_step + 1), ... without end, `workers` of them at a time.
+class Prefetcher(Iterator[Batch]):
+    """Iterates finish(load(start_step)), finish(load(start_step + 1)), ... without end, `workers` of them at a time.
 
     load: step -> dictionary of arrays, the same keys and dtypes at every step; called from other threads. `step` is the
     number of the next batch, all that is needed to resume. `close` stops the threads; leaving the process does it too.
     """
 
-    def __init__(self, load: Callable[[int], Numbers], start_step: int, *, workers: int, prefetch: int) -> None:
-        self.step = start_step
+    def __init__(
+        self,
+        load: Callable[[int], Numbers],
+        finish: Callable[[Numbers], Batch],
+        start_step: int,
+        *,
+        workers: int,
+        prefetch: int,
+    ) -> None:
+        self.step, self._finish = start_step, finish
         self._load, self._error = load, None
         first = load(start_step)
         self._keys = sorted(first)
         self._batches = self._pipeline([first[key].dtype for key in self._keys], workers, prefetch)
         _open.add(self)
 
-    def __next__(self) -> Numbers:
+    def __next__(self) -> Batch:
         if self._batches is None:
             raise StopIteration
         try:
@@ -38,7 +47,7 @@ class Prefetcher(Iterator[Numbers]):
         except tensorflow().errors.OpError as error:
             raise (self._error or error) from None
         self.step += 1
-        return dict(zip(self._keys, values, strict=True))
+        return self._finish(dict(zip(self._keys, values, strict=True)))
 
     def close(self) -> None:
         """Stops preparing batches. May be called again."""

@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
         rtc,
     )  # fmt: skip
     episodes = collect_online(config, online, tasks, per_task)
-    dataset = build(config, options.out)
+    dataset = build(options.out)
     results = {"dataset": dataset, "episodes": [dataclasses.asdict(episode) for episode in episodes]}
     run.report(results, lineage={"checkpoint": found})
     print(f"data set: {dataset} (card: {dataset / 'card.md'})")

@@ -157,7 +157,7 @@ def benchmark(episodes: int, args: argparse.Namespace) -> dict[str, Any]:
         times = [time.perf_counter()]
         record_episodes(root / "episodes", episodes, args.steps)
         times.append(time.perf_counter())
-        build_dataset(root / "episodes", root / "rlds", workers=args.workers)
+        build_dataset(root / "episodes", root / "rlds")
         times.append(time.perf_counter())
         print(
             f"{episodes} episodes: recorded in {times[1] - times[0]:.0f} s, built in {times[2] - times[1]:.0f} s",

@@ -220,7 +220,7 @@ def rates(tmp_path_factory, recipe, recorder) -> dict[int, Path]:
     root = tmp_path_factory.mktemp("rates")
     for hz in (10, 20):
         recorder(root / f"episodes{hz}", recipe(hz, 6, control_hz=float(hz)))
-    return {hz: build_dataset(root / f"episodes{hz}", root / f"rlds{hz}", workers=1) for hz in (10, 20)}
+    return {hz: build_dataset(root / f"episodes{hz}", root / f"rlds{hz}") for hz in (10, 20)}
 
 
 def ours(paths: list[Path], cache: Path, **expected: Any) -> Loader:
