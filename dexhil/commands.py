@@ -36,20 +36,9 @@ from dexhil.progress import Progress, progress, stop_requested
 from dexhil.start import command_parser, fail
 
 __all__ = [
-    "Config",
-    "ConfigError",
-    "Progress",
-    "Run",
-    "code_version",
-    "command_parser",
-    "load_config",
-    "progress",
-    "refuse_other_config",
-    "run_command",
-    "stop_requested",
-    "to_json",
-    "write_json",
-]
+    "Config", "ConfigError", "Progress", "Run", "code_version", "command_parser", "load_config", "progress",
+    "refuse_other_config", "run_command", "stop_requested", "to_json", "write_json",
+]  # fmt: skip
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMPILED = "JAX_COMPILATION_CACHE_DIR"
@@ -72,7 +61,9 @@ class Run:
         self._seconds_before = 0.0
         self.workdir.mkdir(parents=True, exist_ok=True)
         weakref.finalize(self, os.close, _lock(self.workdir))
-        self._write_config()
+        if changed := _changes(self.workdir, self.config):
+            print(f"{self.workdir}: config differs from the earlier run's in {', '.join(changed)}", file=sys.stderr)
+        write_json(self.workdir / "config.json", self.config)
 
     @property
     def seconds(self) -> float:
@@ -104,11 +95,6 @@ class Run:
         }
         write_json(self.workdir / "report.json", report)
         return report
-
-    def _write_config(self) -> None:
-        if changed := _changes(self.workdir, self.config):
-            print(f"{self.workdir}: config differs from the earlier run's in {', '.join(changed)}", file=sys.stderr)
-        write_json(self.workdir / "config.json", self.config)
 
 
 def _lock(workdir: Path) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.config import Config, ConfigError, command_parser, load_config, split_overrides
+from dexhil.config import Config, ConfigError, load_config
+from dexhil.start import command_parser, split_overrides
 
 RIGS = ("real", "sim")
 
