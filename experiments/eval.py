@@ -36,7 +36,7 @@ from dexhil.reports.evaluation import write_report
 from dexhil.rig import RigConfig
 from dexhil.serving.client import PolicyClient
 from dexhil.serving.keys import read_key
-from dexhil.training.checkpoints import find_step, load_meta, verify_params
+from dexhil.training.checkpoints import find_step, load_meta, verify
 from experiments.rigs import make_rig
 
 DECISIVE = ("execute_steps", "max_seconds", "latency_steps", "handover", "rtc")  # settings that outcomes depend on
@@ -84,7 +84,7 @@ def evaluate(
     make_policy = functools.partial(
         Policy.load, checkpoint, int(path.name), rtc=check_acts(config, meta.interface, meta.model)
     )
-    verify_params(path)
+    verify(path, "ema")
     return _run_trials(config, make_policy, [str(path), path.stat().st_mtime_ns], folder, count)
 
 

@@ -35,12 +35,12 @@ def parameter_group(path: tuple[Any, ...]) -> str:
 def frozen_paths(params: Params, patterns: Sequence[str], *, insulated: bool = False) -> frozenset[str]:
     """Paths of the leaves that are not trained. params: arrays or their shapes.
 
-    insulated: nothing of the vision tower and the language model is trained either, since the loss has no gradient
-    there. Raises ValueError, naming the nearest path, on a pattern that matches nothing, and where nothing is left.
+    insulated: the loss has no gradient in the vision tower and the language model, and none of them is trained either.
+    Raises ValueError, naming the nearest path, on a pattern that matches nothing, and where nothing is left.
     """
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     names = [path_name(path) for path in paths]
-    adapters = {name for name in names if is_adapter(name)}
+    adapters = set(filter(is_adapter, names))
     frozen = {name for name in names if adapter_path(name) in adapters}
     if insulated:
         frozen |= {path_name(path) for path in paths if parameter_group(path) != "expert"}

@@ -36,7 +36,7 @@ def test_the_registry_is_keyed_by_name():
     ],
 )
 def test_a_field_that_does_not_fit_is_named(dataset, change, message):
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(ValueError, match=message):
         check_mapping(open_rlds(dataset), dataclasses.replace(DEXHIL, **change))
 
 

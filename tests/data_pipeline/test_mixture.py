@@ -100,7 +100,7 @@ def test_a_single_kind_of_data_is_uniform(mode, counts):
     ],
 )
 def test_a_mixture_that_makes_no_sense_is_refused(config, message):
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(ValueError, match=message):
         MixtureConfig(**config)
 
 
