@@ -47,8 +47,7 @@ COMPILED = "JAX_COMPILATION_CACHE_DIR"
 class Run:
     """The work directory of one command.
 
-    config.json is written at once. metrics.jsonl gets one object per logged step, flushed line by line. report.json
-    comes at the end. A run that continues in the same directory keeps the earlier lines up to `resume`'s step, and its
+    A run that continues in the same directory keeps the earlier lines of metrics.jsonl up to `resume`'s step, and its
     seconds go on counting from there. Raises ConfigError where another process is at work in it.
     """
 
@@ -114,10 +113,7 @@ def _lock(workdir: Path) -> int:
 
 
 def refuse_other_config(workdir: Path, config: Config, *, matters: Callable[[str], bool] = lambda key: True) -> None:
-    """Raises ConfigError where `workdir` holds a run with another config: its parts do not belong to this one.
-
-    matters: whether a key that differs is a reason.
-    """
+    """Raises ConfigError where `workdir` holds a run with another config, in a key that `matters`."""
     if changed := list(filter(matters, _changes(workdir, to_json(config)))):
         raise ConfigError(f"{workdir}: holds a run that differs in {', '.join(changed)}; choose another or delete it")
 
@@ -129,10 +125,7 @@ def _changes(workdir: Path, config: dict[str, Any]) -> list[str]:
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
-    """Calls `main(arguments)`; an error in the input becomes one line on stderr and exit status 2, Ctrl-C 130.
-
-    SIGTERM is as Ctrl-C: what is open is closed and kept.
-    """
+    """Calls `main(arguments)`; an error in the input is one line on stderr and status 2, Ctrl-C and SIGTERM are 130."""
     keep_compiled()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # `begin` had another one while modules loaded
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -145,10 +138,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def keep_compiled() -> None:
-    """Has JAX keep what it compiles: the next process that needs the same program loads it.
-
-    In JAX_COMPILATION_CACHE_DIR, by default ~/.cache/dexhil/compiled; an empty value turns it off.
-    """
+    """Has JAX keep what it compiles in JAX_COMPILATION_CACHE_DIR (~/.cache/dexhil/compiled; empty turns it off)."""
     if COMPILED in os.environ:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -19,6 +19,7 @@ from dexhil.models.lora import fuse_adapters
 from dexhil.models.sampling import Prefix, Rtc, check_horizon, sample_actions
 from dexhil.models.tokenizer import Tokenizer
 from dexhil.models.trees import Params
+from dexhil.names import check_known
 from dexhil.schema import ARM_DOF, ActionChunk, Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointMeta, find_step, load_ema_params, load_meta
 from dexhil.transforms.normalization import images_to_float
@@ -71,9 +72,7 @@ class Policy:
     def load(cls, directory: str | Path, step: int | None = None, **options: Any) -> Policy:
         """The averaged (EMA) parameters of the newest checkpoint, or of `step`, of the run in `directory`.
 
-        options: num_steps and rtc, as of the class. Adapters are fused into the weights that they adapt.
-
-        Raises CheckpointError where it is missing or damaged.
+        options: num_steps and rtc, as of the class. Raises CheckpointError where it is missing or damaged.
         """
         found = find_step(directory, step)
         meta = load_meta(directory, int(found.name))
@@ -139,10 +138,9 @@ class Policy:
         """`prefix` relative to the new state, as the model's own actions are, and padded to a chunk."""
         if prefix is None and self._rtc != "trained":
             return None
-        model = self.meta.model
-        actions, length = np.zeros((1, model.chunk, model.action_dim), np.float32), 0
+        model, length = self.meta.model, 0 if prefix is None else len(prefix)
+        actions = np.zeros((1, model.chunk, model.action_dim), np.float32)
         if prefix is not None:
-            length = len(prefix)
             actions[:, :length] = self.meta.normalization.normalize_actions(prefix[None], state)
         return Prefix(actions, np.int32(length), np.int32(delay))  # pyright: ignore[reportArgumentType]
 
@@ -186,17 +184,11 @@ def max_delay(rtc: Rtc | None, model: VLAConfig) -> int:
 
 def choose_rtc(rtc: str, model: VLAConfig) -> Rtc | None:
     """What `rtc` of a Policy means for this model. Raises ValueError where it cannot."""
-    if rtc == "none":
-        return None
-    if rtc == "auto":
-        return "trained" if model.rtc_max_delay else "guided"
-    if rtc == "guided":
-        return "guided"
-    if rtc != "trained":
-        raise ValueError(f"rtc: expected one of {list(get_args(RtcChoice))}, got {rtc!r}")
-    if not model.rtc_max_delay:
+    check_known("rtc", rtc, get_args(RtcChoice))
+    if rtc == "trained" and not model.rtc_max_delay:
         raise ValueError(
             f"rtc='trained': this checkpoint (variant {model.variant!r}) was not trained with a prefix; "
             "train a 'pi05' with train.rtc_max_delay, or use rtc='guided'"
         )
-    return "trained"
+    best: Rtc = "trained" if model.rtc_max_delay else "guided"
+    return {"none": None, "auto": best, "guided": "guided", "trained": "trained"}[rtc]

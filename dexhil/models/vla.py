@@ -80,7 +80,6 @@ class VLA(nnx.Module):
         layer, before the final norm (it would serve a text head).
         """
         config = self.config
-        check_cameras(config, images)
         views = self.PaliGemma.img.views(jnp.stack([images[camera] for camera in config.cameras], axis=1))
         mask = jnp.concatenate([jnp.ones(views.shape[:2], bool), token_mask], axis=1)
         x = jnp.concatenate([views, self.PaliGemma.llm.embed(tokens).astype(config.dtype)], axis=1)
@@ -179,17 +178,6 @@ class VLA(nnx.Module):
         x_t = (1 - t[..., None]) * noise + t[..., None] * actions
         v = self(inputs, x_t, t)
         return jnp.square(v - (actions - noise))[..., : self.config.action_dim].mean(axis=-1)
-
-
-def check_cameras(config: VLAConfig, images: Mapping[str, Array]) -> None:
-    """Raises ValueError where a camera of the model is missing or its images are of another size."""
-    side = config.image_size
-    for camera in config.cameras:
-        if camera not in images:
-            raise ValueError(f"camera {camera!r} is missing; expected {list(config.cameras)}, got {sorted(images)}")
-        if images[camera].shape[1:] != (side, side, 3):
-            shape = list(images[camera].shape)
-            raise ValueError(f"image of camera {camera!r}: expected [B, {side}, {side}, 3], got {shape}; resize it")
 
 
 def suffix_mask(config: VLAConfig) -> Bool[Array, "T T"]:

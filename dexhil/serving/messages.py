@@ -94,12 +94,15 @@ def read_actions(message: Any, info: PolicyInfo) -> np.ndarray:
     return actions.copy()
 
 
+def _described(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:80]
+
+
 def _read_option(name: str, value: Any, info: PolicyInfo) -> Any:
     try:
         return OPTIONS[name](value, info)
     except (TypeError, ValueError) as error:
-        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:80]
-        raise MessageError(f"{name}: {error}, got {got}") from None
+        raise MessageError(f"{name}: {error}, got {_described(value)}") from None
 
 
 def _read_observation(fields: Mapping[str, Any], info: PolicyInfo) -> Observation:
@@ -132,9 +135,8 @@ def _as_bytes(camera: str, image: Any) -> Any:
 def _read_state(state: Any, info: PolicyInfo) -> np.ndarray:
     """float32 [S]; robots often report float64."""
     if not isinstance(state, np.ndarray) or state.dtype.kind != "f" or state.shape != (info.state_dim,):
-        got = f"{state.dtype} {list(state.shape)}" if isinstance(state, np.ndarray) else type(state).__name__
         raise MessageError(
-            f"state: expected a float array [{info.state_dim}], the joints of {info.robot!r}, got {got}; "
+            f"state: expected a float array [{info.state_dim}], the joints of {info.robot!r}, got {_described(state)}; "
             "send q_arm and q_hand in one array, or use a policy of this robot"
         )
     with np.errstate(over="ignore"):  # becomes infinite and is refused as such

@@ -44,9 +44,8 @@ _log = logging.getLogger(__name__)
 class Limits:
     """What one server takes.
 
-    clients, clients_per_address: with the key, at once. handshakes, handshakes_per_address: connections that have not
-    shown it yet; where there are more, the oldest is dropped. handshake_s: the longest that one may take
-    silence_s: a client that answers no ping for so long, as when its message stops half-way, is dropped within twice it
+    clients: with the key, at once. handshakes: connections that have not shown it yet; of more the oldest is dropped.
+    handshake_s: max. time of one. silence_s: a client that answers no ping for so long is dropped within twice it.
     """
 
     clients: int = 32
@@ -61,8 +60,8 @@ class Limits:
 class PolicyServer:
     """async with PolicyServer(policy, info) as server: …  Listens inside; at the end, clients are told and let go.
 
-    host, port: 0 takes a free port, see `uri`. key: what clients must send, "" on loopback only. Raises ValueError on
-    another host without a key, OSError where the port is taken.
+    port: 0 takes a free one, see `uri`. key: what clients must send, "" on loopback only. Raises ValueError on another
+    host without a key, OSError where the port is taken.
     """
 
     def __init__(
