@@ -29,13 +29,11 @@ class Loader:
 
     dataset_dirs: later rounds beside earlier ones, all of one robot, cameras and action width. batch_size: over all
     hosts. chunk: H, actions per sample. image_size: side in px of the images in a batch; None keeps the stored size.
-    split: "train", "heldout" or "all"; an episode is held out by the hash of its id and `split_seed`, whatever else the
-    data sets hold. episode_filter: {"success": (1,), "task": ("plush",)}: keeps episodes whose metadata is listed.
-    episodes_per_task: keeps the first so many of each task that pass the filter, before splitting (learning curves).
-    filter: "last_takeover" keeps of a successful online episode what follows its last takeover, "none" all of it.
-    mixture: how categories are drawn and weighted; the split "heldout" is uniform whatever it says.
-    robot, action_dim, control_hz: what the caller expects; anything else is refused. cache_dir: where the step caches
-    live.
+    split: "train", "heldout" or "all"; an episode is held out by the hash of its id, whatever else the data sets hold.
+    episode_filter: {"success": (1,), "task": ("plush",)}: keeps episodes whose metadata is listed; episodes_per_task:
+    of these the first so many of each task, before splitting. filter: of steps, a name of filter.FILTERS. mixture: how
+    categories are drawn and weighted, but for "heldout", which is uniform. robot, action_dim, control_hz: what the
+    caller expects; anything else is refused. cache_dir: where the step caches live.
     """
 
     def __init__(
@@ -51,7 +49,6 @@ class Loader:
         image_size: int | None = None,
         split: str = "train",
         heldout_fraction: float = 0.0,
-        split_seed: int = 0,
         episode_filter: Dict[str, Sequence[Any]] | None = None,
         episodes_per_task: int | None = None,
         filter: str = "last_takeover",
@@ -81,7 +78,7 @@ class Loader:
         self.cameras = _choose_cameras(self._caches, cameras)
         self._store = FrameStore(self._caches, self.cameras, image_size)
         keep = dict(episode_filter or {})
-        chosen = select_episodes(self._caches, split, heldout_fraction, split_seed, keep, episodes_per_task)
+        chosen = select_episodes(self._caches, split, heldout_fraction, keep, episodes_per_task)
         self.index = build_index(self._caches, chosen, mapping.last_action_valid, filter)
         self.num_samples = count_samples(self.index)  # rows that can be drawn; they are the index's first
         self.samples = slice(self.num_samples)
@@ -117,24 +114,19 @@ class Loader:
         """Batch `step` of this host: NumPy tree, B = batch_size / num_hosts.
 
         images: camera -> uint8 [B, h, w, 3]; state [B, S]; actions [B, H, A] raw units; action_mask bool [B, H];
-        instruction: str objects [B]; is_intervention bool [B] (a person had taken over at this step; offline
-        demonstrations are False); weight float32 [B], the mixture's loss weight; rows int64 [B], the samples' rows of
-        `index`.
+        instruction: str objects [B]; is_intervention bool [B], a person had taken over at this step; weight float32
+        [B], the mixture's loss weight; rows int64 [B], of `index`.
         """
         return self.to_batch(self.numbers(step))
 
     def iterate(self, start_step: int = 0, *, workers: int = 2, prefetch: int = 2) -> Prefetcher:
-        """Endless batches from `start_step` on, the same as `batch` gives, prepared ahead by tf.data.
-
-        workers: batches decoded at a time; prefetch: batches kept ready.
-        """
+        """Endless batches from `start_step` on, as of `batch`: `workers` at a time, `prefetch` ready, by tf.data."""
         return Prefetcher(self.numbers, self.to_batch, start_step, workers=workers, prefetch=prefetch)
 
     def card(self) -> dict[str, Any]:
         """What this loader draws from: data sets with content hashes, counts, categories, robot, mixture. JSON-ready.
 
-        episodes, samples: what the filter kept; dropped: what it left out of the chosen episodes (a last action that
-        is not valid counts as a dropped step).
+        episodes, samples: what the filter kept; dropped: what it left out of the chosen episodes.
         """
         counts = np.bincount(self.index["category"], minlength=len(CATEGORIES))
         found = {name: int(count) for name, count in zip(CATEGORIES, counts, strict=True) if count}
