@@ -4,8 +4,6 @@ The recorded JPEG bytes pass through unchanged. A data set is written beside its
 is never edited afterwards.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import hashlib

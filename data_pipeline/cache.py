@@ -4,8 +4,6 @@ A frame is read with one `pread` at a known offset, so that memory does not grow
 once per data set and mapping, in one pass over its files, and is whole or absent.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

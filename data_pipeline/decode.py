@@ -1,7 +1,5 @@
 """Encoded frames to uint8 images, read one by one from the step caches and decoded into the batch's own memory."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Whether a round's new data still fits the norm statistics that were frozen from the warm-up."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which steps of an episode are kept: the last takeover and what follows. Pure NumPy."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from dexhil.names import check_known

@@ -1,7 +1,5 @@
 """Which steps are training samples: episode filter, held-out split, and the index table of all steps. Pure NumPy."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Mapping as Dict

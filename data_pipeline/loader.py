@@ -4,8 +4,6 @@ The index has one row per training sample; a sampler picks rows, and only their 
 needs the step number and nothing else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 A field is named by its path inside a step (`observation/image_0`) or an episode (`episode_metadata/success`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from collections.abc import Mapping as Dict

@@ -6,8 +6,6 @@ P* is P and every weight is 1. Modes "weight" and "sample" have the same expecte
 which the loss is divided by, differs where the chunks of one category are padded more: a factor, not a direction.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from fractions import Fraction
 from typing import Any

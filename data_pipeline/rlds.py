@@ -3,8 +3,6 @@
 That is 100 times faster than decoding an episode through a TFDS graph, and the images stay encoded.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import zlib

@@ -5,8 +5,6 @@ number of bits that holds them, walked until it lands inside (Black and Rogaway 
 domains").
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np

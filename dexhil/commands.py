@@ -10,8 +10,6 @@ if __name__ == "__main__":
     run_command(main)
 """
 
-from __future__ import annotations
-
 import fcntl
 import importlib.metadata
 import json

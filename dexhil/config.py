@@ -7,8 +7,6 @@ that it replaces; tuples are written `1,2` or `(1, 2)`. A section that `as_confi
 it takes no other key, and its values are checked before anything starts.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import dataclasses

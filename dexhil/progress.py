@@ -1,7 +1,5 @@
 """Progress for people: a bar on a terminal, elsewhere plain lines with percent, rate and time left; clean stops."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import sys

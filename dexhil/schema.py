@@ -4,8 +4,6 @@ Conventions, said once: SI units, radians, float32 unless stated; poses are [x y
 `[q_arm target (7), q_hand target (m)]`, absolute joint angles, `A = 7 + m`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal

@@ -7,8 +7,6 @@
 A value that does not fit is refused when the dataclass is made, with the setting's name. Standard library only.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

@@ -10,8 +10,6 @@ if __name__ == "__main__":
 import jax
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

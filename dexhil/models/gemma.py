@@ -3,8 +3,6 @@
 Axes: as in `layers`, E expert width, F MLP width, L layers, r rank.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A loader batch, or one observation, in the model's terms: the one path of training and serving. NumPy only."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

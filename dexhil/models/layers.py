@@ -5,8 +5,6 @@ tokens, N query heads, K key-value heads, G = N / K, R = T * G rows, h head size
 Norms, rotations and softmax are computed in float32, whatever the dtype, and so are the products that feed them.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

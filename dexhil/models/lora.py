@@ -5,8 +5,6 @@ Every weight [*, in, out] stands for w + scale a b, with a [*, in, r] and b [*, 
 Source: LoRA, arXiv 2106.09685.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -14,8 +14,6 @@ with the whole Jacobian, through the denoiser. Trained RTC (arXiv 2512.05964) ne
 clean first actions (`step.draw_delays`) is given the d committed actions at time 1 in every step.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable

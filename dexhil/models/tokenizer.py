@@ -1,7 +1,5 @@
 """Text of the policy: SentencePiece, the prompt, and the small tokenizer trained from a project's instructions."""
 
-from __future__ import annotations
-
 import collections
 import functools
 import io

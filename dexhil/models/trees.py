@@ -1,7 +1,5 @@
 """Parameter trees by path, "PaliGemma/img/head/kernel": nested dicts of arrays, or of their shapes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from flax import traverse_util

@@ -3,8 +3,6 @@
 Axes: B batch, P tokens of one image, N heads, h head size, D width.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -14,8 +14,6 @@ L layers, N query heads, K key-value heads, h head size, D width, E expert width
 train, {"actions": [B H A]}, and "delay" [B] where the first actions are given; state and actions normalised.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from typing import Any

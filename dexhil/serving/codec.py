@@ -5,8 +5,6 @@ b"dtype"}. What comes from a stranger is bounded before memory is spent on it: n
 dtype and shape say, few and small containers, short texts.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """The API key of a policy server: from a file or the environment, never from a command line."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 import logging

@@ -12,8 +12,6 @@ an answer one with `actions` float32 [H, A], absolute joint targets in rad, and 
 server sends `fit.PolicyInfo`.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any

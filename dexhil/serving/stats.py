@@ -1,7 +1,5 @@
 """What a server counts: requests, errors, refusals, clients, latency."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 from collections.abc import Collection

@@ -8,8 +8,6 @@
   rank, which a process that Slurm has bound to a GPU does not even see. JAX_LOCAL_DEVICE_IDS says otherwise.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ From scratch Muon reaches in 500 steps what AdamW reaches in 1,500 (docs/benchma
 best tuned with AdamW.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

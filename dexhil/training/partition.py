@@ -4,8 +4,6 @@ A pattern names a leaf or a folder by its path, with `*` for anything: "PaliGemm
 "*/pos_embedding". Adapters (LoRA) are always trained, and the weights that they adapt never are.
 """
 
-from __future__ import annotations
-
 import fnmatch
 from collections.abc import Collection, Sequence
 from typing import Any

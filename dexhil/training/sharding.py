@@ -4,8 +4,6 @@ A batch is split over all devices. Parameters and optimiser state are split over
 gathers a layer's weights where it needs them and scatters its gradients. One device is a mesh of one.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -5,8 +5,6 @@ Only `TrainState.params` is differentiated; the model sees it together with `Tra
 Letters: B batch, H chunk. The model comes in as `loss_fn(params, inputs, key) -> loss [B, H]`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping

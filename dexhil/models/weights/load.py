@@ -1,7 +1,5 @@
 """Public weights as our parameter tree: strict, leaf by leaf, in about one copy of the model's memory."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re

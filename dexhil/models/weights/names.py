@@ -4,8 +4,6 @@ Layouts name the file's axes and ours by letters, such as d width, f MLP width, 
 how long an axis is follows from our leaf.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -4,8 +4,6 @@ A file is never mapped and no array is held twice: values stream in pieces and a
 6.5 GB needs 6.5 GB and not the file's size besides.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import struct
