@@ -86,9 +86,7 @@ def _require_same(out: Path, source: str) -> Path:
     card = out / CARD_FILE
     if card.is_file() and json.loads(card.read_text()).get("source_sha256") == source:
         return out
-    raise DatasetError(
-        f"{out} exists and was not built from these episodes; data sets are never edited: choose another name"
-    )
+    raise DatasetError(f"{out} exists, was not built from these episodes; data sets are never edited: choose another")
 
 
 def _read_layout(path: Path) -> Layout:

@@ -73,9 +73,7 @@ def open_cache(dataset: Path, mapping: Mapping, cache_dir: Path) -> StepCache:
     try:
         cache = _load(directory)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise DatasetError(
-            f"the step cache {directory} is damaged; delete that directory, it is made again ({error})"
-        ) from error
+        raise DatasetError(f"the step cache {directory} is damaged; delete that directory ({error})") from error
     for sentence in cache.left_out:
         warnings.warn(sentence, stacklevel=2)
     return cache

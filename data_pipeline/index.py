@@ -50,9 +50,8 @@ def select_episodes(
     hashes = {(d, e): _unit_hash(caches[d].episodes[e]["episode_id"]) for d, e in pairs}
     first_set = [p for p in pairs if p[0] == pairs[0][0]]
     forced = [min(first_set, key=hashes.__getitem__)] if first_set and heldout_fraction else []
-    chosen = [
-        p for p in pairs if split == "all" or (hashes[p] < heldout_fraction or p in forced) == (split == "heldout")
-    ]
+    held_out = {p for p in pairs if hashes[p] < heldout_fraction or p in forced}
+    chosen = [p for p in pairs if split == "all" or (p in held_out) == (split == "heldout")]
     if not chosen:
         count = sum(len(cache.episodes) for cache in caches)
         raise DatasetError(

@@ -65,7 +65,7 @@ class Loader:
         if chunk < 1:
             raise DatasetError(f"chunk: expected at least one action, got {chunk}")
         self.mapping, self.chunk, self.batch_size, self.seed = mapping, chunk, batch_size, seed
-        self._host, self._num_hosts = host, num_hosts
+        self._part = {"batch_size": batch_size, "host": host, "num_hosts": num_hosts}
         if not dataset_dirs:
             raise DatasetError("data.paths names no data set; give the directory of one or more")
         self._caches = [open_cache(Path(path), mapping, Path(cache_dir)) for path in dataset_dirs]
@@ -153,15 +153,12 @@ class Loader:
 
     def instructions(self) -> set[str]:
         """Every instruction of the samples."""
-        return {
-            self._caches[d].instructions[i] for d, i in np.unique(self.index[self.samples][["dataset", "instruction"]])
-        }
+        used = np.unique(self.index[self.samples][["dataset", "instruction"]])
+        return {self._caches[dataset].instructions[number] for dataset, number in used}
 
     def numbers(self, step: int) -> dict[str, np.ndarray]:
         """A batch as flat arrays: images under "image/<camera>", no instructions, which follow from "rows"."""
-        rows = self.mixture.draw(
-            self.seed, step, batch_size=self.batch_size, host=self._host, num_hosts=self._num_hosts
-        )
+        rows = self.mixture.draw(self.seed, step, **self._part)
         records = self.index[rows]
         actions, mask = self.chunks(rows)
         images = self._store.decode(records)

@@ -28,9 +28,7 @@ MODES = {
 PRE_INTERVENTION_STEPS = 15
 _SIRIUS_INTERVENTION, _SIRIUS_PRE = 0.5, 0.002
 _GRAIN = 10**6  # P*(intervention) is drawn as a fraction of at most this denominator, so that counting is exact
-_OFFLINE, _AUTONOMOUS, _INTERVENTION, _PRE = map(
-    CATEGORIES.index, ("offline", "autonomous", "intervention", "pre_intervention")
-)
+_OFFLINE, _AUTONOMOUS, _INTERVENTION, _PRE, *_ = range(len(CATEGORIES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +49,7 @@ class MixtureConfig:
                 f"the paper's is 0.5, and mode 'uniform' leaves the fractions as they are"
             )
         if self.mode in ("iwr", "sirius") and self.p_star != 0.5:
-            raise DatasetError(
-                f"mixture mode {self.mode!r} has p_star 0.5, got {self.p_star}; mode 'weight' takes any other"
-            )
+            raise DatasetError(f"mixture mode {self.mode!r} has p_star 0.5, got {self.p_star}; use mode 'weight'")
 
 
 UNIFORM = MixtureConfig()

@@ -32,9 +32,7 @@ class RldsDataset:
         paths = [Path(path) for path in self.builder.info.splits[split].filepaths]
         for path in paths:
             if not path.is_file():
-                raise DatasetError(
-                    f"{path} is missing though {self.directory}/dataset_info.json lists it; copy it again"
-                )
+                raise DatasetError(f"{path} is missing though {self.directory}/dataset_info.json lists it; copy again")
         return paths
 
     def num_episodes(self, split: str) -> int:

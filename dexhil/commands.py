@@ -1,14 +1,4 @@
-"""What every command shares: config, work directory (config.json, metrics.jsonl, report.json), progress, clean stops.
-
-def main(argv):
-    config, options = load_config(argv, command_parser("Trains a policy."))
-    run = Run(options.workdir, "train", config)
-    …
-    run.report(results, lineage=…)
-
-if __name__ == "__main__":
-    run_command(main)
-"""
+"""What every command shares: config, work directory (config, metrics and report in JSON), progress, clean stops."""
 
 import fcntl
 import importlib.metadata

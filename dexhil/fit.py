@@ -65,9 +65,7 @@ class PolicyInfo(Interface):
         if ours and message["protocol"] != PROTOCOL:
             raise MessageError(f"protocol: the server speaks {message['protocol']}, this client {PROTOCOL}; update one")
         if not ours or not set(fields) <= set(message):
-            raise MessageError(
-                f"metadata: expected {fields}, got {str(message)[:200]}; is this a DexHiL policy server?"
-            )
+            raise MessageError(f"metadata: expected {fields}, got {str(message)[:99]}; is this a DexHiL policy server?")
         lists = {name: tuple(message[name]) for name in ("cameras", "joint_names")}
         return cls(**{**{name: message[name] for name in fields}, **lists})
 

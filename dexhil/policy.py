@@ -129,9 +129,7 @@ class Policy:
         rest = self.meta.normalization.unnormalize_actions(np.asarray(normalised)[:, delay:], batch["state"], before)
         raw = np.concatenate([committed, rest], axis=1)
         if not np.isfinite(raw).all():
-            raise RuntimeError(
-                f"policy {self.checkpoint_id!r}: non-finite action, do not execute it; load another step"
-            )
+            raise RuntimeError(f"policy {self.checkpoint_id!r}: non-finite action, do not execute it; load another")
         return raw
 
     def _prefix(self, prefix: np.ndarray | None, delay: int, state: np.ndarray) -> Prefix | None:

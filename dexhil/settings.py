@@ -1,9 +1,5 @@
 """Settings are declared once: a dataclass of their part, unit and meaning in a comment, range in the type.
 
-    @dataclasses.dataclass(frozen=True)
-    class RigConfig(Settings):
-        control_hz: Positive = 20.0  # 1/s
-
 A value that does not fit is refused when the dataclass is made, with the setting's name. Standard library only.
 """
 

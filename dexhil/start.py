@@ -47,9 +47,7 @@ def command_parser(description: str, *, config: str | None = None, needs: Sequen
     parser.add_argument("--config", default=config, required=config is None, help="a get_config() file")
     parser.add_argument("--keys", nargs=0, action=_ShowKeys, help="show the keys of the config and end")
     parser.add_argument("--workdir", type=Path, help="where the run writes")
-    parser.epilog = (
-        "Override any value of the config with --config.KEY=VALUE; --config.preset is default, quick or debug."
-    )
+    parser.epilog = "Override any config value with --config.KEY=VALUE; --config.preset is default, quick or debug."
     return parser
 
 

@@ -26,9 +26,7 @@ class Tokenizer:
             self._processor.LoadFromSerializedProto(self.model_bytes)
         except RuntimeError as error:
             size = len(self.model_bytes)
-            raise ValueError(
-                f"tokenizer: {size} bytes are no SentencePiece model ({error}); expected a .model"
-            ) from error
+            raise ValueError(f"tokenizer: {size} bytes are no SentencePiece model; expected a .model") from error
         self._ids = functools.lru_cache(maxsize=65536)(self._encode_ids)
 
     @property

@@ -101,9 +101,7 @@ class VisionTower(nnx.Module):
     def views(self, images: Float[Array, "B V Y X 3"]) -> Float[Array, "B S D"]:
         """Tokens of V cameras, one camera after the other."""
         batch, cameras = images.shape[:2]
-        tokens = self(images.reshape(batch * cameras, *images.shape[2:])).reshape(
-            batch, cameras, -1, self.head.out_features
-        )
+        tokens = self(images.reshape(-1, *images.shape[2:])).reshape(batch, cameras, -1, self.head.out_features)
         if self.config.camera_embedding:
             tokens += self.camera_embedding[...][:, None].astype(tokens.dtype)
         return tokens.reshape(batch, -1, tokens.shape[-1])

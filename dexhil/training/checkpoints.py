@@ -67,36 +67,26 @@ class CheckpointMeta:
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "robot": self.robot,
-            "control_hz": self.control_hz,
+        return vars(self) | {
             "model": self.model.to_dict(),
             "normalization": self.normalization.to_json(),
             "normalization_hash": self.normalization.hash(),
             "tokenizer": base64.b64encode(self.tokenizer).decode(),
-            "config": dict(self.config),
-            "lineage": dict(self.lineage),
-            "joint_names": list(self.joint_names),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckpointMeta:
         """Raises CheckpointError on a missing fact."""
-        needed = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
-        if missing := [name for name in needed if data.get(name) is None]:
-            raise CheckpointError(
-                f"checkpoint: says nothing about {', '.join(missing)}; train it again with this version"
-            )
-        return cls(
-            robot=data["robot"],
-            control_hz=data["control_hz"],
-            model=VLAConfig.from_dict(data["model"]),
-            normalization=Normalization.from_json(data["normalization"]),
-            tokenizer=base64.b64decode(data["tokenizer"]),
-            config=data["config"],
-            lineage=data["lineage"],
-            joint_names=tuple(data.get("joint_names", ())),
-        )
+        names = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in names if name != "joint_names" and data.get(name) is None]:
+            raise CheckpointError(f"checkpoint: says nothing about {', '.join(missing)}; train it again")
+        read = {
+            "model": VLAConfig.from_dict(data["model"]),
+            "normalization": Normalization.from_json(data["normalization"]),
+            "tokenizer": base64.b64decode(data["tokenizer"]),
+            "joint_names": tuple(data.get("joint_names", ())),
+        }
+        return cls(**{name: read[name] if name in read else data[name] for name in names})
 
 
 def check_compatible(

@@ -1,11 +1,9 @@
-"""Several processes, one run. JAX itself finds who a process is under Slurm, Open MPI, on TPUs and, with the package
-`kubernetes`, in an Indexed Job. Here is what it leaves out:
+"""Several processes, one run. JAX itself finds who a process is under Slurm, Open MPI and on TPUs. What it leaves out:
 
 - A single process sets nothing up, also where a launcher started it: the programs that it starts inherit its variables.
 - JAX_NUM_PROCESSES and JAX_PROCESS_ID beside JAX_COORDINATOR_ADDRESS (host:port of process 0), or what a JAXJob of
   Kubeflow sets in their place. In Kubernetes nothing is looked for without them: a sweep's pods are runs of their own.
-- All GPUs for the only process of a node, and equal parts for several. JAX gives every process the one of its local
-  rank, which a process that Slurm has bound to a GPU does not even see. JAX_LOCAL_DEVICE_IDS says otherwise.
+- All GPUs for the only process of a node, and equal parts for several. JAX_LOCAL_DEVICE_IDS says otherwise.
 """
 
 import re
@@ -64,10 +62,7 @@ def _local_gpus(environ: Mapping[str, str]) -> dict[str, list[int]]:
         return {}
     visible = [part for part in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
     if "OMPI_COMM_WORLD_LOCAL_SIZE" in environ:
-        processes, rank = (
-            _integer(environ, "OMPI_COMM_WORLD_LOCAL_SIZE"),
-            _integer(environ, "OMPI_COMM_WORLD_LOCAL_RANK"),
-        )
+        processes, rank = (_integer(environ, f"OMPI_COMM_WORLD_LOCAL_{name}") for name in ("SIZE", "RANK"))
     elif "SLURM_STEP_TASKS_PER_NODE" in environ:
         tasks = re.findall(r"(\d+)(?:\(x(\d+)\))?", environ["SLURM_STEP_TASKS_PER_NODE"])  # "4(x2),3": 4, 4, 3
         nodes = [int(number) for number, repeats in tasks for _ in range(int(repeats or 1))]

@@ -50,9 +50,7 @@ def place(tree: Any, shardings: Any) -> Any:
 
 def place_like(tree: Any, like: Any) -> Any:
     """`tree` with the types and on the devices of `like`; the result shares no buffer with `tree`."""
-    return jax.tree.map(
-        lambda leaf, wanted: _place(leaf.astype(wanted.dtype), wanted.sharding, may_alias=False), tree, like
-    )
+    return jax.tree.map(lambda leaf, wanted: _place(leaf.astype(wanted.dtype), wanted.sharding, False), tree, like)
 
 
 def _place(leaf: Any, sharding: jax.sharding.Sharding, may_alias: bool = True) -> jax.Array:

@@ -96,9 +96,7 @@ class SafetensorsFiles:
         for file in _shards(path):
             for name, tensor in _read_header(file).items():
                 if name in self._tensors:
-                    raise WeightsError(
-                        f"{file}: {name!r} is in {self._tensors[name].file.name} too; remove one of them"
-                    )
+                    raise WeightsError(f"{file}: {name!r} is in {self._tensors[name].file.name} too; remove one")
                 self._tensors[name] = tensor
         self.shapes: Shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
 
