@@ -121,29 +121,33 @@ def _create(dataset: RldsDataset, mapping: Mapping, directory: Path) -> None:
 def _convert(dataset: RldsDataset, mapping: Mapping, frames: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One pass over the data set: writes the frames, returns the JSON facts and the columns."""
     cameras = check_mapping(dataset, mapping)
-    digest, episodes, parts, vocabulary, left_out = hashlib.sha256(), [], [], {}, []
+    digest, episodes, parts, vocabulary, left_out, rows = hashlib.sha256(), [], [], {}, [], 0
     for split in mapping.splits:
         known: dict[bytes, int] = {}
         number = -1
         for number, reader in enumerate(_read_split(dataset, split, digest)):
             name = f"{dataset.directory} split {split!r} episode {number}"
             part = _read_columns(reader, mapping, name)
-            if not len(part["action"]):
+            length = len(part["action"])
+            if not length:
                 left_out.append(f"{name} has no steps: it is left out")
             elif (first := known.setdefault(reader.fingerprint(), number)) != number:
                 left_out.append(f"{name} is a copy of episode {first}: it is left out")
             else:
-                metadata = _read_metadata(reader, mapping, part) | {"number": number, "length": len(part["action"])}
-                part["instruction"] = _intern(reader, mapping.instruction, metadata["length"], vocabulary, name)
-                part["category"] = _categories(reader, mapping, metadata, name)
-                part["commanded"] = _optional(reader, mapping.commanded, True, metadata["length"])
-                part["timestamp"] = _timestamps(reader, mapping, metadata["length"], name)
-                part["frames"] = _append_frames(reader, cameras, frames, name, metadata["length"])
-                episodes.append(metadata)
+                metadata = _read_metadata(reader, mapping, part)
+                part["instruction"] = _intern(reader, mapping.instruction, length, vocabulary, name)
+                part["category"] = _categories(reader, mapping, metadata["source"], length, name)
+                part["commanded"] = _optional(reader, mapping.commanded, True, length)
+                part["timestamp"] = _timestamps(reader, mapping, length, name)
+                part["frames"] = _append_frames(reader, cameras, frames, name, length)
+                episodes.append({**metadata, "number": number, "start": rows, "length": length})
                 parts.append(part)
-        _check_count(dataset, split, number + 1)
-    for episode, start in zip(episodes, np.cumsum([0] + [e["length"] for e in episodes]), strict=False):
-        episode["start"] = int(start)
+                rows += length
+        if (promised := dataset.builder.info.splits[split].num_examples) != number + 1:
+            raise DatasetError(
+                f"{dataset.directory} split {split!r} holds {number + 1} episodes, its dataset_info.json says "
+                f"{promised}: it is truncated; copy it again or build it anew"
+            )
     if not parts:
         raise DatasetError(f"{dataset.directory} holds no step: {'; '.join(left_out) or 'the mapping names no split'}")
     control_hz = _mark_gaps(parts, _declared_hz(dataset, mapping), dataset)
@@ -234,17 +238,6 @@ def _check_kinds(dataset: RldsDataset, mapping: Mapping, cameras: dict[str, str]
             raise DatasetError(f"field {field!r} {where} is {fields[field]!r}, expected numbers of fixed width")
 
 
-def _check_count(dataset: RldsDataset, split: str, count: int) -> None:
-    promised = dataset.num_episodes(split)
-    if count != promised:
-        raise DatasetError(
-            f"{dataset.directory} split {split!r} holds {count} episodes, its dataset_info.json says {promised}: "
-            f"it is truncated; copy it again or build it anew"
-        )
-    if count == 0:
-        raise DatasetError(f"{dataset.directory} split {split!r} holds no episodes")
-
-
 def _read_columns(reader: EpisodeReader, mapping: Mapping, name: str) -> dict[str, np.ndarray]:
     """{"state": [T, S], "action": [T, A]} float32. Raises DatasetError on non-finite values or wrong end flags."""
     last = None if mapping.last_action_valid else -1
@@ -314,11 +307,10 @@ def _timestamps(reader: EpisodeReader, mapping: Mapping, length: int, name: str)
     return times
 
 
-def _categories(reader: EpisodeReader, mapping: Mapping, episode: dict[str, Any], name: str) -> np.ndarray:
+def _categories(reader: EpisodeReader, mapping: Mapping, source: str, length: int, name: str) -> np.ndarray:
     """int8 [T]: who acted. Episodes whose source is known to be offline, or that carry no labels, are offline."""
-    offline = "source" in mapping.metadata and episode["source"] == "offline"
-    if mapping.labels is None or offline:
-        return np.full(episode["length"], CATEGORIES.index("offline"), np.int8)
+    if mapping.labels is None or ("source" in mapping.metadata and source == "offline"):
+        return np.full(length, CATEGORIES.index("offline"), np.int8)
     values = reader.step_array(mapping.labels.field)[:, 0].astype(np.float64)
     known = {float(value): CATEGORIES.index(category) for value, category in mapping.labels.categories.items()}
     if unknown := np.flatnonzero(~np.isin(values, list(known))).tolist():

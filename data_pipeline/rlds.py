@@ -35,10 +35,6 @@ class RldsDataset:
                 raise DatasetError(f"{path} is missing though {self.directory}/dataset_info.json lists it; copy again")
         return paths
 
-    def num_episodes(self, split: str) -> int:
-        """Episodes the metadata promise."""
-        return self.builder.info.splits[split].num_examples
-
 
 def open_rlds(directory: Path) -> RldsDataset:
     """Opens the RLDS data set at `directory`. Raises DatasetError where there is none, or none of that kind."""

@@ -30,8 +30,8 @@ class ModelConfig(Settings):
 class VisionConfig(Settings):
     """A SigLIP-style tower. A token covers `patch * product(stem factors)` pixels.
 
-    patch: side of the square that the last linear embedding folds into one token
-    stem: stages before it, each (factor, width): fold factor x factor neighbours, linear, GELU. Empty for SigLIP
+    patch: side of the square that the last linear embedding folds into one token; stem: stages before it, each
+    (factor, width): fold factor x factor neighbours, linear, GELU. Empty for SigLIP.
     """
 
     width: int
@@ -74,8 +74,8 @@ class AttentionConfig(Settings):
 class VLAConfig(Settings):
     """A whole policy. Every size is the same code.
 
-    image_size: pixels of the square input; cameras: in the order of their tokens
-    camera_embedding: adds a learned vector per camera to its tokens (public weights have none)
+    image_size: pixels of the square input; cameras: in the order of their tokens; camera_embedding: adds a learned
+    vector per camera to its tokens (public weights have none)
     action_dim, state_dim: real widths; action_width, state_width: what the weights take (0: the real width)
     chunk: H actions per inference
     variant: "pi0" mixes the time into the action tokens, "pi05" modulates every norm of the expert with it
@@ -83,8 +83,7 @@ class VLAConfig(Settings):
     time_beta: (a, b); the noise fraction 1 - t is drawn from Beta(a, b)
     reversed_time: the expert reads 1 - t, as openpi's weights do, for which t = 1 is noise
     dtype: of activations; param_dtype: of parameters (norms, rotations and softmax are computed in float32 regardless)
-    remat: recompute layers in the backward pass
-    rtc_max_delay: the most given actions that real-time chunking was trained with (arXiv 2512.05964), 0 for none
+    remat: recompute layers in the backward pass; rtc_max_delay: max. given actions of trained real-time chunking
     insulate: knowledge insulation: the flow loss has no gradient in the vision tower and the language model
     """
 

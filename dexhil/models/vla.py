@@ -1,10 +1,9 @@
 """The policy: a vision-language prefix, an action expert that attends to its layers, and flow matching.
 
 Two passes everywhere: `encode_prefix` runs once per observation and leaves keys and values, `denoise` runs against
-them. `VLA` is the module that computes. Its parameters live outside, in the nested dict of `init_params`, whose paths
-and shapes are those of openpi and big_vision (layers stacked on a leading axis, the expert's keys with `_1`), so that
-public weights load almost as they are. `bind` puts such a tree back into the module, inside a pure function for
-`jax.jit` and `jax.grad`.
+them. The parameters of `VLA` live outside, in the nested dict of `init_params`, whose paths and shapes are those of
+openpi and big_vision (layers stacked on a leading axis, the expert's keys with `_1`), so that public weights load
+almost as they are. `bind` puts such a tree back into the module, inside a pure function for `jax.jit` and `jax.grad`.
 
 Flow convention (DexHiL eq. 11): x_t = (1 - t) x_0 + t a, so t = 1 is data, and the velocity is a - x_0.
 

@@ -42,10 +42,8 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointMeta:
-    """What the numbers mean. tokenizer: SentencePiece model bytes. control_hz: rate of the actions in a chunk.
-
-    config: the run's configuration; lineage: data sets, parent checkpoint, code version. Both plain JSON.
-    joint_names: of the recorded action, in its order; () where they were not known.
+    """tokenizer: SentencePiece model bytes. control_hz: of the actions in a chunk. config, lineage (data sets, parent
+    checkpoint, code version): plain JSON. joint_names: of the recorded action, in order; () where not known.
     """
 
     robot: str
