@@ -67,11 +67,7 @@ def read_section(config: Config, key: str, kind: type[Made]) -> Made:
         if name not in config:
             raise ConfigError(f"the config has no section {key!r}, which this command needs; see {CONFIG_FOLDER}")
         config = config[name]
-    return from_values(kind, {name: _values(value) for name, value in config.items()}, key)
-
-
-def _values(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, ConfigDict) else value
+    return from_values(kind, config.to_dict(), key)
 
 
 def check_config(config: Config, prefix: str = "") -> None:
@@ -101,23 +97,17 @@ def show_keys(argv: Sequence[str], parser: argparse.ArgumentParser) -> str:
     return "".join(f"{left:<{width}}  {meaning}".rstrip() + "\n" for left, meaning in rows)
 
 
-def default_workdir(options: argparse.Namespace) -> Path:
-    """runs/ and the config's name."""
-    return Path("runs") / Path(options.config).stem
-
-
 def load_config(
     argv: Sequence[str],
-    parser: argparse.ArgumentParser | None = None,
-    workdir: Callable[[argparse.Namespace], Path] = default_workdir,
+    parser: CommandParser | None = None,
+    workdir: Callable[[argparse.Namespace], Path] = lambda options: Path("runs") / Path(options.config).stem,
 ) -> tuple[Config, argparse.Namespace]:
     """The locked config and the command's other options; `workdir(options)` where --workdir was not given.
 
     Raises ConfigError on a missing file or section, an unknown preset or key, and a value that does not fit its key.
     """
     parser = parser or command_parser("")
-    if isinstance(parser, CommandParser):
-        parser.argv = argv
+    parser.argv = argv
     overrides, rest = split_overrides(argv)
     options = parser.parse_args(rest)
     if options.workdir is None:
@@ -125,8 +115,7 @@ def load_config(
     config = read_config_file(Path(options.config), overrides.pop("preset", "default"))
     for key, text in overrides.items():
         override(config, key, text)
-    missing = [name for name in getattr(parser, "needs", ()) if name not in config]
-    if missing:
+    if missing := [name for name in parser.needs if name not in config]:
         raise ConfigError(
             f"--config {options.config}: has no section {missing[0]!r}, which this command needs; start from "
             f"{parser.get_default('config') or 'a file of hardware/configs'}"

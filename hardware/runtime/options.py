@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dexhil.config import Config, ConfigError, load_config
-from dexhil.start import command_parser, split_overrides
+from dexhil.start import CommandParser, command_parser, split_overrides
 
 RIGS = ("real", "sim")
 
 
-def rig_parser(description: str, *, policy: bool) -> argparse.ArgumentParser:
+def rig_parser(description: str, *, policy: bool) -> CommandParser:
     """Whose policy acts on which rig. policy: one is required."""
     parser = command_parser(description)
     source = parser.add_mutually_exclusive_group(required=policy)
@@ -48,9 +48,7 @@ def above_zero(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def load_rig_config(
-    argv: Sequence[str], parser: argparse.ArgumentParser, **defaults: Any
-) -> tuple[Config, argparse.Namespace]:
+def load_rig_config(argv: Sequence[str], parser: CommandParser, **defaults: Any) -> tuple[Config, argparse.Namespace]:
     """As `load_config`. Raises ConfigError where options contradict each other."""
     config, options = load_config(argv, parser, **defaults)
     devices = [key for key in split_overrides(argv)[0] if key.split(".")[0] == "devices"]

@@ -95,7 +95,7 @@ def test_a_single_kind_of_data_is_uniform(mode, counts):
     [
         ({"mode": "wieght"}, "mixture mode 'wieght' is not known; did you mean 'weight'"),
         *(({"mode": "weight", "p_star": p}, "p_star: expected 0 < p_star < 1") for p in (0, 1, -0.5, 1.5, math.nan)),
-        ({"mode": "iwr", "p_star": 0.3}, "mode 'iwr' has p_star 0.5, got 0.3; mode 'weight' takes any"),
+        ({"mode": "iwr", "p_star": 0.3}, "mode 'iwr' has p_star 0.5, got 0.3; use mode 'weight'"),
         ({"mode": "sirius", "p_star": 0.3}, "mode 'sirius' has p_star 0.5, got 0.3"),
     ],
 )
