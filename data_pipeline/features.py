@@ -25,10 +25,7 @@ _NUMBERS = {  # all others are text
 
 
 def rlds_features(image_shapes: dict[str, tuple[int, int, int]], action_dim: int) -> tfds.features.FeaturesDict:
-    """Features of a data set with these cameras and action width A.
-
-    TFRecord examples hold floats as float32, so the float64 timestamp is stored as bytes.
-    """
+    """Features of a data set. Examples hold floats as float32, so the float64 timestamp is stored as bytes."""
     f = tensorflow_datasets().features
     observation = {f"image_{c}": f.Image(shape=s, encoding_format="jpeg") for c, s in sorted(image_shapes.items())}
     observation |= {

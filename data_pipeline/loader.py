@@ -94,10 +94,7 @@ class Loader:
         return self._gather("state", self.samples)
 
     def chunks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Action chunks of index rows [B]: float32 [B, H, A] and mask bool [B, H].
-
-        A chunk ends with its segment; from there on it repeats the last action and the mask is False.
-        """
+        """float32 [B, H, A] of rows [B], past the segment its last action, and mask bool [B, H], False there."""
         records = self.index[rows]
         steps = records["row"][:, None] + np.arange(self.chunk)  # [B, H]
         mask = steps < records["chunk_end"][:, None]
@@ -122,10 +119,7 @@ class Loader:
         return Prefetcher(self.numbers, self.to_batch, start_step, workers=workers, prefetch=prefetch)
 
     def card(self) -> dict[str, Any]:
-        """What this loader draws from: data sets with content hashes, counts, categories, robot, mixture. JSON-ready.
-
-        episodes, samples: what the filter kept; dropped: what it left out of the chosen episodes.
-        """
+        """What it draws from, JSON-ready: data sets, counts, mixture; "dropped": what the filter left out."""
         counts = np.bincount(self.index["category"], minlength=len(CATEGORIES))
         found = {name: int(count) for name, count in zip(CATEGORIES, counts, strict=True) if count}
         episodes = len(np.unique(self.index[self.samples][["dataset", "episode"]]))

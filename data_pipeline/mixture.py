@@ -161,10 +161,7 @@ def _sirius_fractions(fractions: np.ndarray) -> np.ndarray:
 
 
 def mark_pre_intervention(index: np.ndarray) -> np.ndarray:
-    """Category int8 [N] of each index row, autonomous ones at most 15 steps before a takeover "pre_intervention".
-
-    Source: Sirius (arXiv 2211.08416). The filter "last_takeover" leaves none.
-    """
+    """Category int8 [N]; autonomous rows at most 15 steps before a takeover are "pre_intervention" (Sirius)."""
     category = index["category"].copy()
     for row in takeover_starts(category == _INTERVENTION):
         before = slice(max(0, row - PRE_INTERVENTION_STEPS), row)

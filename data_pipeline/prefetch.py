@@ -32,11 +32,28 @@ class Prefetcher(Iterator[Batch]):
         workers: int,
         prefetch: int,
     ) -> None:
+        tf = tensorflow()
         self.step, self._finish = start_step, finish
-        self._load, self._error = load, None
+        self._errors: list[Exception] = []
         first = load(start_step)
         self._keys = sorted(first)
-        self._batches = self._pipeline([first[key].dtype for key in self._keys], workers, prefetch)
+        errors, keys = self._errors, self._keys  # the pipeline must not keep its own owner alive
+
+        def call(step: Any) -> tuple[np.ndarray, ...]:
+            try:
+                numbers = load(int(step))
+            except Exception as error:  # TensorFlow would turn it into text; `__next__` raises it as it was
+                errors.append(error)
+                raise
+            return tuple(numbers[key] for key in keys)
+
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        options.threading.private_threadpool_size = workers + 1
+        dtypes = [first[key].dtype for key in keys]
+        steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).with_options(options)
+        batches = steps.map(lambda step: tf.numpy_function(call, [step], dtypes), num_parallel_calls=workers)
+        self._batches: Iterator[Any] | None = batches.prefetch(prefetch).as_numpy_iterator()
         _open.add(self)
 
     def __next__(self) -> Batch:
@@ -45,35 +62,13 @@ class Prefetcher(Iterator[Batch]):
         try:
             values = next(self._batches)
         except tensorflow().errors.OpError as error:
-            raise (self._error or error) from None
+            raise (self._errors or [error])[0] from None
         self.step += 1
         return self._finish(dict(zip(self._keys, values, strict=True)))
 
     def close(self) -> None:
         """Stops preparing batches. May be called again."""
         self._batches = None
-
-    def _pipeline(self, dtypes: list[np.dtype], workers: int, prefetch: int) -> Iterator[tuple[np.ndarray, ...]] | None:
-        tf = tensorflow()
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        options.threading.private_threadpool_size = workers + 1
-        load = weakref.WeakMethod(self._load_values)  # the pipeline must not keep its own owner alive
-
-        def call(step: Any) -> tuple[np.ndarray, ...]:
-            return load()(int(step))  # type: ignore[misc]
-
-        steps = tf.data.Dataset.range(self.step, np.iinfo(np.int64).max).with_options(options)
-        batches = steps.map(lambda step: tf.numpy_function(call, [step], dtypes), num_parallel_calls=workers)
-        return batches.prefetch(prefetch).as_numpy_iterator()
-
-    def _load_values(self, step: int) -> tuple[np.ndarray, ...]:
-        try:
-            numbers = self._load(step)
-        except Exception as error:  # TensorFlow would turn it into text; `__next__` raises it as it was
-            self._error = error
-            raise
-        return tuple(numbers[key] for key in self._keys)
 
 
 @atexit.register

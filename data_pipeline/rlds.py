@@ -180,10 +180,7 @@ def serialize(features: Any, example: Any) -> bytes:
 
 
 def write_info(directory: Path, name: str, features: Any, shards: Sequence[tuple[int, int]]) -> None:
-    """Writes features.json and dataset_info.json, which make a directory of shards a TFDS data set.
-
-    shards: (episodes, bytes) of each file of the `train` split.
-    """
+    """Writes the metadata that make shards a TFDS data set. shards: (episodes, bytes) of each `train` file."""
     tfds = tensorflow_datasets()
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=name, split="train", filetype_suffix="tfrecord"

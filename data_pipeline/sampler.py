@@ -28,10 +28,7 @@ def hash64(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def permute(positions: np.ndarray, size: np.ndarray | int, key: np.ndarray) -> np.ndarray:
-    """Image of each position in [0, size) under the permutation of its key.
-
-    positions: int64 [B]; key: uint64 [B], equal keys share a permutation. Returns int64 [B].
-    """
+    """Image int64 [B] of positions [B] in [0, size) under the permutation of each key, uint64 [B]."""
     half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
     values = _feistel(positions.astype(np.uint64), key, half)
     outside = values >= np.uint64(size)

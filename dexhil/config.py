@@ -102,10 +102,7 @@ def load_config(
     parser: CommandParser | None = None,
     workdir: Callable[[argparse.Namespace], Path] = lambda options: Path("runs") / Path(options.config).stem,
 ) -> tuple[Config, argparse.Namespace]:
-    """The locked config and the command's other options; `workdir(options)` where --workdir was not given.
-
-    Raises ConfigError on a missing file or section, an unknown preset or key, and a value that does not fit its key.
-    """
+    """The locked config and the other options; `workdir(options)` where --workdir is not given. Raises ConfigError."""
     parser = parser or command_parser("")
     parser.argv = argv
     overrides, rest = split_overrides(argv)

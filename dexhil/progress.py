@@ -87,10 +87,7 @@ def format_seconds(seconds: float) -> str:
 
 @contextlib.contextmanager
 def stop_requested(what: str = "finishing this step and saving") -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C (or SIGTERM) came. The first asks, the second aborts at once.
-
-    Outside the main thread, where Python delivers no signals, the answer is always False.
-    """
+    """Yields whether Ctrl-C or SIGTERM came; a second one aborts. Outside the main thread always False."""
     asked = threading.Event()
 
     def ask(number: int, _: FrameType | None) -> None:

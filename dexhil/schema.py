@@ -121,10 +121,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeMetadata:
-    """Facts of a whole episode; fields as in the data schema (docs/guides/data.md).
-
-    success: 1, 0, or -1 where nobody knows; policy: checkpoint id or ""; max_takeover_jump: rad.
-    """
+    """Facts of a whole episode (docs/guides/data.md). success: 1, 0, or -1 for not known. max_takeover_jump: rad."""
 
     episode_id: str
     task: str

@@ -38,10 +38,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def command_parser(description: str, *, config: str | None = None, needs: Sequence[str] = ()) -> CommandParser:
-    """Parser with the options that every command has, --config, --keys and --workdir.
-
-    config: the default file. needs: sections of the config without which the command can do nothing.
-    """
+    """Parser with --config, --keys and --workdir. config: the default file. needs: sections that must be there."""
     parser = CommandParser(description=description, allow_abbrev=False)
     parser.needs = needs
     parser.add_argument("--config", default=config, required=config is None, help="a get_config() file")

@@ -49,10 +49,7 @@ class VisionConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig(Settings):
-    """Width of one stream of the mixture of transformers: the language model's, or the action expert's.
-
-    lora_rank: of the adapters on its attention and MLP, 0 for none; lora_scale: their factor, alpha / rank
-    """
+    """One stream of the mixture of transformers. lora_rank: 0 for no adapters; lora_scale: alpha / rank."""
 
     width: int
     mlp_dim: int

@@ -134,9 +134,6 @@ def prompt(instruction: str, state: np.ndarray | None = None) -> str:
 
 
 def state_text(state: np.ndarray, bins: int = 256) -> str:
-    """The state [Q] as bin numbers between spaces: 0 .. bins - 1 over [-1, 1], bins - 1 above, and -1 below.
-
-    -1 is what pi0.5 was trained to read there: weights of openpi know it.
-    """
+    """The state [Q] as bin numbers, 0 .. bins - 1 over [-1, 1] and above, -1 below: as pi0.5 was trained to read it."""
     edges = np.linspace(-1, 1, bins + 1)[:-1]
     return " ".join(str(bin_) for bin_ in np.digitize(state, edges) - 1)

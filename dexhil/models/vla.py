@@ -221,10 +221,7 @@ def count_params(config: VLAConfig) -> int:
 
 
 def bind(params: Params, config: VLAConfig) -> VLA:
-    """The module with the arrays of `params` in it; nothing is copied.
-
-    Raises ValueError where the tree is not of this model: Flax itself compares the number of leaves only.
-    """
+    """The module with the arrays of `params`, not copied. Raises ValueError where the tree is not of this model."""
     graph, shapes = _split(config)
     _check_fit(params, shapes)
     return nnx.merge(graph, params)

@@ -122,7 +122,9 @@ class PolicyClient:
     def _connected(self, deadline: float) -> ClientConnection:
         if self._connection is None:
             self._connection = _open(self._uri, self._headers, max(deadline - time.monotonic(), RETRY_S))
-            _limit_writes(self._connection, self._timeout_s)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: the kernel ends a write to a server that stopped reading
+                limit_ms = int(1e3 * self._timeout_s)
+                self._connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
             greeting = self._connection.recv(timeout=max(deadline - time.monotonic(), RETRY_S))
             info = PolicyInfo.from_message(codec.unpack(greeting) if isinstance(greeting, bytes) else greeting)
             if self._info not in (None, info):
@@ -166,9 +168,3 @@ def _refusal(uri: str, response: Response) -> Exception:
     if response.status_code == 503:
         return ConnectionRefusedError(text)
     return PolicyServerError(f"{text}; is it a policy server?")
-
-
-def _limit_writes(connection: ClientConnection, timeout_s: float) -> None:
-    """A server that stops reading must not hold a robot for ever: the kernel ends a write without progress (Linux)."""
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1e3 * timeout_s))

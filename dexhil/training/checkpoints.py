@@ -90,10 +90,7 @@ class CheckpointMeta:
 def check_compatible(
     meta: CheckpointMeta, *, robot: str, action_space: str, model: VLAConfig, control_hz: float
 ) -> None:
-    """Raises CheckpointError on the first fact in which the checkpoint differs from what is wanted.
-
-    No parameter depends on model.max_tokens: it may be raised for a longer instruction.
-    """
+    """Raises CheckpointError on the first fact that differs; model.max_tokens may, no parameter depends on it."""
     wanted, found = dataclasses.replace(model, max_tokens=meta.model.max_tokens).to_dict(), meta.model.to_dict()
     facts = [("robot", robot, meta.robot), ("control_hz", control_hz, meta.control_hz)]
     facts += [("action_space", action_space, meta.normalization.action_space)]
@@ -107,10 +104,7 @@ def check_compatible(
 
 
 class Checkpoints:
-    """The checkpoints of one run. Saving returns at once and writes in the background.
-
-    directory: the run's directory. keep: how many of the newest stay.
-    """
+    """The newest `keep` checkpoints of the run in `directory`. Saving returns at once and writes in the background."""
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
         self._root = Path(directory).resolve() / CHECKPOINTS

@@ -87,10 +87,7 @@ def _integer(environ: Mapping[str, str], name: str) -> int:
 
 
 def initialise(environ: Mapping[str, str]) -> bool:
-    """Joins the processes of a launch before JAX is used, and waits until all are there. False for a single process.
-
-    Raises LaunchError where the variables do not say who this process is.
-    """
+    """Joins the processes of a launch before JAX is used; False for a single one. Raises LaunchError."""
     options = launch_options(environ)
     if options is None:
         return False

@@ -81,10 +81,7 @@ def make_state(
 
 
 def start_from(params: Params, state: TrainState) -> TrainState:
-    """`state`, a fresh one, with `params` as its parameters and as their average: theta_{i-1} of DexHiL's round i.
-
-    params: the whole tree, with the same values on every process.
-    """
+    """A fresh `state` with `params`, the whole tree, as parameters and average: theta_{i-1} of DexHiL's round i."""
     trained = select(params, state.params)
     ema = None if state.ema_params is None else place_like(trained, state.ema_params)
     frozen = place_like(select(params, state.frozen), state.frozen)
