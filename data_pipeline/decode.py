@@ -17,10 +17,7 @@ _PNG = b"\x89PNG"
 
 
 class FrameStore:
-    """Frames of some cameras over several caches.
-
-    image_size: side in px of decoded images, resized as in serving; None keeps the stored size, which must be one size.
-    """
+    """Frames of some cameras over several caches. image_size: side in px; None keeps the one size that is stored."""
 
     def __init__(self, caches: Sequence[StepCache], cameras: Sequence[str], image_size: int | None) -> None:
         self._caches, self._size = caches, image_size

@@ -34,10 +34,7 @@ class Tokenizer:
         return self._processor.GetPieceSize()
 
     def encode(self, text: str, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids int32 [max_tokens], padded at the end, and the mask bool [max_tokens] of real ones.
-
-        Raises TypeError where `text` is no str, ValueError where it does not fit.
-        """
+        """Padded ids int32 [max_tokens] and their mask. Raises TypeError on no str, ValueError on a longer text."""
         ids = self.ids(text)
         if len(ids) > max_tokens:
             ids = self._unspelled(ids)

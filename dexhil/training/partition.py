@@ -73,10 +73,7 @@ def split_tree(params: Params, frozen: Collection[str]) -> tuple[Params, Params]
 
 
 def cast_frozen(params: Params, dtype: str) -> Params:
-    """Weights and embeddings in `dtype`: what activations of that type read anyway. Norm scales and biases stay.
-
-    These are read in float32 whatever the activations are: casting them saves nothing and costs digits.
-    """
+    """Weights in `dtype`, as activations read them; norm scales and biases, always read in float32, stay."""
 
     def cast(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         return leaf if path[-1].key in ("scale", "bias") else leaf.astype(jnp.dtype(dtype))
