@@ -35,7 +35,7 @@ class RMSNorm(nnx.Module):
     def __call__(
         self, x: Float[Array, "*B T D"], cond: Float[Array, "*B U D"] | None = None
     ) -> tuple[Float[Array, "*B T D"], Float[Array, "*B V D"] | None]:
-        """The normed tokens and the residual gate. cond: one row, one per token, or the first's and all others'."""
+        """The normed tokens and the residual gate. cond: one row, one per token, or the first's and the others'."""
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)
         if cond is None:
@@ -141,9 +141,7 @@ def time_embedding(t: Float[Array, "*B U"], width: int) -> Float[Array, "*B U {w
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def fold_patches(
-    image: Float[Array, "B Y cond: one row, one per token, or the first's and all others'. C"], factor: int
-) -> Float[Array, "B Yf cond: one row, one per token, or the first's and all others'.f F"]:
+def fold_patches(image: Float[Array, "B Y X C"], factor: int) -> Float[Array, "B Yf Xf F"]:
     """Non-overlapping factor x factor neighbourhoods as channels, row first: F = factor * factor * C."""
     b, y, x, c = image.shape
     split = image.reshape(b, y // factor, factor, x // factor, factor, c)
@@ -163,9 +161,7 @@ def scan_blocks(
 ) -> tuple[Array, Any]:
     """x through stacked `blocks`: step(block, x, its part of `inputs`) -> x and what is collected."""
     graph, weights = nnx.split(blocks)
-    unroll = (
-        len(jax.tree.leaves(weights)[0]) <= 4
-    )  # cond: one row, one per token, or the first's and all others'.LA on a CPU then fuses across layers, drops what nobody reads
+    unroll = len(jax.tree.leaves(weights)[0]) <= 4  # XLA on a CPU then fuses across layers, drops what nobody reads
 
     def body(x: Array, layer: Any) -> tuple[Array, Any]:
         return step(nnx.merge(graph, layer[0]), x, layer[1])

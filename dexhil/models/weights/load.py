@@ -75,8 +75,6 @@ def _matching(patterns: Sequence[str], shapes: Shapes) -> frozenset[str]:
     return frozenset(found)
 
 
-# Which array goes where, and all that is wrong with that.
-
 Parts = dict[tuple[int, ...], list[tuple[str, Piece]]]  # of one leaf: index -> the arrays that hold that part
 
 
@@ -130,9 +128,6 @@ def _fits(shape: tuple[int, ...], piece: Piece) -> bool:
         return shape == piece.shape
     extra = shape[0] - piece.shape[0]
     return shape[1:] == piece.shape[1:] and 0 <= extra <= _EXTRA_ROWS
-
-
-# Reading.
 
 
 def _read_leaf(source: Source, path: str, parts: Parts, leaf: np.ndarray) -> np.ndarray:

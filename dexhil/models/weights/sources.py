@@ -19,7 +19,7 @@ from etils import epath
 
 from dexhil.models.trees import flatten, unflatten
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = dict[str, tuple[int, ...]]
 
 _PIECE = 1 << 22  # bytes read at a time
 _SAFETENSORS_DTYPES = {
@@ -160,21 +160,17 @@ class NpzFile:
     def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-            members = {name.removesuffix(".npy"): name for name in self._zip.namelist()}
-            headers = {name: self._header(member) for name, member in members.items()}
+            self.shapes: Shapes = {}
+            for member in self._zip.namelist():
+                with self._zip.open(member) as stream:
+                    self.shapes[member.removesuffix(".npy")], _ = _npy_header(stream)
         except (zipfile.BadZipFile, ValueError) as error:
             raise WeightsError(f"{path}: damaged, or no npz ({error}); download it again") from error
-        self._members = members
-        self.shapes: Shapes = {name: shape for name, (shape, _) in headers.items()}
 
     def fill(self, name: str, out: np.ndarray) -> None:
-        with self._zip.open(self._members[name]) as stream:
+        with self._zip.open(f"{name}.npy") as stream:
             _, dtype = _npy_header(stream)
             _stream_into(stream, dtype, out)
-
-    def _header(self, member: str) -> tuple[tuple[int, ...], np.dtype]:
-        with self._zip.open(member) as stream:
-            return _npy_header(stream)
 
 
 def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
