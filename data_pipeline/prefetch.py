@@ -17,7 +17,7 @@ _open: weakref.WeakSet[Prefetcher] = weakref.WeakSet()
 
 
 class Prefetcher(Iterator[Batch]):
-    """Iterates finish(load(start_step)), finish(load(start_step + 1)), ... without end, `workers` of them at a time.
+    """Iterates finish(load(start)), finish(load(start + 1)), ... without end, `workers` of them at a time.
 
     load: step -> dictionary of arrays, the same keys and dtypes at every step; called from other threads. `step` is the
     number of the next batch, all that is needed to resume. `close` stops the threads; leaving the process does it too.
@@ -27,15 +27,14 @@ class Prefetcher(Iterator[Batch]):
         self,
         load: Callable[[int], Numbers],
         finish: Callable[[Numbers], Batch],
-        start_step: int,
-        *,
+        start: int,
         workers: int,
         prefetch: int,
     ) -> None:
         tf = tensorflow()
-        self.step, self._finish = start_step, finish
+        self.step, self._finish = start, finish
         self._errors: list[Exception] = []
-        first = load(start_step)
+        first = load(start)
         self._keys = sorted(first)
         errors, keys = self._errors, self._keys  # the pipeline must not keep its own owner alive
 
@@ -51,7 +50,7 @@ class Prefetcher(Iterator[Batch]):
         options.autotune.enabled = False
         options.threading.private_threadpool_size = workers + 1
         dtypes = [first[key].dtype for key in keys]
-        steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).with_options(options)
+        steps = tf.data.Dataset.range(start, np.iinfo(np.int64).max).with_options(options)
         batches = steps.map(lambda step: tf.numpy_function(call, [step], dtypes), num_parallel_calls=workers)
         self._batches: Iterator[Any] | None = batches.prefetch(prefetch).as_numpy_iterator()
         _open.add(self)

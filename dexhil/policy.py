@@ -61,8 +61,7 @@ class Policy:
         check_kinematics(meta.robot, meta.normalization.action_space)
         self.meta = meta
         self.checkpoint_id, self._saved = checkpoint_id, saved
-        self._rtc = choose_rtc(rtc, meta.model)
-        self.max_delay = max_delay(self._rtc, meta.model)
+        self._rtc, self.max_delay = choose_rtc(rtc, meta.model)
         self._params = jax.device_put(params, jax.local_devices()[0])
         self._tokenizer = Tokenizer(meta.tokenizer)
         self._num_steps = num_steps
@@ -175,18 +174,16 @@ class Policy:
         }
 
 
-def max_delay(rtc: Rtc | None, model: VLAConfig) -> int:
-    """Most actions that a prefix may commit to."""
-    return {None: 0, "guided": model.chunk // 2, "trained": model.rtc_max_delay}[rtc]
-
-
-def choose_rtc(rtc: str, model: VLAConfig) -> Rtc | None:
-    """What `rtc` of a Policy means for this model. Raises ValueError where it cannot."""
+def choose_rtc(rtc: str, model: VLAConfig) -> tuple[Rtc | None, int]:
+    """What `rtc` of a Policy means for this model, and max. actions that a prefix may commit to. Raises ValueError."""
     check_known("rtc", rtc, get_args(RtcChoice))
     if rtc == "trained" and not model.rtc_max_delay:
         raise ValueError(
             f"rtc='trained': this checkpoint (variant {model.variant!r}) was not trained with a prefix; "
             "train a 'pi05' with train.rtc_max_delay, or use rtc='guided'"
         )
-    best: Rtc = "trained" if model.rtc_max_delay else "guided"
-    return {"none": None, "auto": best, "guided": "guided", "trained": "trained"}[rtc]
+    if rtc == "none":
+        return None, 0
+    if rtc == "guided" or not model.rtc_max_delay:
+        return "guided", model.chunk // 2
+    return "trained", model.rtc_max_delay

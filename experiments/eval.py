@@ -31,7 +31,7 @@ from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
 from dexhil.fit import Interface, PolicyInfo, check_fits, rig_interface
 from dexhil.models.config import VLAConfig
-from dexhil.policy import Policy, RtcChoice, choose_rtc, max_delay
+from dexhil.policy import Policy, RtcChoice, choose_rtc
 from dexhil.reports.evaluation import write_report
 from dexhil.rig import RigConfig
 from dexhil.serving.client import PolicyClient
@@ -145,7 +145,7 @@ def check_acts(config: Config, policy: Interface, model: VLAConfig) -> RtcChoice
     """What to load the policy with. Raises ConfigError or ValueError where it cannot act as `config` says."""
     check_fits(policy, config_rig(config))
     rtc = executor_config(config).policy_rtc
-    check_execution(config, model.chunk, max_delay(choose_rtc(rtc, model), model))
+    check_execution(config, model.chunk, choose_rtc(rtc, model)[1])
     return rtc
 
 
