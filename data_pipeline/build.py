@@ -7,6 +7,7 @@ is never edited afterwards.
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -116,15 +117,10 @@ def _common_layout(paths: Sequence[Path]) -> Layout:
 
 def _split_into_shards(paths: Sequence[Path]) -> list[list[Path]]:
     """Consecutive episodes, each shard about SHARD_BYTES."""
-    shards: list[list[Path]] = [[]]
-    size = 0
-    for path in paths:
-        if size > SHARD_BYTES:
-            shards.append([])
-            size = 0
-        shards[-1].append(path)
-        size += (path / STEPS_FILE).stat().st_size
-    return shards
+    sizes = [(path / STEPS_FILE).stat().st_size for path in paths]
+    numbers = (begin // SHARD_BYTES for begin in itertools.accumulate(sizes[:-1], initial=0))
+    numbered = zip(numbers, paths, strict=True)
+    return [[path for _, path in shard] for _, shard in itertools.groupby(numbered, key=lambda pair: pair[0])]
 
 
 def _write_shards(

@@ -116,7 +116,7 @@ class Loader:
 
     def iterate(self, start_step: int = 0, *, workers: int = 2, prefetch: int = 2) -> Prefetcher:
         """Endless batches from `start_step` on, as of `batch`: `workers` at a time, `prefetch` ready, by tf.data."""
-        return Prefetcher(self.numbers, self.to_batch, start_step, workers=workers, prefetch=prefetch)
+        return Prefetcher(self.numbers, self.to_batch, start_step, workers, prefetch)
 
     def card(self) -> dict[str, Any]:
         """What it draws from, JSON-ready: data sets, counts, mixture; "dropped": what the filter left out."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipeline.tensorflow_cpu import tensorflow
 
-Numbers = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 Batch = dict[str, Any]
 _open: weakref.WeakSet[Prefetcher] = weakref.WeakSet()
 
@@ -24,12 +24,7 @@ class Prefetcher(Iterator[Batch]):
     """
 
     def __init__(
-        self,
-        load: Callable[[int], Numbers],
-        finish: Callable[[Numbers], Batch],
-        start: int,
-        workers: int,
-        prefetch: int,
+        self, load: Callable[[int], Arrays], finish: Callable[[Arrays], Batch], start: int, workers: int, prefetch: int
     ) -> None:
         tf = tensorflow()
         self.step, self._finish = start, finish

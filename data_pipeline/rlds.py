@@ -109,9 +109,7 @@ class EpisodeReader:
         if is_text(feature):
             texts = [text.decode() for text in stored.bytes_list.value]
         else:
-            rows, which = np.unique(_values(stored, feature).reshape(-1, *feature.shape), axis=0, return_inverse=True)
-            lines = [_from_codes(row) for row in rows]
-            texts = [lines[number] for number in which.tolist()]
+            texts = [_from_codes(row) for row in _values(stored, feature).reshape(-1, *feature.shape)]
         return texts if per_step else texts * length
 
     def fingerprint(self) -> bytes:
