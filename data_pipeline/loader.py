@@ -4,6 +4,7 @@ The index has one row per training sample; a sampler picks rows, and only their 
 needs the step number and nothing else.
 """
 
+import itertools
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,9 @@ class Loader:
         self.control_hz = _common_rate(self._caches, dataset_dirs, control_hz)
         self.action_dim = _common_width(self._caches, action_dim)
         self.state_dim = self._caches[0].state.shape[1]
-        self.cameras = _choose_cameras(self._caches, cameras)
+        self.cameras = tuple(self._caches[0].cameras if cameras is None else cameras)
+        for cache, camera in itertools.product(self._caches, self.cameras):
+            check_known(f"{cache.directory}: camera", camera, cache.cameras)
         self._store = FrameStore(self._caches, self.cameras, image_size)
         keep = dict(episode_filter or {})
         chosen = select_episodes(self._caches, split, heldout_fraction, keep, episodes_per_task)
@@ -220,11 +223,3 @@ def _common_width(caches: Sequence[StepCache], expected: int | None) -> int:
             if first != this:
                 raise DatasetError(f"data sets disagree: {name} of {first} numbers in the first, {this} in a later one")
     return width
-
-
-def _choose_cameras(caches: Sequence[StepCache], cameras: Sequence[str] | None) -> tuple[str, ...]:
-    chosen = tuple(caches[0].cameras if cameras is None else cameras)
-    for cache in caches:
-        for camera in chosen:
-            check_known(f"{cache.directory}: camera", camera, cache.cameras)
-    return chosen

@@ -17,8 +17,7 @@ from rich.progress import Progress as RichProgress
 class Progress:
     """One line every few seconds: `training  120/3000 (4 %)  12.3/s  left 3m54s  loss 0.31`.
 
-    total, start: steps of the loop, and those done by an earlier run, left out of the rate. interval_s: the least time
-    between two lines.
+    start: steps done by an earlier run, left out of the rate. interval_s: min. time between two lines.
     """
 
     def __init__(self, total: int, label: str, start: int, out: TextIO, interval_s: float) -> None:

@@ -20,7 +20,11 @@ class Tokenizer:
     """A SentencePiece model, from a path or from its bytes. `model_bytes` travels in checkpoints."""
 
     def __init__(self, model: str | Path | bytes) -> None:
-        self.model_bytes = model if isinstance(model, bytes) else _read(Path(model))
+        if not isinstance(model, bytes) and not Path(model).is_file():
+            raise FileNotFoundError(
+                f"tokenizer model {str(model)!r} does not exist; expected a SentencePiece .model file"
+            )
+        self.model_bytes = model if isinstance(model, bytes) else Path(model).read_bytes()
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(self.model_bytes)
@@ -78,12 +82,6 @@ def _require_str(text: Any) -> str:
     if not isinstance(text, str):
         raise TypeError(f"instruction: expected a str, got {type(text).__name__} {text!r}; decode bytes first")
     return text
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"tokenizer model {str(path)!r} does not exist; expected a SentencePiece .model file")
-    return path.read_bytes()
 
 
 def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes:

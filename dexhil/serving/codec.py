@@ -74,7 +74,12 @@ def _decode(value: dict[Any, Any]) -> Any:
     """The array or scalar that a map stands for, or the map."""
     if b"__ndarray__" in value:
         return _decode_array(value)
-    return _decode_scalar(value) if b"__npgeneric__" in value else value
+    if b"__npgeneric__" not in value:
+        return value
+    number, dtype = value.get(b"data"), _checked_dtype(value.get(b"dtype"))
+    if not isinstance(number, (bool, int, float)):
+        raise CodecError(f"NumPy scalar: expected a number as data, got {type(number).__name__}")
+    return dtype.type(number)
 
 
 def _decode_array(value: dict[Any, Any]) -> np.ndarray:
@@ -89,14 +94,6 @@ def _decode_array(value: dict[Any, Any]) -> np.ndarray:
     if expected != len(data):
         raise CodecError(f"array: {dtype} {shape} takes {expected} bytes, got {len(data)}")
     return np.ndarray(shape, dtype, buffer=data)
-
-
-def _decode_scalar(value: dict[Any, Any]) -> np.generic:
-    number = value.get(b"data")
-    dtype = _checked_dtype(value.get(b"dtype"))
-    if not isinstance(number, (bool, int, float)):
-        raise CodecError(f"NumPy scalar: expected a number as data, got {type(number).__name__}")
-    return dtype.type(number)
 
 
 def _checked_dtype(text: Any) -> np.dtype[Any]:

@@ -85,7 +85,7 @@ def read_actions(message: Any, info: PolicyInfo) -> np.ndarray:
     actions = message.get("actions") if isinstance(message, dict) else None
     shape = (info.chunk, info.action_dim)
     if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape != shape:
-        got = f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else str(message)[:80]
+        got = _described(message if actions is None else actions)
         raise MessageError(f"actions: expected float32 {shape} from the server, got {got}")
     if not np.isfinite(actions).all():
         raise MessageError("actions: non-finite value from the server; do not execute them")

@@ -58,7 +58,7 @@ class Limits:
 
 
 class PolicyServer:
-    """async with PolicyServer(policy, info) as server: …  Listens inside; at the end, clients are told and let go.
+    """async with PolicyServer(policy, info) as server: …  Listens inside; at the end, clients hear of it.
 
     port: 0 takes a free one, see `uri`. key: what clients must send, "" on loopback only. Raises ValueError on another
     host without a key, OSError where the port is taken.
