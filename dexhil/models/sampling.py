@@ -62,7 +62,7 @@ def sample_actions(
     kv, prefix_mask, _ = model.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
 
     def field(x: Array, t: Array) -> Array:
-        return model.denoise(kv, prefix_mask, x, t, inputs["state"])
+        return model.denoise(kv, prefix_mask, x[:, None], t.reshape(len(t), 1, -1), inputs["state"])[:, 0]
 
     noise = jax.random.normal(key, (len(inputs["state"]), config.chunk, config.padded_action_dim))
     if prefix is None:

@@ -66,7 +66,7 @@ class VLA(nnx.Module):
         """
         kv, prefix_mask, _ = self.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
         kv = jax.lax.stop_gradient(kv) if self.config.insulate else kv
-        return self.denoise_samples(kv, prefix_mask, x_t, t, inputs["state"])
+        return self.denoise(kv, prefix_mask, x_t, t, inputs["state"])
 
     # The prefix: images and instruction, which see each other in both directions.
 
@@ -94,25 +94,11 @@ class VLA(nnx.Module):
         self,
         kv: KV,
         prefix_mask: Bool[Array, "B S"],
-        x_t: Float[Array, "B H A"],
-        t: Float[Array, " B"] | Float[Array, "B H"],
-        state: Float[Array, "B Q"],
-    ) -> Float[Array, "B H A"]:
-        """Velocity a - x_0 at x_t. t in [0, 1] per sample, or per action; A and Q may be real or padded widths."""
-        t = t[:, None] if t.ndim == 1 else t
-        wide = _pad(x_t, self.config.padded_action_dim)
-        v = self.denoise_samples(kv, prefix_mask, wide[:, None], t[:, None], state)
-        return v[:, 0, :, : x_t.shape[-1]]
-
-    def denoise_samples(
-        self,
-        kv: KV,
-        prefix_mask: Bool[Array, "B S"],
         x_t: Float[Array, "B M H A"],
         t: Float[Array, "B M #H"],
         state: Float[Array, "B Q"],
     ) -> Float[Array, "B M H A"]:
-        """`denoise` for M flow samples of one observation, in the padded width of actions."""
+        """Velocity a - x_0 at x_t, in the padded width of actions, for M flow samples. t in [0, 1], each or per action."""
         config = self.config
         x, cond = self._embed_suffix(x_t, t, state)
         own_mask = suffix_mask(config)[None, None]
