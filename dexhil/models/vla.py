@@ -32,14 +32,6 @@ KV = tuple[Float[Array, "L B S K h"], Float[Array, "L B S K h"]]
 Inputs = Mapping[str, Any]
 
 
-class PaliGemma(nnx.Module):
-    """The vision tower, and the language model with the expert beside it."""
-
-    def __init__(self, config: VLAConfig, rngs: nnx.Rngs) -> None:
-        self.img = VisionTower(config, rngs)
-        self.llm = Gemma(config, rngs)
-
-
 class VLA(nnx.Module):
     """The whole policy as a module that computes."""
 
@@ -47,7 +39,7 @@ class VLA(nnx.Module):
         linear = functools.partial(nnx.Linear, dtype=config.dtype, rngs=rngs)
         width = config.expert.width
         self.config = config
-        self.PaliGemma = PaliGemma(config, rngs)
+        self.PaliGemma: Any = nnx.Dict(img=VisionTower(config, rngs), llm=Gemma(config, rngs))
         self.action_in_proj = linear(config.padded_action_dim, width)
         self.action_out_proj = linear(width, config.padded_action_dim, preferred_element_type=jnp.float32)
         if config.state_input == "token":
@@ -98,7 +90,7 @@ class VLA(nnx.Module):
         t: Float[Array, "B M #H"],
         state: Float[Array, "B Q"],
     ) -> Float[Array, "B M H A"]:
-        """Velocity a - x_0 at x_t, in the padded width of actions, for M flow samples. t in [0, 1], each or per action."""
+        """Velocity a - x_0 at x_t, in the padded width of actions, for M flow samples. t in [0, 1], also per action."""
         config = self.config
         x, cond = self._embed_suffix(x_t, t, state)
         own_mask = suffix_mask(config)[None, None]

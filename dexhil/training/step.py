@@ -48,12 +48,10 @@ class NonFiniteError(ValueError):
     """The loss or a gradient is NaN or infinite; training must not go on."""
 
 
-def init_state(
-    params: Params, optimizer: optax.GradientTransformation, *, frozen: Params | None = None, average: bool = True
-) -> TrainState:
+def init_state(params: Params, optimizer: optax.GradientTransformation, average: bool = True) -> TrainState:
     """State at step 0; takes the parameters over (copies make the EMA, since a step donates the state)."""
     ema = jax.tree.map(jnp.copy, params) if average else None
-    return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32), frozen or {})
+    return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32))
 
 
 def make_state(
