@@ -4,7 +4,7 @@ from typing import Any
 
 from flax import traverse_util
 
-Params = dict[str, Any]
+Params = Any  # a nested dict of arrays, of their shapes or shardings
 
 
 def flatten(tree: Params) -> dict[str, Any]:
