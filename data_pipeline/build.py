@@ -4,20 +4,16 @@ The recorded JPEG bytes pass through unchanged. A data set is written beside its
 is never edited afterwards.
 """
 
-from __future__ import annotations
-
 import argparse
-import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import json
-import multiprocessing
 import shutil
 import sys
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import simplejpeg
 
@@ -30,8 +26,7 @@ from dexhil.episodes.format import METADATA_FILE, STEPS_FILE, EpisodeError
 from dexhil.episodes.recorder import OPEN_PREFIX, REPAIR_COMMAND, list_episodes, read_facts, read_header, read_steps
 
 NAME = "dexhil"
-SHARD_BYTES = 256 << 20  # target; sets the shards, so that the result does not depend on the number of workers
-WORKER_BYTES = 1 << 30  # a process writes this much in the time that it takes to import TensorFlow
+SHARD_BYTES = 256 << 20  # of a file, about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +40,7 @@ class Layout:
 
 
 def build_dataset(
-    episodes_root: Path,
-    out: Path,
-    *,
-    workers: int = 2,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    episodes_root: Path, out: Path, *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Path:
     """Builds the RLDS data set `out` from the finished episodes under `episodes_root` and returns `out`.
 
@@ -65,8 +56,7 @@ def build_dataset(
     temporary = out.parent / f".building-{out.name}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir(parents=True)
     try:
-        summaries, shards = _write_shards(paths, layout, temporary, workers, on_progress)
-        write_info(temporary, NAME, rlds_features(layout.image_shapes, layout.action_dim), shards)
+        summaries = _write_shards(paths, layout, temporary, on_progress)
         card = make_card(summaries, dataclasses.asdict(layout), source)
         (temporary / CARD_FILE).write_text(json.dumps(card, indent=1))
         (temporary / "card.md").write_text(to_markdown(card))
@@ -97,9 +87,7 @@ def _require_same(out: Path, source: str) -> Path:
     card = out / CARD_FILE
     if card.is_file() and json.loads(card.read_text()).get("source_sha256") == source:
         return out
-    raise DatasetError(
-        f"{out} exists and was not built from these episodes; data sets are never edited: choose another name"
-    )
+    raise DatasetError(f"{out} exists, was not built from these episodes; data sets are never edited: choose another")
 
 
 def _read_layout(path: Path) -> Layout:
@@ -129,53 +117,30 @@ def _common_layout(paths: Sequence[Path]) -> Layout:
 
 def _split_into_shards(paths: Sequence[Path]) -> list[list[Path]]:
     """Consecutive episodes, each shard about SHARD_BYTES."""
-    shards: list[list[Path]] = [[]]
-    size = 0
-    for path in paths:
-        if size > SHARD_BYTES:
-            shards.append([])
-            size = 0
-        shards[-1].append(path)
-        size += (path / STEPS_FILE).stat().st_size
-    return shards
+    sizes = [(path / STEPS_FILE).stat().st_size for path in paths]
+    numbers = (begin // SHARD_BYTES for begin in itertools.accumulate(sizes[:-1], initial=0))
+    numbered = zip(numbers, paths, strict=True)
+    return [[path for _, path in shard] for _, shard in itertools.groupby(numbered, key=lambda pair: pair[0])]
 
 
 def _write_shards(
-    paths: Sequence[Path], layout: Layout, directory: Path, workers: int, on_progress: Callable[[int, int], None]
-) -> tuple[list[EpisodeSummary], list[tuple[int, int]]]:
-    """Writes every shard; returns the episodes' summaries in order and (episodes, bytes) of each shard."""
-    shards = _split_into_shards(paths)
-    files = [shard_file(directory, NAME, i, len(shards)) for i in range(len(shards))]
-    jobs = [(shard, layout, file) for shard, file in zip(shards, files, strict=True)]
-    results: list[list[EpisodeSummary]] = []
-    on_progress(0, len(paths))
-    size = sum((path / STEPS_FILE).stat().st_size for path in paths)
-    for result in _run(jobs, min(workers, len(shards), size // WORKER_BYTES)):
-        results.append(result)
-        on_progress(sum(map(len, results)), len(paths))
-    summaries = [summary for result in results for summary in result]
-    return summaries, [(len(shard), file.stat().st_size) for shard, file in zip(shards, files, strict=True)]
-
-
-def _run(jobs: list[tuple[list[Path], Layout, Path]], workers: int) -> Any:
-    if workers <= 1:
-        yield from map(_write_shard, jobs)
-        return
-    context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(_write_shard, jobs)
-
-
-def _write_shard(job: tuple[list[Path], Layout, Path]) -> list[EpisodeSummary]:
-    paths, layout, file = job
+    paths: Sequence[Path], layout: Layout, directory: Path, on_progress: Callable[[int, int], None]
+) -> list[EpisodeSummary]:
+    """Writes the TFDS data set; returns the episodes' summaries in order."""
     features = rlds_features(layout.image_shapes, layout.action_dim)
-    summaries = []
-    with tensorflow().io.TFRecordWriter(str(file)) as writer:
-        for path in paths:
-            metadata, _ = read_facts(path)
-            steps = list(read_steps(path))
-            writer.write(serialize(features, rlds_example(steps, metadata)))
-            summaries.append(EpisodeSummary.of(steps, metadata))
+    groups = _split_into_shards(paths)
+    summaries, shards = [], []
+    for number, group in enumerate(groups):
+        file = shard_file(directory, NAME, number, len(groups))
+        with tensorflow().io.TFRecordWriter(str(file)) as writer:
+            for path in group:
+                metadata, _ = read_facts(path)
+                steps = list(read_steps(path))
+                writer.write(serialize(features, rlds_example(steps, metadata)))
+                summaries.append(EpisodeSummary.of(steps, metadata))
+                on_progress(len(summaries), len(paths))
+        shards.append((len(group), file.stat().st_size))
+    write_info(directory, NAME, features, shards)
     return summaries
 
 
@@ -184,14 +149,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("episodes", type=Path, help="directory that a recorder wrote episodes into")
     parser.add_argument("out", type=Path, help="the data set to create")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
     args = parser.parse_args(argv)
     try:
         build_dataset(
-            args.episodes,
-            args.out,
-            workers=args.workers,
-            on_progress=lambda done, total: print(f"built {done}/{total} episodes", flush=True),
+            args.episodes, args.out, on_progress=lambda done, total: print(f"built {done}/{total} episodes", flush=True)
         )
     except (DatasetError, EpisodeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -4,8 +4,6 @@ A frame is read with one `pread` at a known offset, so that memory does not grow
 once per data set and mapping, in one pass over its files, and is whole or absent.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -19,8 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from data_pipeline.card import CARD_FILE
-from data_pipeline.mapping import CATEGORIES, DatasetError, Mapping, check_known, resolve_cameras
+from data_pipeline.mapping import CATEGORIES, DatasetError, Mapping, resolve_cameras
 from data_pipeline.rlds import EpisodeReader, RldsDataset, is_image, is_text, open_rlds, read_examples
+from dexhil.names import check_known
 
 _VERSION = 3
 _MISSING = 1.5  # periods to the next step from which on one is missing between them
@@ -44,12 +43,12 @@ class StepCache:
 
     directory: Path
     content_sha256: str
-    cameras: tuple[str, ...]
-    image_shapes: dict[str, tuple[int | None, ...]]
-    instructions: tuple[str, ...]
+    cameras: list[str]
+    image_shapes: dict[str, list[int | None]]
+    instructions: list[str]
     episodes: list[dict[str, Any]]
     control_hz: float | None
-    left_out: tuple[str, ...]
+    left_out: list[str]
     frames: np.ndarray
     state: np.ndarray
     action: np.ndarray
@@ -74,9 +73,7 @@ def open_cache(dataset: Path, mapping: Mapping, cache_dir: Path) -> StepCache:
     try:
         cache = _load(directory)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise DatasetError(
-            f"the step cache {directory} is damaged; delete that directory, it is made again ({error})"
-        ) from error
+        raise DatasetError(f"the step cache {directory} is damaged; delete that directory ({error})") from error
     for sentence in cache.left_out:
         warnings.warn(sentence, stacklevel=2)
     return cache
@@ -86,19 +83,9 @@ def _load(directory: Path) -> StepCache:
     facts = json.loads((directory / "cache.json").read_text())
     columns = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
     sizes = {len(column) for column in columns.values()} | {sum(episode["length"] for episode in facts["episodes"])}
-    if len(sizes) > 1 or (directory / "frames.bin").stat().st_size != facts["frames_bytes"]:
+    if len(sizes) > 1 or (directory / "frames.bin").stat().st_size != facts.pop("frames_bytes"):
         raise ValueError(f"its files differ in length: {sorted(sizes)}")
-    return StepCache(
-        directory=directory,
-        content_sha256=facts["content_sha256"],
-        cameras=tuple(facts["cameras"]),
-        image_shapes={camera: tuple(shape) for camera, shape in facts["image_shapes"].items()},
-        instructions=tuple(facts["instructions"]),
-        episodes=facts["episodes"],
-        control_hz=facts["control_hz"],
-        left_out=tuple(facts["left_out"]),
-        **columns,
-    )
+    return StepCache(directory=directory, **facts, **columns)
 
 
 def _cache_key(dataset: Path, mapping: Mapping) -> str:
@@ -134,29 +121,33 @@ def _create(dataset: RldsDataset, mapping: Mapping, directory: Path) -> None:
 def _convert(dataset: RldsDataset, mapping: Mapping, frames: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One pass over the data set: writes the frames, returns the JSON facts and the columns."""
     cameras = check_mapping(dataset, mapping)
-    digest, episodes, parts, vocabulary, left_out = hashlib.sha256(), [], [], {}, []
+    digest, episodes, parts, vocabulary, left_out, rows = hashlib.sha256(), [], [], {}, [], 0
     for split in mapping.splits:
         known: dict[bytes, int] = {}
         number = -1
         for number, reader in enumerate(_read_split(dataset, split, digest)):
             name = f"{dataset.directory} split {split!r} episode {number}"
             part = _read_columns(reader, mapping, name)
-            if not len(part["action"]):
+            length = len(part["action"])
+            if not length:
                 left_out.append(f"{name} has no steps: it is left out")
             elif (first := known.setdefault(reader.fingerprint(), number)) != number:
                 left_out.append(f"{name} is a copy of episode {first}: it is left out")
             else:
-                metadata = _read_metadata(reader, mapping, part) | {"number": number, "length": len(part["action"])}
-                part["instruction"] = _intern(reader, mapping.instruction, metadata["length"], vocabulary, name)
-                part["category"] = _categories(reader, mapping, metadata, name)
-                part["commanded"] = _commanded(reader, mapping, metadata["length"])
-                part["timestamp"] = _timestamps(reader, mapping, metadata["length"], name)
-                part["frames"] = _append_frames(reader, cameras, frames, name, metadata["length"])
-                episodes.append(metadata)
+                metadata = _read_metadata(reader, mapping, part)
+                part["instruction"] = _intern(reader, mapping.instruction, length, vocabulary, name)
+                part["category"] = _categories(reader, mapping, metadata["source"], length, name)
+                part["commanded"] = _optional(reader, mapping.commanded, True, length)
+                part["timestamp"] = _timestamps(reader, mapping, length, name)
+                part["frames"] = _append_frames(reader, cameras, frames, name, length)
+                episodes.append({**metadata, "number": number, "start": rows, "length": length})
                 parts.append(part)
-        _check_count(dataset, split, number + 1)
-    for episode, start in zip(episodes, np.cumsum([0] + [e["length"] for e in episodes]), strict=False):
-        episode["start"] = int(start)
+                rows += length
+        if (promised := dataset.builder.info.splits[split].num_examples) != number + 1:
+            raise DatasetError(
+                f"{dataset.directory} split {split!r} holds {number + 1} episodes, its dataset_info.json says "
+                f"{promised}: it is truncated; copy it again or build it anew"
+            )
     if not parts:
         raise DatasetError(f"{dataset.directory} holds no step: {'; '.join(left_out) or 'the mapping names no split'}")
     control_hz = _mark_gaps(parts, _declared_hz(dataset, mapping), dataset)
@@ -208,18 +199,17 @@ def _mark_gaps(parts: list[dict[str, np.ndarray]], declared: float | None, datas
 
 
 def check_mapping(dataset: RldsDataset, mapping: Mapping) -> dict[str, str]:
-    """Checks every field that a mapping names; returns camera -> field. Raises DatasetError naming the first misfit."""
-    where = f"the steps of {dataset.directory} (mapping {mapping.name!r})"
+    """Checks every field that a mapping names; returns camera -> field. Raises ValueError naming the first misfit."""
     cameras = resolve_cameras(mapping, dataset.step_fields)
     labels = [mapping.labels.field] if mapping.labels else []
     ends = [mapping.end_flag] if mapping.end_flag else []
+    where = f"{dataset.directory} (mapping {mapping.name!r}):"
     for field in (*cameras.values(), *mapping.state, *mapping.action, *labels, *ends):
-        check_known(field, dataset.step_fields, "field", where)
-    check_known(mapping.instruction, {*dataset.step_fields, *dataset.episode_fields}, "field", where)
-    for field in mapping.metadata.values():
-        check_known(field, dataset.episode_fields, "field", f"the episodes of {dataset.directory}")
-    for name in mapping.metadata:
-        check_known(name, METADATA, "metadata", "the data schema")
+        check_known(f"{where} step field", field, dataset.step_fields)
+    check_known(f"{where} field", mapping.instruction, {*dataset.step_fields, *dataset.episode_fields})
+    for name, field in mapping.metadata.items():
+        check_known(f"{where} metadata", name, METADATA)
+        check_known(f"{where} episode field", field, dataset.episode_fields)
     _check_kinds(dataset, mapping, cameras)
     return cameras
 
@@ -246,17 +236,6 @@ def _check_kinds(dataset: RldsDataset, mapping: Mapping, cameras: dict[str, str]
     for field in (*mapping.state, *mapping.action):
         if is_text(fields[field]) or is_image(fields[field]) or None in fields[field].shape:
             raise DatasetError(f"field {field!r} {where} is {fields[field]!r}, expected numbers of fixed width")
-
-
-def _check_count(dataset: RldsDataset, split: str, count: int) -> None:
-    promised = dataset.num_episodes(split)
-    if count != promised:
-        raise DatasetError(
-            f"{dataset.directory} split {split!r} holds {count} episodes, its dataset_info.json says {promised}: "
-            f"it is truncated; copy it again or build it anew"
-        )
-    if count == 0:
-        raise DatasetError(f"{dataset.directory} split {split!r} holds no episodes")
 
 
 def _read_columns(reader: EpisodeReader, mapping: Mapping, name: str) -> dict[str, np.ndarray]:
@@ -309,20 +288,18 @@ def _intern(reader: EpisodeReader, field: str, length: int, vocabulary: dict[str
         raise DatasetError(f"{name}: the instruction is not text ({error}); expected UTF-8 or code points") from error
 
 
-def _commanded(reader: EpisodeReader, mapping: Mapping, length: int) -> np.ndarray:
-    """bool [T]: whether somebody commanded; True where a data set does not say."""
-    if mapping.commanded is None or not reader.has(mapping.commanded):
-        return np.ones(length, bool)
-    return reader.step_array(mapping.commanded)[:, 0].astype(bool)
+def _optional(reader: EpisodeReader, field: str | None, missing: Any, length: int) -> np.ndarray:
+    """A step field [T]; `missing` throughout where a data set does not have it."""
+    if field is None or field not in reader.dataset.step_fields:
+        return np.full(length, missing)
+    return reader.step_array(field)[:, 0].astype(type(missing))
 
 
 def _timestamps(reader: EpisodeReader, mapping: Mapping, length: int, name: str) -> np.ndarray:
     """float64 [T], s; NaN where a data set does not say. Raises DatasetError where time does not move on."""
-    if mapping.timestamp is None or not reader.has(mapping.timestamp):
-        return np.full(length, np.nan)
-    times = reader.step_array(mapping.timestamp)[:, 0].astype(np.float64)
-    if not (np.diff(times) > 0).all():
-        step = int(np.argmin(np.diff(times) > 0)) + 1
+    times = _optional(reader, mapping.timestamp, np.nan, length)
+    if (late := np.diff(times) <= 0).any():
+        step = int(np.argmax(late)) + 1
         raise DatasetError(
             f"{name} step {step}: {mapping.timestamp!r} is {times[step]} s after {times[step - 1]} s, expected seconds "
             f"that grow; repair the source, or use a mapping with timestamp=None"
@@ -330,18 +307,17 @@ def _timestamps(reader: EpisodeReader, mapping: Mapping, length: int, name: str)
     return times
 
 
-def _categories(reader: EpisodeReader, mapping: Mapping, episode: dict[str, Any], name: str) -> np.ndarray:
+def _categories(reader: EpisodeReader, mapping: Mapping, source: str, length: int, name: str) -> np.ndarray:
     """int8 [T]: who acted. Episodes whose source is known to be offline, or that carry no labels, are offline."""
-    offline = "source" in mapping.metadata and episode["source"] == "offline"
-    if mapping.labels is None or offline:
-        return np.full(episode["length"], CATEGORIES.index("offline"), np.int8)
+    if mapping.labels is None or ("source" in mapping.metadata and source == "offline"):
+        return np.full(length, CATEGORIES.index("offline"), np.int8)
     values = reader.step_array(mapping.labels.field)[:, 0].astype(np.float64)
     known = {float(value): CATEGORIES.index(category) for value, category in mapping.labels.categories.items()}
-    for step, value in enumerate(values.tolist()):
-        if value not in known:
-            raise DatasetError(
-                f"{name} step {step}: {mapping.labels.field!r} is {value}, expected one of {sorted(known)}"
-            )
+    if unknown := np.flatnonzero(~np.isin(values, list(known))).tolist():
+        raise DatasetError(
+            f"{name} step {unknown[0]}: {mapping.labels.field!r} is {values[unknown[0]]}, expected one of "
+            f"{sorted(known)}"
+        )
     return np.array([known[value] for value in values.tolist()], np.int8)
 
 

@@ -1,7 +1,5 @@
 """Settings of the data that a policy learns from: config section `data`."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Encoded frames to uint8 images, read one by one from the step caches and decoded into the batch's own memory."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 
@@ -19,10 +17,7 @@ _PNG = b"\x89PNG"
 
 
 class FrameStore:
-    """Frames of some cameras over several caches.
-
-    image_size: side in px of decoded images, resized as in serving; None keeps the stored size, which must be one size.
-    """
+    """Frames of some cameras over several caches. image_size: side in px; None keeps the one size that is stored."""
 
     def __init__(self, caches: Sequence[StepCache], cameras: Sequence[str], image_size: int | None) -> None:
         self._caches, self._size = caches, image_size
@@ -37,7 +32,7 @@ class FrameStore:
     def _shape(self, camera: str) -> tuple[int, ...]:
         if self._size is not None:
             return (self._size, self._size, 3)
-        shapes = {cache.image_shapes[camera] for cache in self._caches}
+        shapes = {tuple(cache.image_shapes[camera]) for cache in self._caches}
         if len(shapes) > 1 or None in next(iter(shapes)):
             raise DatasetError(f"camera {camera!r} has images of shapes {sorted(map(str, shapes))}; set image_size")
         return tuple(size for size in shapes.pop() if size is not None)

@@ -1,7 +1,5 @@
 """Whether a round's new data still fits the norm statistics that were frozen from the warm-up."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,7 @@ WORST = 8  # rows that are kept
 
 
 def newest_data_drift(data: Loader, normalization: Normalization) -> list[dict[str, Any]]:
-    """The dimensions of state and actions in which the loader's last data set has moved most from its first.
-
-    Rows as of `normalization_drift`, the worst first; none where there is one data set only or the last adds no sample.
-    """
+    """Where the last data set moved most from the first, worst first: rows of `normalization_drift`, or none."""
     newest = data.num_datasets - 1
     if newest == 0 or not (data.index["dataset"][data.samples] == newest).any():
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +14,10 @@ from dexhil.schema import ARM_DOF, EpisodeMetadata
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-METADATA_DTYPES: dict[str, type | None] = {  # None is text
-    "episode_id": None,
-    "task": None,
+METADATA = tuple(field.name for field in dataclasses.fields(EpisodeMetadata))
+_NUMBERS = {  # all others are text
     "success": np.int8,
-    "source": None,
     "round": np.int32,
-    "policy": None,
-    "operator": None,
-    "robot": None,
     "seed": np.int64,
     "takeovers": np.int32,
     "max_takeover_jump": np.float32,
@@ -29,10 +25,7 @@ METADATA_DTYPES: dict[str, type | None] = {  # None is text
 
 
 def rlds_features(image_shapes: dict[str, tuple[int, int, int]], action_dim: int) -> tfds.features.FeaturesDict:
-    """Features of a data set with these cameras and action width A.
-
-    TFRecord examples hold floats as float32, so the float64 timestamp is stored as bytes.
-    """
+    """Features of a data set. Examples hold floats as float32, so the float64 timestamp is stored as bytes."""
     f = tensorflow_datasets().features
     observation = {f"image_{c}": f.Image(shape=s, encoding_format="jpeg") for c, s in sorted(image_shapes.items())}
     observation |= {
@@ -50,7 +43,7 @@ def rlds_features(image_shapes: dict[str, tuple[int, int, int]], action_dim: int
         "policy_action": f.Tensor(shape=(action_dim,), dtype=np.float32),
         "observation": observation,
     }
-    metadata = {name: f.Text() if dtype is None else f.Scalar(dtype) for name, dtype in METADATA_DTYPES.items()}
+    metadata = {name: f.Scalar(_NUMBERS[name]) if name in _NUMBERS else f.Text() for name in METADATA}
     return f.FeaturesDict({"steps": f.Dataset(step), "episode_metadata": metadata})
 
 
@@ -76,5 +69,5 @@ def rlds_example(steps: list[EncodedStep], metadata: EpisodeMetadata) -> dict[st
             }
             for i, step in enumerate(steps)
         ],
-        "episode_metadata": {name: getattr(metadata, name) for name in METADATA_DTYPES},
+        "episode_metadata": {name: getattr(metadata, name) for name in METADATA},
     }

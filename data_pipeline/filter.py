@@ -1,10 +1,8 @@
 """Which steps of an episode are kept: the last takeover and what follows. Pure NumPy."""
 
-from __future__ import annotations
-
 import numpy as np
 
-from data_pipeline.mapping import check_known
+from dexhil.names import check_known
 
 FILTERS = ("last_takeover", "corrections", "none")
 
@@ -24,9 +22,9 @@ def kept_segments(
     keeps what follows the start of the last takeover, or all where nobody took over; "corrections" the same, but
     nothing where nobody took over; "none" keeps all. Any other online episode is dropped. Demonstrations (any source
     but "online") stay whole: whether failed ones are used is up to the loader's episode_filter.
-    Raises DatasetError on an unknown mode. Source: DexHiL, the filter of its rounds.
+    Raises ValueError on an unknown mode. Source: DexHiL, the filter of its rounds.
     """
-    check_known(mode, FILTERS, "filter", "the loader's filters")
+    check_known("filter", mode, FILTERS)
     start, end = 0, len(is_intervention)
     if source == "online":
         if success != 1:

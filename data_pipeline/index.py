@@ -1,8 +1,7 @@
 """Which steps are training samples: episode filter, held-out split, and the index table of all steps. Pure NumPy."""
 
-from __future__ import annotations
-
 import hashlib
+from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from typing import Any
@@ -11,52 +10,48 @@ import numpy as np
 
 from data_pipeline.cache import METADATA, StepCache
 from data_pipeline.filter import kept_segments
-from data_pipeline.mapping import CATEGORIES, UNUSED, DatasetError, check_known
+from data_pipeline.mapping import CATEGORIES, UNUSED, DatasetError
+from dexhil.names import check_known
 
 INDEX_DTYPE = np.dtype(
     [
         ("dataset", np.int16),  # number of the data set
         ("row", np.int64),  # step in that data set's cache
         ("chunk_end", np.int64),  # row that no chunk reads: the end of the segment, or a break in it
-        ("round", np.int32),
         ("episode", np.int32),  # number of the episode in its data set
         ("t", np.int32),  # step in its episode
-        ("segment", np.int32),  # number of the kept segment in its episode, -1 outside of them
         ("instruction", np.int32),  # in the data set's vocabulary
         ("category", np.int8),  # in mapping.CATEGORIES
     ]
 )
-SPLITS = ("train", "heldout", "all")
 
 
 def select_episodes(
     caches: Sequence[StepCache],
     split: str,
     heldout_fraction: float,
-    split_seed: int,
     keep: Dict[str, Sequence[Any]],
     per_task: int | None = None,
 ) -> list[tuple[int, int]]:
     """(data set, episode) pairs of a split that pass the filter, in order; of each task only the first `per_task`.
 
-    An episode's split depends on its id and the seed alone; only the first data set's episode of the lowest hash is
+    An episode's split depends on its id alone; only the first data set's episode of the lowest hash is
     held out in any case (fraction above 0). So adding data sets moves none. Raises DatasetError where nothing is left.
     """
-    check_known(split, SPLITS, "split", "the loader's splits")
+    check_known("split", split, ("train", "heldout", "all"))
     if not 0.0 <= heldout_fraction < 1.0:
         raise DatasetError(f"heldout_fraction: expected 0 <= fraction < 1, got {heldout_fraction}")
     for name in keep:
-        check_known(name, METADATA, "episode_filter", "the episode metadata")
+        check_known("episode_filter", name, METADATA)
     _check_distinct(caches)
     pairs = [(d, e) for d, cache in enumerate(caches) for e in range(len(cache.episodes))]
     pairs = [(d, e) for d, e in pairs if all(caches[d].episodes[e][name] in keep[name] for name in keep)]
     pairs = _first_of_each_task(caches, pairs, per_task)
-    hashes = {(d, e): _unit_hash(caches[d].episodes[e]["episode_id"], split_seed) for d, e in pairs}
+    hashes = {(d, e): _unit_hash(caches[d].episodes[e]["episode_id"]) for d, e in pairs}
     first_set = [p for p in pairs if p[0] == pairs[0][0]]
     forced = [min(first_set, key=hashes.__getitem__)] if first_set and heldout_fraction else []
-    chosen = [
-        p for p in pairs if split == "all" or (hashes[p] < heldout_fraction or p in forced) == (split == "heldout")
-    ]
+    held_out = {p for p in pairs if hashes[p] < heldout_fraction or p in forced}
+    chosen = [p for p in pairs if split == "all" or (p in held_out) == (split == "heldout")]
     if not chosen:
         count = sum(len(cache.episodes) for cache in caches)
         raise DatasetError(
@@ -71,13 +66,15 @@ def _first_of_each_task(
 ) -> list[tuple[int, int]]:
     if per_task is None:
         return pairs
-    by_task: dict[str, list[tuple[int, int]]] = {}
+    kept, counts = [], Counter()
     for dataset, episode in pairs:
-        by_task.setdefault(caches[dataset].episodes[episode]["task"], []).append((dataset, episode))
-    for task, found in by_task.items():
-        if len(found) < per_task:
-            raise DatasetError(f"episodes_per_task {per_task}: task {task!r} has {len(found)} that pass the filter")
-    return sorted(pair for found in by_task.values() for pair in found[:per_task])
+        task = caches[dataset].episodes[episode]["task"]
+        counts[task] += 1
+        kept += [(dataset, episode)] if counts[task] <= per_task else []
+    for task, count in counts.items():
+        if count < per_task:
+            raise DatasetError(f"episodes_per_task {per_task}: task {task!r} has {count} that pass the filter")
+    return kept
 
 
 def _check_distinct(caches: Sequence[StepCache]) -> None:
@@ -94,9 +91,9 @@ def _check_distinct(caches: Sequence[StepCache]) -> None:
             seen[name] = here
 
 
-def _unit_hash(episode_id: str, seed: int) -> float:
+def _unit_hash(episode_id: str) -> float:
     """In [0, 1), the same on every machine."""
-    digest = hashlib.sha256(f"{seed}/{episode_id}".encode()).digest()
+    digest = hashlib.sha256(f"0/{episode_id}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
@@ -150,8 +147,8 @@ def _episode_rows(cache: StepCache, dataset: int, number: int, last_action_valid
     breaks = cache.gap[rows] | ~commanded | (np.diff(segment, prepend=segment[:1]) != 0)
     ends = np.append(np.flatnonzero(breaks[:last]), last)
     part = np.zeros(last, INDEX_DTYPE)
-    part["dataset"], part["episode"], part["round"] = dataset, number, episode["round"]
-    part["t"], part["row"], part["segment"], part["category"] = steps, rows[:last], segment[:last], category[:last]
+    part["dataset"], part["episode"] = dataset, number
+    part["t"], part["row"], part["category"] = steps, rows[:last], category[:last]
     part["chunk_end"] = episode["start"] + ends[np.searchsorted(ends, steps, side="right")]
     part["instruction"] = cache.instruction[rows[:last]]
     return part

@@ -4,10 +4,9 @@ The index has one row per training sample; a sampler picks rows, and only their 
 needs the step number and nothing else.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+import itertools
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import numpy as np
 from data_pipeline.cache import StepCache, open_cache
 from data_pipeline.decode import FrameStore
 from data_pipeline.index import build_index, count_samples, select_episodes
-from data_pipeline.mapping import CATEGORIES, UNUSED, DatasetError, Mapping, check_known
+from data_pipeline.mapping import CATEGORIES, UNUSED, DatasetError, Mapping
 from data_pipeline.mixture import UNIFORM, Mixture, MixtureConfig
-from data_pipeline.prefetch import Prefetcher
+from data_pipeline.prefetch import Batch, Prefetcher
+from dexhil.names import check_known
 
-Batch = dict[str, Any]
 RATE_TOLERANCE = 0.05  # rates that timestamps tell differ by as much from the one that was set
 
 
@@ -29,13 +28,11 @@ class Loader:
 
     dataset_dirs: later rounds beside earlier ones, all of one robot, cameras and action width. batch_size: over all
     hosts. chunk: H, actions per sample. image_size: side in px of the images in a batch; None keeps the stored size.
-    split: "train", "heldout" or "all"; an episode is held out by the hash of its id and `split_seed`, whatever else the
-    data sets hold. episode_filter: {"success": (1,), "task": ("plush",)}: keeps episodes whose metadata is listed.
-    episodes_per_task: keeps the first so many of each task that pass the filter, before splitting (learning curves).
-    filter: "last_takeover" keeps of a successful online episode what follows its last takeover, "none" all of it.
-    mixture: how categories are drawn and weighted; the split "heldout" is uniform whatever it says.
-    robot, action_dim, control_hz: what the caller expects; anything else is refused. cache_dir: where the step caches
-    live.
+    split: "train", "heldout" or "all"; an episode is held out by the hash of its id, whatever else the data sets hold.
+    episode_filter: {"success": (1,), "task": ("plush",)}: keeps episodes whose metadata is listed; episodes_per_task:
+    of these the first so many of each task, before splitting. filter: of steps, a name of filter.FILTERS. mixture: how
+    categories are drawn and weighted, but for "heldout", which is uniform. robot, action_dim, control_hz: what the
+    caller expects; anything else is refused. cache_dir: where the step caches live.
     """
 
     def __init__(
@@ -51,7 +48,6 @@ class Loader:
         image_size: int | None = None,
         split: str = "train",
         heldout_fraction: float = 0.0,
-        split_seed: int = 0,
         episode_filter: Dict[str, Sequence[Any]] | None = None,
         episodes_per_task: int | None = None,
         filter: str = "last_takeover",
@@ -70,7 +66,7 @@ class Loader:
         if chunk < 1:
             raise DatasetError(f"chunk: expected at least one action, got {chunk}")
         self.mapping, self.chunk, self.batch_size, self.seed = mapping, chunk, batch_size, seed
-        self._host, self._num_hosts = host, num_hosts
+        self._part = {"batch_size": batch_size, "host": host, "num_hosts": num_hosts}
         if not dataset_dirs:
             raise DatasetError("data.paths names no data set; give the directory of one or more")
         self._caches = [open_cache(Path(path), mapping, Path(cache_dir)) for path in dataset_dirs]
@@ -78,29 +74,19 @@ class Loader:
         self.control_hz = _common_rate(self._caches, dataset_dirs, control_hz)
         self.action_dim = _common_width(self._caches, action_dim)
         self.state_dim = self._caches[0].state.shape[1]
-        self.cameras = _choose_cameras(self._caches, cameras)
+        self.cameras = tuple(self._caches[0].cameras if cameras is None else cameras)
+        for cache, camera in itertools.product(self._caches, self.cameras):
+            check_known(f"{cache.directory}: camera", camera, cache.cameras)
         self._store = FrameStore(self._caches, self.cameras, image_size)
         keep = dict(episode_filter or {})
-        chosen = select_episodes(self._caches, split, heldout_fraction, split_seed, keep, episodes_per_task)
+        chosen = select_episodes(self._caches, split, heldout_fraction, keep, episodes_per_task)
         self.index = build_index(self._caches, chosen, mapping.last_action_valid, filter)
+        self.num_samples = count_samples(self.index)  # rows that can be drawn; they are the index's first
+        self.samples = slice(self.num_samples)
         self.filter = filter
         self.mixture = Mixture(self.index, mixture if split != "heldout" else UNIFORM)
         self._chosen, self._dirs = chosen, [str(path) for path in dataset_dirs]
-
-    @property
-    def num_datasets(self) -> int:
-        """Data sets that were given, those included that the filter left nothing of."""
-        return len(self._dirs)
-
-    @property
-    def samples(self) -> slice:
-        """The rows of the index that can be drawn."""
-        return slice(self.num_samples)
-
-    @property
-    def num_samples(self) -> int:
-        """Rows of the index that can be drawn; they are its first."""
-        return count_samples(self.index)
+        self.num_datasets = len(self._dirs)  # those included that the filter left nothing of
 
     def all_actions(self) -> np.ndarray:
         """Actions of every sample's own step, float32 [num_samples, A], raw units."""
@@ -111,10 +97,7 @@ class Loader:
         return self._gather("state", self.samples)
 
     def chunks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Action chunks of index rows [B]: float32 [B, H, A] and mask bool [B, H].
-
-        A chunk ends with its segment; from there on it repeats the last action and the mask is False.
-        """
+        """float32 [B, H, A] of rows [B], past the segment its last action, and mask bool [B, H], False there."""
         records = self.index[rows]
         steps = records["row"][:, None] + np.arange(self.chunk)  # [B, H]
         mask = steps < records["chunk_end"][:, None]
@@ -129,25 +112,17 @@ class Loader:
         """Batch `step` of this host: NumPy tree, B = batch_size / num_hosts.
 
         images: camera -> uint8 [B, h, w, 3]; state [B, S]; actions [B, H, A] raw units; action_mask bool [B, H];
-        instruction: str objects [B]; is_intervention bool [B] (a person had taken over at this step; offline
-        demonstrations are False); weight float32 [B], the mixture's loss weight; rows int64 [B], the samples' rows of
-        `index`.
+        instruction: str objects [B]; is_intervention bool [B], a person had taken over at this step; weight float32
+        [B], the mixture's loss weight; rows int64 [B], of `index`.
         """
         return self.to_batch(self.numbers(step))
 
-    def iterate(self, start_step: int = 0, *, workers: int = 2, prefetch: int = 2) -> BatchIterator:
-        """Endless batches from `start_step` on, the same as `batch` gives, prepared ahead by tf.data.
-
-        workers: batches decoded at a time; prefetch: batches kept ready.
-        """
-        return BatchIterator(self, start_step, workers, prefetch)
+    def iterate(self, start_step: int = 0, *, workers: int = 2, prefetch: int = 2) -> Prefetcher:
+        """Endless batches from `start_step` on, as of `batch`: `workers` at a time, `prefetch` ready, by tf.data."""
+        return Prefetcher(self.numbers, self.to_batch, start_step, workers, prefetch)
 
     def card(self) -> dict[str, Any]:
-        """What this loader draws from: data sets with content hashes, counts, categories, robot, mixture. JSON-ready.
-
-        episodes, samples: what the filter kept; dropped: what it left out of the chosen episodes (a last action that
-        is not valid counts as a dropped step).
-        """
+        """What it draws from, JSON-ready: data sets, counts, mixture; "dropped": what the filter left out."""
         counts = np.bincount(self.index["category"], minlength=len(CATEGORIES))
         found = {name: int(count) for name, count in zip(CATEGORIES, counts, strict=True) if count}
         episodes = len(np.unique(self.index[self.samples][["dataset", "episode"]]))
@@ -175,15 +150,12 @@ class Loader:
 
     def instructions(self) -> set[str]:
         """Every instruction of the samples."""
-        return {
-            self._caches[d].instructions[i] for d, i in np.unique(self.index[self.samples][["dataset", "instruction"]])
-        }
+        used = np.unique(self.index[self.samples][["dataset", "instruction"]])
+        return {self._caches[dataset].instructions[number] for dataset, number in used}
 
     def numbers(self, step: int) -> dict[str, np.ndarray]:
         """A batch as flat arrays: images under "image/<camera>", no instructions, which follow from "rows"."""
-        rows = self.mixture.draw(
-            self.seed, step, batch_size=self.batch_size, host=self._host, num_hosts=self._num_hosts
-        )
+        rows = self.mixture.draw(self.seed, step, **self._part)
         records = self.index[rows]
         actions, mask = self.chunks(rows)
         images = self._store.decode(records)
@@ -212,26 +184,6 @@ class Loader:
             here = records["dataset"] == number
             gathered[here] = getattr(cache, column)[records["row"][here]]
         return gathered
-
-
-class BatchIterator(Iterator[Batch]):
-    """Batches of a loader, prepared ahead. `step`, the number of the next batch, is the whole state."""
-
-    def __init__(self, loader: Loader, start_step: int, workers: int, prefetch: int) -> None:
-        self._loader = loader
-        self._numbers = Prefetcher(loader.numbers, start_step, workers=workers, prefetch=prefetch)
-
-    @property
-    def step(self) -> int:
-        """Number of the next batch."""
-        return self._numbers.step
-
-    def __next__(self) -> Batch:
-        return self._loader.to_batch(next(self._numbers))
-
-    def close(self) -> None:
-        """Stops the threads that prepare batches."""
-        self._numbers.close()
 
 
 def _common_robot(caches: Sequence[StepCache], expected: str | None) -> str:
@@ -271,11 +223,3 @@ def _common_width(caches: Sequence[StepCache], expected: int | None) -> int:
             if first != this:
                 raise DatasetError(f"data sets disagree: {name} of {first} numbers in the first, {this} in a later one")
     return width
-
-
-def _choose_cameras(caches: Sequence[StepCache], cameras: Sequence[str] | None) -> tuple[str, ...]:
-    chosen = tuple(cameras) if cameras is not None else caches[0].cameras
-    for cache in caches:
-        for camera in chosen:
-            check_known(camera, cache.cameras, "camera", "the data set")
-    return chosen

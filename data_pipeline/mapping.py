@@ -3,13 +3,11 @@
 A field is named by its path inside a step (`observation/image_0`) or an episode (`episode_metadata/success`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from collections.abc import Mapping as Dict
 
-from dexhil.names import did_you_mean
+from dexhil.names import check_known
 
 UNUSED = ("filtered", "uncommanded")
 CATEGORIES = ("offline", "autonomous", "intervention", "pre_intervention", *UNUSED)
@@ -62,15 +60,6 @@ class Mapping:
     end_flag: str | None = "is_last"
     last_action_valid: bool = True
     splits: tuple[str, ...] = ("train",)
-
-
-def check_known(name: str, known: Iterable[str], what: str, where: str) -> None:
-    """Raises DatasetError with the nearest known name unless `name` is known."""
-    known = sorted(known)
-    if name in known:
-        return
-    hint = did_you_mean(name, known) or "."
-    raise DatasetError(f"{what} {name!r} is not in {where}{hint} There are: {', '.join(known)}")
 
 
 def resolve_cameras(mapping: Mapping, fields: Iterable[str]) -> dict[str, str]:
@@ -133,6 +122,6 @@ MAPPINGS: dict[str, Mapping] = {mapping.name: mapping for mapping in (DEXHIL, BR
 
 
 def get_mapping(name: str) -> Mapping:
-    """The mapping called `name`. Raises DatasetError with the nearest name where there is none."""
-    check_known(name, MAPPINGS, "mapping", "the known mappings")
+    """The mapping called `name`. Raises ValueError with the nearest name where there is none."""
+    check_known("mapping", name, MAPPINGS)
     return MAPPINGS[name]

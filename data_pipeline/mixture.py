@@ -1,12 +1,10 @@
 """The intervention-aware mixture: how much each kind of step counts in training (DexHiL eq. 7). Pure NumPy.
 
-For a category c, P(c) is its share of all training samples (of the whole index, never of a batch), P*(c) the wanted
-share, and w(c) = P*(c) / P(c). A category without samples has P* 0. Where interventions are all or none of the samples,
+For a category c, P(c) is its fraction of all training samples (of the whole index, never of a batch), P*(c) the wanted
+one, and w(c) = P*(c) / P(c). A category without samples has P* 0. Where interventions are all or none of the samples,
 P* is P and every weight is 1. Modes "weight" and "sample" have the same expected sum(mask w l) per sample; sum(mask),
 which the loss is divided by, differs where the chunks of one category are padded more: a factor, not a direction.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from fractions import Fraction
@@ -16,8 +14,9 @@ import numpy as np
 
 from data_pipeline.filter import takeover_starts
 from data_pipeline.index import is_unused
-from data_pipeline.mapping import CATEGORIES, DatasetError, check_known
+from data_pipeline.mapping import CATEGORIES, DatasetError
 from data_pipeline.sampler import sample_indices, two_pool_indices
+from dexhil.names import check_known
 
 MODES = {
     "uniform": "every sample alike: DexHiL's baseline DAgger*",
@@ -29,32 +28,28 @@ MODES = {
 PRE_INTERVENTION_STEPS = 15
 _SIRIUS_INTERVENTION, _SIRIUS_PRE = 0.5, 0.002
 _GRAIN = 10**6  # P*(intervention) is drawn as a fraction of at most this denominator, so that counting is exact
-_OFFLINE, _AUTONOMOUS, _INTERVENTION, _PRE = map(
-    CATEGORIES.index, ("offline", "autonomous", "intervention", "pre_intervention")
-)
+_OFFLINE, _AUTONOMOUS, _INTERVENTION, _PRE, *_ = range(len(CATEGORIES))
 
 
 @dataclasses.dataclass(frozen=True)
 class MixtureConfig:
     """mode: a name of MODES. p_star: P*(intervention); the rest is shared in proportion to the other counts.
 
-    Raises DatasetError on an unknown mode, on p_star outside (0, 1), and where a mode fixes p_star at another value.
+    Raises ValueError on an unknown mode, on p_star outside (0, 1), and where a mode fixes p_star at another value.
     """
 
     mode: str = "uniform"
     p_star: float = 0.5
 
     def __post_init__(self) -> None:
-        check_known(self.mode, MODES, "mixture mode", "the mixture's modes")
+        check_known("mixture mode", self.mode, MODES)
         if not 1 / _GRAIN <= self.p_star <= 1 - 1 / _GRAIN:
             raise DatasetError(
                 f"mixture p_star: expected 0 < p_star < 1, and no nearer than {1 / _GRAIN:g}, got {self.p_star}; "
-                f"the paper's is 0.5, and mode 'uniform' leaves the shares as they are"
+                f"the paper's is 0.5, and mode 'uniform' leaves the fractions as they are"
             )
         if self.mode in ("iwr", "sirius") and self.p_star != 0.5:
-            raise DatasetError(
-                f"mixture mode {self.mode!r} has p_star 0.5, got {self.p_star}; mode 'weight' takes any other"
-            )
+            raise DatasetError(f"mixture mode {self.mode!r} has p_star 0.5, got {self.p_star}; use mode 'weight'")
 
 
 UNIFORM = MixtureConfig()
@@ -63,8 +58,8 @@ UNIFORM = MixtureConfig()
 class Mixture:
     """How the rows of an index are drawn and weighted; the arrays are float64 [C], one number per CATEGORIES.
 
-    counts: samples (int64 [C]). shares: P. target: P*. drawn: share of what is drawn. weight: loss weight, of mean 1
-    over what is drawn, 0 for what never is. index: INDEX_DTYPE [N], of the whole aggregated data set.
+    counts: samples (int64 [C]). fractions: P. target: P*. drawn: fractions of what is drawn. weight: loss weight, of
+    mean 1 over what is drawn, 0 for what never is. index: INDEX_DTYPE [N], of the whole aggregated data set.
     Raises DatasetError where the scheme of "sirius" does not fit the counts.
     """
 
@@ -73,9 +68,9 @@ class Mixture:
         self._category = mark_pre_intervention(index) if config.mode == "sirius" else index["category"]
         used = ~is_unused(index)
         self.counts = np.bincount(self._category[used], minlength=len(CATEGORIES))
-        self.shares = self.counts / self.counts.sum()
-        self.target = target_shares(self.shares, config)
-        self.drawn = self.target if config.mode == "sample" else self.shares
+        self.fractions = self.counts / self.counts.sum()
+        self.target = target_fractions(self.fractions, config)
+        self.drawn = self.target if config.mode == "sample" else self.fractions
         self.weight = _ratio(self.target, self.drawn)
         is_intervention = self._category == _INTERVENTION
         self._samples = np.flatnonzero(used)
@@ -91,8 +86,8 @@ class Mixture:
         sizes = len(self._pools[0]), len(self._pools[1])
         if self.config.mode != "sample" or 0 in sizes:
             return self._samples[sample_indices(seed, step, num_samples=sum(sizes), **part)]
-        share = Fraction(self.config.p_star).limit_denominator(_GRAIN)
-        from_first, rows = two_pool_indices(seed, step, sizes=sizes, share=share, **part)
+        p_first = Fraction(self.config.p_star).limit_denominator(_GRAIN)
+        from_first, rows = two_pool_indices(seed, step, sizes=sizes, p_first=p_first, **part)
         for pool, here in zip(self._pools, (from_first, ~from_first), strict=True):
             rows[here] = pool[rows[here]]
         return rows
@@ -118,10 +113,10 @@ class Mixture:
             "p_star": self.config.p_star,
             "samples": int(self.counts.sum()),
             "counts": by_category(self.counts),
-            "P": by_category(self.shares),
+            "P": by_category(self.fractions),
             "P_star": by_category(self.target),
             "w": by_category(self.weight),
-            "repeats": by_category(_ratio(self.drawn, self.shares)),
+            "repeats": by_category(_ratio(self.drawn, self.fractions)),
             "effective_share": effective,
             "effective_samples": effective * int(self.counts.sum()),
             "note": "" if self.counts[_INTERVENTION] else "no intervention samples: weight 1 everywhere",
@@ -133,30 +128,30 @@ def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
 
 
-def target_shares(shares: np.ndarray, config: MixtureConfig) -> np.ndarray:
+def target_fractions(fractions: np.ndarray, config: MixtureConfig) -> np.ndarray:
     """P*, float64 [C] of sum 1, from P [C]. Raises DatasetError where "sirius" does not fit. Source: DexHiL eq. 7."""
-    if config.mode == "uniform" or shares[_INTERVENTION] in (0, 1):
-        return shares
+    if config.mode == "uniform" or fractions[_INTERVENTION] in (0, 1):
+        return fractions
     if config.mode == "sirius":
-        return _sirius_shares(shares)
-    target = shares * (1 - config.p_star) / (1 - shares[_INTERVENTION])
+        return _sirius_fractions(fractions)
+    target = fractions * (1 - config.p_star) / (1 - fractions[_INTERVENTION])
     target[_INTERVENTION] = config.p_star
     return target
 
 
-def _sirius_shares(shares: np.ndarray) -> np.ndarray:
+def _sirius_fractions(fractions: np.ndarray) -> np.ndarray:
     """P* of Sirius: interventions 0.5, demonstrations P, steps before a takeover 0.002, other policy steps the rest."""
-    target = np.zeros_like(shares)
-    target[_INTERVENTION], target[_OFFLINE] = _SIRIUS_INTERVENTION, shares[_OFFLINE]
-    target[_PRE] = _SIRIUS_PRE if shares[_PRE] else 0.0
+    target = np.zeros_like(fractions)
+    target[_INTERVENTION], target[_OFFLINE] = _SIRIUS_INTERVENTION, fractions[_OFFLINE]
+    target[_PRE] = _SIRIUS_PRE if fractions[_PRE] else 0.0
     rest = round(1 - float(target.sum()), 12)
     if rest < 0:
         raise DatasetError(
-            f"mixture mode 'sirius': demonstrations are {shares[_OFFLINE]:.1%} of the samples, expected at most "
-            f"{rest + shares[_OFFLINE]:.1%}: the policy's own steps would get a negative weight; use mode 'weight', "
+            f"mixture mode 'sirius': demonstrations are {fractions[_OFFLINE]:.1%} of the samples, expected at most "
+            f"{rest + fractions[_OFFLINE]:.1%}: the policy's own steps would get a negative weight; use mode 'weight', "
             f"more online episodes, or fewer demonstrations"
         )
-    if rest > 0 and not shares[_AUTONOMOUS]:
+    if rest > 0 and not fractions[_AUTONOMOUS]:
         raise DatasetError(
             f"mixture mode 'sirius' gives {rest:.1%} to the policy's own steps, and no sample is one; use filter "
             f"'none', which keeps them, or mode 'weight'"
@@ -166,10 +161,7 @@ def _sirius_shares(shares: np.ndarray) -> np.ndarray:
 
 
 def mark_pre_intervention(index: np.ndarray) -> np.ndarray:
-    """Category int8 [N] of each index row, autonomous ones at most 15 steps before a takeover "pre_intervention".
-
-    Source: Sirius (arXiv 2211.08416). The filter "last_takeover" leaves none.
-    """
+    """Category int8 [N]; autonomous rows at most 15 steps before a takeover are "pre_intervention" (Sirius)."""
     category = index["category"].copy()
     for row in takeover_starts(category == _INTERVENTION):
         before = slice(max(0, row - PRE_INTERVENTION_STEPS), row)

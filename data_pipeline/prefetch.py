@@ -11,60 +11,58 @@ import numpy as np
 
 from data_pipeline.tensorflow_cpu import tensorflow
 
-Numbers = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
+Batch = dict[str, Any]
 _open: weakref.WeakSet[Prefetcher] = weakref.WeakSet()
 
 
-class Prefetcher(Iterator[Numbers]):
-    """Iterates load(start_step), load(start_step + 1), ... without end, `workers` of them at a time.
+class Prefetcher(Iterator[Batch]):
+    """Iterates finish(load(start)), finish(load(start + 1)), ... without end, `workers` of them at a time.
 
     load: step -> dictionary of arrays, the same keys and dtypes at every step; called from other threads. `step` is the
     number of the next batch, all that is needed to resume. `close` stops the threads; leaving the process does it too.
     """
 
-    def __init__(self, load: Callable[[int], Numbers], start_step: int, *, workers: int, prefetch: int) -> None:
-        self.step = start_step
-        self._load, self._error = load, None
-        first = load(start_step)
+    def __init__(
+        self, load: Callable[[int], Arrays], finish: Callable[[Arrays], Batch], start: int, workers: int, prefetch: int
+    ) -> None:
+        tf = tensorflow()
+        self.step, self._finish = start, finish
+        self._errors: list[Exception] = []
+        first = load(start)
         self._keys = sorted(first)
-        self._batches = self._pipeline([first[key].dtype for key in self._keys], workers, prefetch)
+        errors, keys = self._errors, self._keys  # the pipeline must not keep its own owner alive
+
+        def call(step: Any) -> tuple[np.ndarray, ...]:
+            try:
+                numbers = load(int(step))
+            except Exception as error:  # TensorFlow would turn it into text; `__next__` raises it as it was
+                errors.append(error)
+                raise
+            return tuple(numbers[key] for key in keys)
+
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        options.threading.private_threadpool_size = workers + 1
+        dtypes = [first[key].dtype for key in keys]
+        steps = tf.data.Dataset.range(start, np.iinfo(np.int64).max).with_options(options)
+        batches = steps.map(lambda step: tf.numpy_function(call, [step], dtypes), num_parallel_calls=workers)
+        self._batches: Iterator[Any] | None = batches.prefetch(prefetch).as_numpy_iterator()
         _open.add(self)
 
-    def __next__(self) -> Numbers:
+    def __next__(self) -> Batch:
         if self._batches is None:
             raise StopIteration
         try:
             values = next(self._batches)
         except tensorflow().errors.OpError as error:
-            raise (self._error or error) from None
+            raise (self._errors or [error])[0] from None
         self.step += 1
-        return dict(zip(self._keys, values, strict=True))
+        return self._finish(dict(zip(self._keys, values, strict=True)))
 
     def close(self) -> None:
         """Stops preparing batches. May be called again."""
         self._batches = None
-
-    def _pipeline(self, dtypes: list[np.dtype], workers: int, prefetch: int) -> Iterator[tuple[np.ndarray, ...]] | None:
-        tf = tensorflow()
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        options.threading.private_threadpool_size = workers + 1
-        load = weakref.WeakMethod(self._load_values)  # the pipeline must not keep its own owner alive
-
-        def call(step: Any) -> tuple[np.ndarray, ...]:
-            return load()(int(step))  # type: ignore[misc]
-
-        steps = tf.data.Dataset.range(self.step, np.iinfo(np.int64).max).with_options(options)
-        batches = steps.map(lambda step: tf.numpy_function(call, [step], dtypes), num_parallel_calls=workers)
-        return batches.prefetch(prefetch).as_numpy_iterator()
-
-    def _load_values(self, step: int) -> tuple[np.ndarray, ...]:
-        try:
-            numbers = self._load(step)
-        except Exception as error:  # TensorFlow would turn it into text; `__next__` raises it as it was
-            self._error = error
-            raise
-        return tuple(numbers[key] for key in self._keys)
 
 
 @atexit.register

@@ -1,7 +1,5 @@
 """Salvages episodes that a killed recorder left open: `python -m data_pipeline.repair EPISODES_DIR`."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

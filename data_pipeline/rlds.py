@@ -3,10 +3,7 @@
 That is 100 times faster than decoding an episode through a TFDS graph, and the images stay encoded.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import functools
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.mapping import DatasetError, check_known
+from data_pipeline.mapping import DatasetError
 from data_pipeline.tensorflow_cpu import tensorflow, tensorflow_datasets
+from dexhil.names import check_known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,19 +27,13 @@ class RldsDataset:
     episode_fields: dict[str, Any]
 
     def files(self, split: str) -> list[Path]:
-        """TFRecord files of a split. Raises DatasetError where the split or a file is missing."""
-        check_known(split, self.builder.info.splits, "split", f"the data set {self.directory}")
+        """TFRecord files of a split. Raises ValueError where the split or a file is missing."""
+        check_known(f"{self.directory}: split", split, self.builder.info.splits)
         paths = [Path(path) for path in self.builder.info.splits[split].filepaths]
         for path in paths:
             if not path.is_file():
-                raise DatasetError(
-                    f"{path} is missing though {self.directory}/dataset_info.json lists it; copy it again"
-                )
+                raise DatasetError(f"{path} is missing though {self.directory}/dataset_info.json lists it; copy again")
         return paths
-
-    def num_episodes(self, split: str) -> int:
-        """Episodes the metadata promise."""
-        return self.builder.info.splits[split].num_examples
 
 
 def open_rlds(directory: Path) -> RldsDataset:
@@ -95,40 +87,29 @@ def read_examples(path: Path) -> Iterator[bytes]:
         count += 1
 
 
-@functools.cache
-def _example_class() -> Any:
-    return tensorflow().train.Example
-
-
 class EpisodeReader:
     """Fields of one serialised episode, on demand."""
 
     def __init__(self, serialized: bytes, dataset: RldsDataset) -> None:
-        self._features = _example_class().FromString(serialized).features.feature
-        self._dataset = dataset
+        self._features = tensorflow().train.Example.FromString(serialized).features.feature
+        self.dataset = dataset
 
     def step_bytes(self, field: str) -> list[bytes]:
         """A text or encoded-image field, one bytes object per step."""
         return list(self._features[f"steps/{field}"].bytes_list.value)
-
-    def has(self, field: str) -> bool:
-        """Whether the data set has that step field."""
-        return field in self._dataset.step_fields
 
     def texts(self, field: str, length: int) -> list[str]:
         """An instruction field of the steps, or of the episode, whose text then holds for all `length` steps.
 
         Integers are its code points, padded with 0. Raises ValueError where they are none.
         """
-        per_step = field in self._dataset.step_fields
-        feature = (self._dataset.step_fields if per_step else self._dataset.episode_fields)[field]
+        per_step = field in self.dataset.step_fields
+        feature = (self.dataset.step_fields if per_step else self.dataset.episode_fields)[field]
         stored = self._features[f"steps/{field}" if per_step else field]
         if is_text(feature):
             texts = [text.decode() for text in stored.bytes_list.value]
         else:
-            rows, which = np.unique(_values(stored, feature).reshape(-1, *feature.shape), axis=0, return_inverse=True)
-            lines = [_from_codes(row) for row in rows]
-            texts = [lines[number] for number in which.tolist()]
+            texts = [_from_codes(row) for row in _values(stored, feature).reshape(-1, *feature.shape)]
         return texts if per_step else texts * length
 
     def fingerprint(self) -> bytes:
@@ -141,13 +122,13 @@ class EpisodeReader:
 
     def step_array(self, field: str) -> np.ndarray:
         """A numeric step field as [T, width] in its declared dtype; scalars have width 1."""
-        feature = self._dataset.step_fields[field]
+        feature = self.dataset.step_fields[field]
         width = int(np.prod(feature.shape, dtype=np.int64))
         return _values(self._features[f"steps/{field}"], feature).reshape(-1, width)
 
     def episode_value(self, field: str) -> Any:
         """A scalar or text of the episode, as int, float or str."""
-        values = _values(self._features[field], self._dataset.episode_fields[field])
+        values = _values(self._features[field], self.dataset.episode_fields[field])
         return values[0].decode() if isinstance(values[0], bytes) else values[0].item()
 
 
@@ -197,17 +178,8 @@ def serialize(features: Any, example: Any) -> bytes:
 
 
 def write_info(directory: Path, name: str, features: Any, shards: Sequence[tuple[int, int]]) -> None:
-    """Writes features.json and dataset_info.json, which make a directory of shards a TFDS data set.
-
-    shards: (episodes, bytes) of each file of the `train` split.
-    """
+    """Writes the metadata that make shards a TFDS data set. shards: (episodes, bytes) of each `train` file."""
     tfds = tensorflow_datasets()
-    version = tfds.core.Version("1.0.0")
-    identity = tfds.core.dataset_info.DatasetIdentity(
-        name=name, version=version, data_dir=str(directory), module_name=__name__
-    )
-    info = tfds.core.DatasetInfo(builder=identity, features=features, description="Robot episodes in RLDS form.")
-    info.set_file_format("tfrecord")
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=name, split="train", filetype_suffix="tfrecord"
     )
@@ -217,5 +189,11 @@ def write_info(directory: Path, name: str, features: Any, shards: Sequence[tuple
         num_bytes=sum(size for _, size in shards),
         filename_template=template,
     )
-    info.set_splits(tfds.core.splits.SplitDict([split]))
-    info.write_to_directory(directory)
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=features,
+        split_infos=[split],
+        filename_template=template,
+        check_data=False,
+        description="Robot episodes in RLDS form.",
+    )

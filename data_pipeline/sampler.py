@@ -5,8 +5,6 @@ number of bits that holds them, walked until it lands inside (Black and Rogaway 
 domains").
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np
@@ -30,10 +28,7 @@ def hash64(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def permute(positions: np.ndarray, size: np.ndarray | int, key: np.ndarray) -> np.ndarray:
-    """Image of each position in [0, size) under the permutation of its key.
-
-    positions: int64 [B]; key: uint64 [B], equal keys share a permutation. Returns int64 [B].
-    """
+    """Image int64 [B] of positions [B] in [0, size) under the permutation of each key, uint64 [B]."""
     half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
     values = _feistel(positions.astype(np.uint64), key, half)
     outside = values >= np.uint64(size)
@@ -46,8 +41,8 @@ def permute(positions: np.ndarray, size: np.ndarray | int, key: np.ndarray) -> n
 def _feistel(values: np.ndarray, key: np.ndarray, half: np.uint64) -> np.ndarray:
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & mask
-    for turn in range(_ROUNDS):
-        left, right = right, left ^ (hash64(key, turn, right) & mask)
+    for number in range(_ROUNDS):
+        left, right = right, left ^ (hash64(key, number, right) & mask)
     return (left << half) | right
 
 
@@ -63,17 +58,24 @@ def sample_indices(
 
 
 def two_pool_indices(
-    seed: int, step: int, *, batch_size: int, sizes: tuple[int, int], share: Fraction, host: int = 0, num_hosts: int = 1
+    seed: int,
+    step: int,
+    *,
+    batch_size: int,
+    sizes: tuple[int, int],
+    p_first: Fraction,
+    host: int = 0,
+    num_hosts: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Samples drawn from two pools of `sizes`, the first with probability `share`: both [batch_size / num_hosts].
+    """Samples drawn from two pools of `sizes`, the first with probability `p_first`: both [batch_size / num_hosts].
 
     Returns bool, whether a sample is of the first pool, and int64, which one of its pool. Any n positions in a row of
-    the stream hold the floor or the ceiling of share * n samples of the first pool: before position p it has given
-    floor(share * p + phase). Each pool goes through its own epochs, and the hosts' parts make up the batch.
+    the stream hold the floor or the ceiling of p_first * n samples of the first pool: before position p it has given
+    floor(p_first * p + phase). Each pool goes through its own epochs, and the hosts' parts make up the batch.
     """
     stream = _stream(step, batch_size, host, num_hosts)
-    phase = int(hash64(seed)[0]) % share.denominator
-    before, after = ((share.numerator * p + phase) // share.denominator for p in (stream, stream + 1))
+    phase = int(hash64(seed)[0]) % p_first.denominator
+    before, after = ((p_first.numerator * p + phase) // p_first.denominator for p in (stream, stream + 1))
     first = after > before
     indices = np.empty(len(stream), np.int64)
     indices[first] = _in_epochs(before[first], sizes[0], seed, 1)
@@ -83,8 +85,8 @@ def two_pool_indices(
 
 def _stream(step: int, batch_size: int, host: int, num_hosts: int) -> np.ndarray:
     """Positions of this host's part of batch `step` in the endless stream, int64 [batch_size / num_hosts]."""
-    share = batch_size // num_hosts
-    return step * batch_size + host * share + np.arange(share, dtype=np.int64)
+    size = batch_size // num_hosts
+    return step * batch_size + host * size + np.arange(size, dtype=np.int64)
 
 
 def _in_epochs(stream: np.ndarray, size: int, *key: int) -> np.ndarray:

@@ -1,7 +1,5 @@
 """TensorFlow on first use, without its log lines and without the GPUs, which belong to JAX."""
 
-from __future__ import annotations
-
 import functools
 import os
 import sys

@@ -1,16 +1,4 @@
-"""What every command shares: config, work directory (config.json, metrics.jsonl, report.json), progress, clean stops.
-
-def main(argv):
-    config, options = load_config(argv, command_parser("Trains a policy."))
-    run = Run(options.workdir, "train", config)
-    …
-    run.report(results, lineage=…)
-
-if __name__ == "__main__":
-    run_command(main)
-"""
-
-from __future__ import annotations
+"""What every command shares: config, work directory (config, metrics and report in JSON), progress, clean stops."""
 
 import fcntl
 import importlib.metadata
@@ -36,20 +24,9 @@ from dexhil.progress import Progress, progress, stop_requested
 from dexhil.start import command_parser, fail
 
 __all__ = [
-    "Config",
-    "ConfigError",
-    "Progress",
-    "Run",
-    "code_version",
-    "command_parser",
-    "load_config",
-    "progress",
-    "refuse_other_config",
-    "run_command",
-    "stop_requested",
-    "to_json",
-    "write_json",
-]
+    "Config", "ConfigError", "Progress", "Run", "code_version", "command_parser", "load_config", "progress",
+    "refuse_other_config", "run_command", "stop_requested", "to_json", "write_json",
+]  # fmt: skip
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMPILED = "JAX_COMPILATION_CACHE_DIR"
@@ -58,8 +35,7 @@ COMPILED = "JAX_COMPILATION_CACHE_DIR"
 class Run:
     """The work directory of one command.
 
-    config.json is written at once. metrics.jsonl gets one object per logged step, flushed line by line. report.json
-    comes at the end. A run that continues in the same directory keeps the earlier lines up to `resume`'s step, and its
+    A run that continues in the same directory keeps the earlier lines of metrics.jsonl up to `resume`'s step, and its
     seconds go on counting from there. Raises ConfigError where another process is at work in it.
     """
 
@@ -72,7 +48,9 @@ class Run:
         self._seconds_before = 0.0
         self.workdir.mkdir(parents=True, exist_ok=True)
         weakref.finalize(self, os.close, _lock(self.workdir))
-        self._write_config()
+        if changed := _changes(self.workdir, self.config):
+            print(f"{self.workdir}: config differs from the earlier run's in {', '.join(changed)}", file=sys.stderr)
+        write_json(self.workdir / "config.json", self.config)
 
     @property
     def seconds(self) -> float:
@@ -105,11 +83,6 @@ class Run:
         write_json(self.workdir / "report.json", report)
         return report
 
-    def _write_config(self) -> None:
-        if changed := _changes(self.workdir, self.config):
-            print(f"{self.workdir}: config differs from the earlier run's in {', '.join(changed)}", file=sys.stderr)
-        write_json(self.workdir / "config.json", self.config)
-
 
 def _lock(workdir: Path) -> int:
     """Keeps others out of `workdir` while the returned file is open. Raises ConfigError naming the process in it."""
@@ -128,10 +101,7 @@ def _lock(workdir: Path) -> int:
 
 
 def refuse_other_config(workdir: Path, config: Config, *, matters: Callable[[str], bool] = lambda key: True) -> None:
-    """Raises ConfigError where `workdir` holds a run with another config: its parts do not belong to this one.
-
-    matters: whether a key that differs is a reason.
-    """
+    """Raises ConfigError where `workdir` holds a run with another config, in a key that `matters`."""
     if changed := list(filter(matters, _changes(workdir, to_json(config)))):
         raise ConfigError(f"{workdir}: holds a run that differs in {', '.join(changed)}; choose another or delete it")
 
@@ -143,10 +113,7 @@ def _changes(workdir: Path, config: dict[str, Any]) -> list[str]:
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
-    """Calls `main(arguments)`; an error in the input becomes one line on stderr and exit status 2, Ctrl-C 130.
-
-    SIGTERM is as Ctrl-C: what is open is closed and kept.
-    """
+    """Calls `main(arguments)`; an error in the input is one line on stderr and status 2, Ctrl-C and SIGTERM are 130."""
     keep_compiled()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # `begin` had another one while modules loaded
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -159,10 +126,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def keep_compiled() -> None:
-    """Has JAX keep what it compiles: the next process that needs the same program loads it.
-
-    In JAX_COMPILATION_CACHE_DIR, by default ~/.cache/dexhil/compiled; an empty value turns it off.
-    """
+    """Has JAX keep what it compiles in JAX_COMPILATION_CACHE_DIR (~/.cache/dexhil/compiled; empty turns it off)."""
     if COMPILED in os.environ:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -7,8 +7,6 @@ that it replaces; tuples are written `1,2` or `(1, 2)`. A section that `as_confi
 it takes no other key, and its values are checked before anything starts.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import dataclasses
@@ -24,10 +22,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
 
+from dexhil.names import did_you_mean
 from dexhil.settings import ConfigError, from_values, meanings
 from dexhil.start import CommandParser, command_parser, split_overrides
-
-__all__ = ["Config", "ConfigError", "command_parser", "load_config", "split_overrides"]
 
 Config: TypeAlias = Any  # a ConfigDict; its keys exist at run time only, so a type checker cannot know them
 Made = TypeVar("Made")
@@ -70,11 +67,7 @@ def read_section(config: Config, key: str, kind: type[Made]) -> Made:
         if name not in config:
             raise ConfigError(f"the config has no section {key!r}, which this command needs; see {CONFIG_FOLDER}")
         config = config[name]
-    return from_values(kind, {name: _values(value) for name, value in config.items()}, key)
-
-
-def _values(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, ConfigDict) else value
+    return from_values(kind, config.to_dict(), key)
 
 
 def check_config(config: Config, prefix: str = "") -> None:
@@ -96,37 +89,22 @@ def show_keys(argv: Sequence[str], parser: argparse.ArgumentParser) -> str:
     if path is None:
         raise ConfigError("--keys: say which config with --config FILE")
     config = read_config_file(Path(path), overrides.get("preset", "default"))
-    rows = [(f"--config.{key}={value!r}", meaning) for key, value, meaning in _described(config)]
+    rows = [
+        (f"--config.{key}={value!r}", meanings(section.kind).get(name, "") if isinstance(section, Section) else "")
+        for key, value, section, name in _leaves(config)
+    ]
     width = min(50, max(len(left) for left, _ in rows))
     return "".join(f"{left:<{width}}  {meaning}".rstrip() + "\n" for left, meaning in rows)
 
 
-def _described(config: Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    known = meanings(config.kind) if isinstance(config, Section) else {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _described(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value, known.get(name, "")
-
-
-def default_workdir(options: argparse.Namespace) -> Path:
-    """runs/ and the config's name."""
-    return Path("runs") / Path(options.config).stem
-
-
 def load_config(
     argv: Sequence[str],
-    parser: argparse.ArgumentParser | None = None,
-    workdir: Callable[[argparse.Namespace], Path] = default_workdir,
+    parser: CommandParser | None = None,
+    workdir: Callable[[argparse.Namespace], Path] = lambda options: Path("runs") / Path(options.config).stem,
 ) -> tuple[Config, argparse.Namespace]:
-    """The locked config and the command's other options; `workdir(options)` where --workdir was not given.
-
-    Raises ConfigError on a missing file or section, an unknown preset or key, and a value that does not fit its key.
-    """
+    """The locked config and the other options; `workdir(options)` where --workdir is not given. Raises ConfigError."""
     parser = parser or command_parser("")
-    if isinstance(parser, CommandParser):
-        parser.argv = argv
+    parser.argv = argv
     overrides, rest = split_overrides(argv)
     options = parser.parse_args(rest)
     if options.workdir is None:
@@ -134,8 +112,7 @@ def load_config(
     config = read_config_file(Path(options.config), overrides.pop("preset", "default"))
     for key, text in overrides.items():
         override(config, key, text)
-    missing = [name for name in getattr(parser, "needs", ()) if name not in config]
-    if missing:
+    if missing := [name for name in parser.needs if name not in config]:
         raise ConfigError(
             f"--config {options.config}: has no section {missing[0]!r}, which this command needs; start from "
             f"{parser.get_default('config') or 'a file of hardware/configs'}"
@@ -149,7 +126,9 @@ def read_config_file(path: Path, preset: str = "default") -> Config:
     module = _load_module(path)
     presets = getattr(module, "PRESETS", PRESETS)
     if preset not in presets:
-        raise ConfigError(f"--config.preset={preset}: expected one of {', '.join(presets)}{_nearest(preset, presets)}")
+        raise ConfigError(
+            f"--config.preset={preset}: expected one of {', '.join(presets)}{did_you_mean(preset, presets)}"
+        )
     config: Config = _call(path, lambda: module.get_config(preset))
     if not isinstance(config, (ConfigDict, Mapping)):
         raise ConfigError(f"--config {path}: get_config() gives {config!r}; expected a ConfigDict")
@@ -161,24 +140,20 @@ def read_config_file(path: Path, preset: str = "default") -> Config:
 
 def override(config: Config, key: str, text: str) -> None:
     """Sets the dotted `key` to `text` read as the type of its present value. Raises ConfigError."""
-    leaves = dict(_leaves(config))
+    leaves = {leaf: (value, section, name) for leaf, value, section, name in _leaves(config)}
     if key not in leaves:
-        raise ConfigError(_unknown_key(key, leaves))
-    *sections, name = key.split(".")
-    holder = config
-    for section in sections:
-        holder = holder[section]
+        raise ConfigError(_unknown_key(key, {leaf: value for leaf, (value, _, _) in leaves.items()}))
+    value, section, name = leaves[key]
+    kind = section.get_type(name)
     try:
-        value = _parse(text, leaves[key], holder.get_type(name))
-    except ValueError:
-        expected = f"{holder.get_type(name).__name__} such as {leaves[key]!r}"
-        raise ConfigError(f"--config.{key}={text}: expected {expected}") from None
-    holder[name] = value
+        section[name] = _parse(text, value, kind)
+    except (ValueError, KeyError):
+        raise ConfigError(f"--config.{key}={text}: expected {kind.__name__} such as {value!r}") from None
 
 
 def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Dotted keys whose values differ between two nested dicts, or that only one of them has."""
-    old, new = dict(_leaves(before)), dict(_leaves(after))
+    old, new = ({key: value for key, value, *_ in _leaves(config)} for config in (before, after))
     return sorted(key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...))
 
 
@@ -187,7 +162,7 @@ def _load_module(path: Path) -> ModuleType:
         folder = path.parent if any(path.parent.glob("*.py")) and path.parent != Path() else CONFIG_FOLDER
         names = [name.stem for name in sorted(folder.glob("*.py")) if name.stem != "__init__"]
         available = f"available in {folder}: {', '.join(names)}" if names else "give the path of a get_config() file"
-        raise ConfigError(f"--config {path}: no such file{_nearest(path.stem, names)}; {available}")
+        raise ConfigError(f"--config {path}: no such file{did_you_mean(path.stem, names)}; {available}")
     spec = importlib.util.spec_from_file_location(f"config_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config {path}: expected a Python file (.py) with a function get_config(preset)")
@@ -213,13 +188,13 @@ def _call(path: Path, work: Callable[[], Any]) -> Any:
         raise ConfigError(f"--config {path}: {where}{type(error).__name__}: {error}".splitlines()[0]) from None
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything that is not a section."""
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, str]]:
+    """(dotted key, value, its section, its name there) of everything that is not a section."""
     for name, value in config.items():
         if isinstance(value, (ConfigDict, dict)):
             yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value
+            yield f"{prefix}{name}", value, config, name
 
 
 def _unknown_key(key: str, leaves: dict[str, Any]) -> str:
@@ -232,35 +207,24 @@ def _unknown_key(key: str, leaves: dict[str, Any]) -> str:
     return f"--config.{key}: the config has no such key; {hint}"
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _parse(text: str, current: Any, kind: type) -> Any:
-    """`text` as a value of `kind`. Raises ValueError."""
+    """`text` as a value of `kind`; raises ValueError or KeyError. An element of a tuple takes the type that all present
+    elements share.
+    """
     if issubclass(kind, (tuple, list)):
-        return kind(_parse_element(part, current) for part in _elements(text))
+        kinds = {type(value) for value in current}
+        element = kinds.pop() if len(kinds) == 1 else object
+        return kind(_parse(part, None, element) for part in _elements(text))
     if kind is bool:
-        if text.lower() not in _BOOLS:
-            raise ValueError(text)
         return _BOOLS[text.lower()]
     if kind is int:
-        return _parse_int(text)
-    if kind in (float, str):
-        return kind(text)
-    return _literal(text)
-
-
-def _parse_int(text: str) -> int:
-    """Also reads 1e4, as long as it is whole."""
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer():
-            raise
-        return int(number)
+        try:
+            return int(text)
+        except ValueError:
+            if not float(text).is_integer():  # 1e4 is
+                raise
+            return int(float(text))
+    return kind(text) if kind in (float, str) else _literal(text)
 
 
 def _elements(text: str) -> list[str]:
@@ -269,12 +233,6 @@ def _elements(text: str) -> list[str]:
     bracketed = _BRACKETED.fullmatch(text) or (text[:1] in ("(", "[") and isinstance(_literal(text), (tuple, list)))
     parts = _ELEMENT.findall(text[1:-1] if bracketed else text)
     return [part.strip().strip("'\"") for part in parts if part.strip()]
-
-
-def _parse_element(text: str, current: Sequence[Any]) -> Any:
-    """An element takes the type that all present elements share; an empty tuple says nothing about it."""
-    kinds = {type(value) for value in current}
-    return _parse(text, None, kinds.pop()) if len(kinds) == 1 else _literal(text)
 
 
 def _literal(text: str) -> Any:

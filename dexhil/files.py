@@ -1,7 +1,5 @@
 """Small files written whole: a reader sees the old one or the new one, never a part. Standard library only."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

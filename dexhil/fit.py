@@ -13,8 +13,6 @@ from dexhil.config import ConfigError
 from dexhil.robots.spec import FR3_DEXHAND021, ROBOTS, get_robot
 from dexhil.schema import ARM_DOF
 
-_log = logging.getLogger(__name__)
-
 PROTOCOL = 2  # of the messages between a policy server and its clients
 RATE_TOLERANCE = 1e-3  # of the control rate: 30 and 29.97 Hz are one
 
@@ -27,9 +25,8 @@ class MessageError(ValueError):
 class Interface:
     """Where a policy and a rig meet.
 
-    robot: spec name. joint_names: of state and action, in their order; () where nobody wrote them down
-    cameras; image_size: pixels of the shorter side, 0 where not known. control_hz: actions per second
-    state_dim, action_dim: numbers of the recorded state and action
+    robot: spec name. joint_names: of state and action, in their order; () where nobody wrote them down. image_size:
+    px of the shorter side, 0 where not known. control_hz: 1/s. state_dim, action_dim: of the recorded state and action.
     """
 
     robot: str
@@ -45,9 +42,8 @@ class Interface:
 class PolicyInfo(Interface):
     """What a policy, or the server of one, says about itself.
 
-    chunk: H actions of an answer. max_delay: actions that its real-time chunking bridges at most, 0 without it
-    action_space: how it works inside. checkpoint: "<run>/<step>". saved: when, ISO 8601
-    normalization: hash of the norm statistics
+    chunk: H actions of an answer. max_delay: actions that its real-time chunking bridges at most, 0 without it.
+    checkpoint: "<run>/<step>". saved: when, ISO 8601. normalization: hash of the norm statistics.
     """
 
     chunk: int
@@ -69,9 +65,7 @@ class PolicyInfo(Interface):
         if ours and message["protocol"] != PROTOCOL:
             raise MessageError(f"protocol: the server speaks {message['protocol']}, this client {PROTOCOL}; update one")
         if not ours or not set(fields) <= set(message):
-            raise MessageError(
-                f"metadata: expected {fields}, got {str(message)[:200]}; is this a DexHiL policy server?"
-            )
+            raise MessageError(f"metadata: expected {fields}, got {str(message)[:99]}; is this a DexHiL policy server?")
         lists = {name: tuple(message[name]) for name in ("cameras", "joint_names")}
         return cls(**{**{name: message[name] for name in fields}, **lists})
 
@@ -112,7 +106,7 @@ def _check_joints(policy: Interface, rig: Interface) -> None:
             f"{rig.action_dim} joints; use a checkpoint of this arm and hand"
         )
     if not policy.joint_names:
-        _log.warning(
+        logging.getLogger(__name__).warning(
             "the checkpoint does not name its joints (an older one): taken for those of %r, in order", rig.robot
         )
         return

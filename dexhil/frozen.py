@@ -1,7 +1,5 @@
 """A signal that stands still: sensors that run are noisy, so that the very same values say nothing new."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Names that a person typed: refused with the nearest one that exists."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

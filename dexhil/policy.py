@@ -18,9 +18,10 @@ from dexhil.models.inputs import fake_batch, model_inputs
 from dexhil.models.lora import fuse_adapters
 from dexhil.models.sampling import Prefix, Rtc, check_horizon, sample_actions
 from dexhil.models.tokenizer import Tokenizer
+from dexhil.models.trees import Params
+from dexhil.names import check_known
 from dexhil.schema import ARM_DOF, ActionChunk, Observation, SchemaError
 from dexhil.training.checkpoints import CheckpointMeta, find_step, load_ema_params, load_meta
-from dexhil.training.step import Params
 from dexhil.transforms.normalization import images_to_float
 
 
@@ -60,8 +61,7 @@ class Policy:
         check_kinematics(meta.robot, meta.normalization.action_space)
         self.meta = meta
         self.checkpoint_id, self._saved = checkpoint_id, saved
-        self._rtc = choose_rtc(rtc, meta.model)
-        self.max_delay = max_delay(self._rtc, meta.model)
+        self._rtc, self.max_delay = choose_rtc(rtc, meta.model)
         self._params = jax.device_put(params, jax.local_devices()[0])
         self._tokenizer = Tokenizer(meta.tokenizer)
         self._num_steps = num_steps
@@ -71,9 +71,7 @@ class Policy:
     def load(cls, directory: str | Path, step: int | None = None, **options: Any) -> Policy:
         """The averaged (EMA) parameters of the newest checkpoint, or of `step`, of the run in `directory`.
 
-        options: num_steps and rtc, as of the class. Adapters are fused into the weights that they adapt.
-
-        Raises CheckpointError where it is missing or damaged.
+        options: num_steps and rtc, as of the class. Raises CheckpointError where it is missing or damaged.
         """
         found = find_step(directory, step)
         meta = load_meta(directory, int(found.name))
@@ -130,19 +128,16 @@ class Policy:
         rest = self.meta.normalization.unnormalize_actions(np.asarray(normalised)[:, delay:], batch["state"], before)
         raw = np.concatenate([committed, rest], axis=1)
         if not np.isfinite(raw).all():
-            raise RuntimeError(
-                f"policy {self.checkpoint_id!r}: non-finite action, do not execute it; load another step"
-            )
+            raise RuntimeError(f"policy {self.checkpoint_id!r}: non-finite action, do not execute it; load another")
         return raw
 
     def _prefix(self, prefix: np.ndarray | None, delay: int, state: np.ndarray) -> Prefix | None:
         """`prefix` relative to the new state, as the model's own actions are, and padded to a chunk."""
         if prefix is None and self._rtc != "trained":
             return None
-        model = self.meta.model
-        actions, length = np.zeros((1, model.chunk, model.action_dim), np.float32), 0
+        model, length = self.meta.model, 0 if prefix is None else len(prefix)
+        actions = np.zeros((1, model.chunk, model.action_dim), np.float32)
         if prefix is not None:
-            length = len(prefix)
             actions[:, :length] = self.meta.normalization.normalize_actions(prefix[None], state)
         return Prefix(actions, np.int32(length), np.int32(delay))  # pyright: ignore[reportArgumentType]
 
@@ -179,24 +174,16 @@ class Policy:
         }
 
 
-def max_delay(rtc: Rtc | None, model: VLAConfig) -> int:
-    """Most actions that a prefix may commit to."""
-    return {None: 0, "guided": model.chunk // 2, "trained": model.rtc_max_delay}[rtc]
-
-
-def choose_rtc(rtc: str, model: VLAConfig) -> Rtc | None:
-    """What `rtc` of a Policy means for this model. Raises ValueError where it cannot."""
-    if rtc == "none":
-        return None
-    if rtc == "auto":
-        return "trained" if model.rtc_max_delay else "guided"
-    if rtc == "guided":
-        return "guided"
-    if rtc != "trained":
-        raise ValueError(f"rtc: expected one of {list(get_args(RtcChoice))}, got {rtc!r}")
-    if not model.rtc_max_delay:
+def choose_rtc(rtc: str, model: VLAConfig) -> tuple[Rtc | None, int]:
+    """What `rtc` of a Policy means for this model, and max. actions that a prefix may commit to. Raises ValueError."""
+    check_known("rtc", rtc, get_args(RtcChoice))
+    if rtc == "trained" and not model.rtc_max_delay:
         raise ValueError(
             f"rtc='trained': this checkpoint (variant {model.variant!r}) was not trained with a prefix; "
             "train a 'pi05' with train.rtc_max_delay, or use rtc='guided'"
         )
-    return "trained"
+    if rtc == "none":
+        return None, 0
+    if rtc == "guided" or not model.rtc_max_delay:
+        return "guided", model.chunk // 2
+    return "trained", model.rtc_max_delay

@@ -1,7 +1,5 @@
 """What a robot is to the rest of the project: simulated and real rigs implement the same four calls."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Annotated, Protocol
 

@@ -4,8 +4,6 @@ Conventions, said once: SI units, radians, float32 unless stated; poses are [x y
 `[q_arm target (7), q_hand target (m)]`, absolute joint angles, `A = 7 + m`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal
@@ -62,9 +60,8 @@ def _check_image(name: str, image: np.ndarray) -> None:
 class Observation:
     """What a policy sees at one step. No object state, ever.
 
-    images: camera name -> uint8 [H, W, 3] RGB
-    q_arm: [7] rad; q_hand: [m] rad (actuated joints); pose_base_ee: [7], the end effector in the base frame
-    timestamp: s since the episode began
+    images: camera name -> uint8 [H, W, 3] RGB. q_arm: [7] rad. q_hand: [m] rad (actuated joints). pose_base_ee: [7],
+    the end effector in the base frame. timestamp: s since the episode began.
     """
 
     images: dict[str, np.ndarray]
@@ -100,12 +97,10 @@ class ActionChunk:
 class Step:
     """One recorded control step.
 
-    action: [A] the command after safety limits, what the robot was told
-    policy_action: [A] what the policy asked for; all NaN where it was not asked
-    is_intervention: a person's command was executed at this step, be it for the arm or the hand alone (a partial
-    takeover: `action` is then the person's part and the policy's, `policy_action` says what of it is the policy's)
-    is_commanded: somebody, policy or person, commanded this step; False while the robot only holds, waits for a plan,
-    or was stopped. Such steps are recorded, and nobody learns from them; older data, which do not say, are True
+    action: [A] the command after safety limits. policy_action: [A] what the policy asked for, NaN where nobody asked.
+    is_intervention: a person's command was executed, be it for the arm or the hand alone (a partial takeover: `action`
+    is then the person's part and the policy's). is_commanded: policy or person commanded this step; False while the
+    robot holds, waits for a plan, or was stopped. Such steps are recorded, and nobody learns from them.
     """
 
     observation: Observation
@@ -126,10 +121,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeMetadata:
-    """Facts of a whole episode; fields as in the data schema (docs/guides/data.md).
-
-    success: 1, 0, or -1 where nobody knows; policy: checkpoint id or ""; max_takeover_jump: rad.
-    """
+    """Facts of a whole episode (docs/guides/data.md). success: 1, 0, or -1 for not known. max_takeover_jump: rad."""
 
     episode_id: str
     task: str

@@ -1,23 +1,17 @@
 """Settings are declared once: a dataclass of their part, unit and meaning in a comment, range in the type.
 
-    @dataclasses.dataclass(frozen=True)
-    class RigConfig(Settings):
-        control_hz: Positive = 20.0  # 1/s
-
 A value that does not fit is refused when the dataclass is made, with the setting's name. Standard library only.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
-from dexhil.names import did_you_mean
+from dexhil.names import check_known, did_you_mean
 
 Made = TypeVar("Made")
 
@@ -84,7 +78,7 @@ def from_values(kind: type[Made], values: Mapping[str, Any], key: str) -> Made:
         if dataclasses.is_dataclass(types[name]) and isinstance(value, Mapping):
             made[name] = from_values(types[name], value, f"{key}.{name}")
         else:
-            made[name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+            made[name] = _tuples(value)
     try:
         return kind(**made)
     except (ValueError, TypeError) as error:
@@ -93,25 +87,17 @@ def from_values(kind: type[Made], values: Mapping[str, Any], key: str) -> Made:
 
 
 def _check(name: str, value: Any, hint: Any) -> None:
-    bounds: tuple[Any, ...] = ()
+    bounds: Sequence[Bound] = ()
     if get_origin(hint) is Annotated:
-        hint, *bounds_ = get_args(hint)
-        bounds = tuple(bounds_)
+        hint, *bounds = get_args(hint)
     if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            known = get_args(hint)
-            raise ValueError(f"{name} {value!r} is not known{did_you_mean(value, known)} Known: {list(known)}")
-        return
-    if get_origin(hint) is tuple:
+        check_known(name, value, get_args(hint))
+    elif get_origin(hint) is tuple:
         _check_tuple(name, value, get_args(hint))
-        return
-    kinds = {float: (int, float), int: (int,)}.get(hint, hint)
-    if (
-        kinds is not Any
-        and inspect.isclass(hint)
-        and (not isinstance(value, kinds) or (isinstance(value, bool) and hint is not bool))
-    ):
-        raise ValueError(f"{name} {value!r}: expected {hint.__name__}")
+    elif inspect.isclass(hint):
+        kinds = (int, float) if hint is float else hint
+        if not isinstance(value, kinds) or (isinstance(value, bool) and hint is not bool):
+            raise ValueError(f"{name} {value!r}: expected {hint.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} {value!r}: expected a finite number")
     for bound in bounds:
@@ -128,3 +114,8 @@ def _check_tuple(name: str, values: Any, kinds: tuple[Any, ...]) -> None:
         raise ValueError(f"{name} {values!r}: expected {len(kinds)} values")
     for value, kind in zip(values, kinds, strict=True):
         _check(name, value, kind)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value

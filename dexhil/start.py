@@ -10,8 +10,6 @@ if __name__ == "__main__":
 import jax
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal
@@ -40,18 +38,13 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def command_parser(description: str, *, config: str | None = None, needs: Sequence[str] = ()) -> CommandParser:
-    """Parser with the options that every command has, --config, --keys and --workdir.
-
-    config: the default file. needs: sections of the config without which the command can do nothing.
-    """
+    """Parser with --config, --keys and --workdir. config: the default file. needs: sections that must be there."""
     parser = CommandParser(description=description, allow_abbrev=False)
     parser.needs = needs
     parser.add_argument("--config", default=config, required=config is None, help="a get_config() file")
     parser.add_argument("--keys", nargs=0, action=_ShowKeys, help="show the keys of the config and end")
     parser.add_argument("--workdir", type=Path, help="where the run writes")
-    parser.epilog = (
-        "Override any value of the config with --config.KEY=VALUE; --config.preset is default, quick or debug."
-    )
+    parser.epilog = "Override any config value with --config.KEY=VALUE; --config.preset is default, quick or debug."
     return parser
 
 

@@ -1,7 +1,5 @@
 """What worker and helper processes have in common. Cheap to import: no JAX before the environment is set."""
 
-from __future__ import annotations
-
 import os
 import signal
 

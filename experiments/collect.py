@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     episodes = options.out / "episodes"
     episodes.mkdir(exist_ok=True)
     attempts = collect(config, episodes, per_task, options.round)
-    dataset = build(config, options.out)
+    dataset = build(options.out)
     tasks = {task: {"attempts": len(seeds), "successes": sum(seeds.values())} for task, seeds in attempts.items()}
     run.report({"dataset": dataset, "tasks": tasks})
     print(f"data set: {dataset} (card: {dataset / 'card.md'})\nreport: {run.workdir / 'report.json'}")
@@ -81,11 +81,11 @@ def episodes_per_task(episodes: int, tasks: Sequence[str]) -> int:
     return per_task
 
 
-def build(config: Config, out: Path) -> Path:
+def build(out: Path) -> Path:
     """The RLDS data set OUT/rlds of what is recorded in OUT/episodes."""
-    episodes, workers = out / "episodes", config.collect.workers
+    episodes = out / "episodes"
     with progress(len(list_episodes(episodes)), "building the data set") as bar:
-        return build_dataset(episodes, out / "rlds", workers=workers, on_progress=lambda done, _: bar.update(done))
+        return build_dataset(episodes, out / "rlds", on_progress=lambda done, _: bar.update(done))
 
 
 def collect(config: Config, root: Path, per_task: int, number: int = 0) -> Done:

@@ -33,13 +33,13 @@ from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
 from dexhil.fit import Interface, PolicyInfo, check_fits, rig_interface
 from dexhil.models.config import VLAConfig
-from dexhil.policy import Policy, RtcChoice, choose_rtc, max_delay
+from dexhil.policy import Policy, RtcChoice, choose_rtc
 from dexhil.reports.comparison import compare, read_outcomes
 from dexhil.reports.evaluation import write_report
 from dexhil.rig import RigConfig
 from dexhil.serving.client import PolicyClient
 from dexhil.serving.keys import read_key
-from dexhil.training.checkpoints import find_step, load_meta, verify_params
+from dexhil.training.checkpoints import find_step, load_meta, verify
 from experiments.rigs import make_rig
 
 # Settings that outcomes depend on.
@@ -97,7 +97,7 @@ def evaluate(
     make_policy = functools.partial(
         Policy.load, checkpoint, int(path.name), rtc=check_acts(config, meta.interface, meta.model)
     )
-    verify_params(path)
+    verify(path, "ema")
     return _run_trials(config, make_policy, [str(path), path.stat().st_mtime_ns], folder, count)
 
 
@@ -153,7 +153,7 @@ def check_acts(config: Config, policy: Interface, model: VLAConfig) -> RtcChoice
     """What to load the policy with. Raises ConfigError or ValueError where it cannot act as `config` says."""
     check_fits(policy, config_rig(config))
     rtc = ExecutorConfig.of(config.eval).policy_rtc
-    check_execution(config, model.chunk, max_delay(choose_rtc(rtc, model), model))
+    check_execution(config, model.chunk, choose_rtc(rtc, model)[1])
     return rtc
 
 

@@ -40,7 +40,7 @@ from dexhil.commands import (
     run_command,
     stop_requested,
 )
-from dexhil.config import Config, split_overrides
+from dexhil.config import Config
 from dexhil.episodes.recorder import list_episodes, read_facts
 from dexhil.evaluation.study import WARMUP, Cell, Demonstrations, Study, study_results, visible
 from dexhil.fit import Interface, check_kinematics, known_joint_names
@@ -48,6 +48,7 @@ from dexhil.models.config import get_model_config
 from dexhil.names import check_known
 from dexhil.progress import format_seconds
 from dexhil.reports.study import write_study_report
+from dexhil.start import split_overrides
 from dexhil.training.checkpoints import load_meta
 from experiments.arms import Arm, get_arm
 from experiments.collect import demonstration_rig

@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
         read_section(config, "eval", EvalConfig), read_section(config, "online", OnlineConfig),
     )  # fmt: skip
     episodes = collect_online(online, tasks, per_task, config.collect.workers)
-    dataset = build(config, options.out)
+    dataset = build(options.out)
     results = {"dataset": dataset, "episodes": [dataclasses.asdict(episode) for episode in episodes]}
     run.report(results, lineage={"checkpoint": found})
     print(f"data set: {dataset} (card: {dataset / 'card.md'})\nreport: {run.workdir / 'report.json'}")

@@ -111,7 +111,7 @@ def test_an_override_takes_the_type_of_what_it_replaces(config_file: Path, text:
         (["--config.seed=inf"], r"expected int such as 0"),
         (["--config.optimizer.bf16=maybe"], r"expected bool such as False"),
         (["--config.optimizer.betas=0.9,x"], r"expected tuple such as \(0\.9, 0\.99\)"),
-        (["--config.preset=quik"], r"preset=quik: expected one of default, quick, debug; did you mean quick\?"),
+        (["--config.preset=quik"], r"preset=quik: expected one of default, quick, debug; did you mean 'quick'\?"),
         (["--config.seed"], r"--config\.seed: needs a value"),
         (["--config.seed", "--workdir", "x"], r"--config\.seed: needs a value"),
     ],
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_named_with_the_remedy(config_file: Path, arguments
 
 
 def test_a_missing_config_file_lists_those_that_exist(config_file: Path):
-    with pytest.raises(ConfigError, match=r"no such file; did you mean tiny\?; available in .*: tiny"):
+    with pytest.raises(ConfigError, match=r"no such file; did you mean 'tiny'\?; available in .*: tiny"):
         load_config(["--config", str(config_file.with_name("tinny.py"))])
 
 

@@ -242,6 +242,17 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     assert not loaded & {"jax", "tensorflow", "mujoco", "flax"}
 
 
+@pytest.mark.parametrize(("option", "status"), [("--help", 0), ("--nonsense", 2)])
+@pytest.mark.parametrize("command", ["build", "repair"])
+def test_a_data_command_judges_its_arguments_first(command: str, option: str, status: int) -> None:
+    call = [sys.executable, "-X", "importtime", "-m", f"data_pipeline.{command}", option]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == status
+    assert "usage:" in done.stdout + done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"jax", "tensorflow", "tensorflow_datasets", "mujoco", "flax"}
+
+
 def test_a_wrong_key_ends_a_command_before_anything_heavy_is_loaded() -> None:
     call = [sys.executable, "-X", "importtime", "experiments/train.py", "--config.train.batch_size=0"]
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)

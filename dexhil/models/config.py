@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from dexhil.names import check_known, did_you_mean
-from dexhil.settings import Count, Settings
+from dexhil.names import check_known
+from dexhil.settings import Count, Natural, Settings, from_values
 
-Variant = Literal["pi0", "pi05"]
-StateInput = Literal["token", "text", "none"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class ModelConfig(Settings):
 
     name: str = "embedded"  # of get_model_config
     max_tokens: Count = 12  # of the prompt
-    param_dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 halves what is loaded and frozen
+    param_dtype: Dtype = "float32"  # bfloat16 halves what is loaded and frozen
     weights: str = ""  # public weights to start from, third_party/README.md; "": none
     init: tuple[str, ...] = ()  # of these, parameters to draw instead: regular expressions searched in their paths
     tokenizer: str = ""  # SentencePiece .model file; "": trained on the data's instructions
@@ -27,11 +27,11 @@ class ModelConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionConfig:
+class VisionConfig(Settings):
     """A SigLIP-style tower. A token covers `patch * product(stem factors)` pixels.
 
-    patch: side of the square that the last linear embedding folds into one token
-    stem: stages before it, each (factor, width): fold factor x factor neighbours, linear, GELU. Empty for SigLIP
+    patch: side of the square that the last linear embedding folds into one token; stem: stages before it, each
+    (factor, width): fold factor x factor neighbours, linear, GELU. Empty for SigLIP.
     """
 
     width: int
@@ -44,31 +44,21 @@ class VisionConfig:
     @property
     def token_pixels(self) -> int:
         """Pixels along the side of the square that one token covers."""
-        pixels = self.patch
-        for factor, _ in self.stem:
-            pixels *= factor
-        return pixels
+        return self.patch * math.prod(factor for factor, _ in self.stem)
 
 
 @dataclasses.dataclass(frozen=True)
-class GemmaConfig:
-    """Width of one stream of the mixture of transformers: the language model's, or the action expert's.
-
-    lora_rank: of the adapters on its attention and MLP, 0 for none; lora_scale: their factor, alpha / rank
-    """
+class GemmaConfig(Settings):
+    """One stream of the mixture of transformers. lora_rank: 0 for no adapters; lora_scale: alpha / rank."""
 
     width: int
     mlp_dim: int
-    lora_rank: int = 0
+    lora_rank: Natural = 0
     lora_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.lora_rank < 0:
-            raise ValueError(f"lora_rank: expected 0 (no adapters) or more, got {self.lora_rank}")
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionConfig:
+class AttentionConfig(Settings):
     """What the language model and the expert share: they attend to each other layer by layer."""
 
     depth: int
@@ -78,11 +68,11 @@ class AttentionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class VLAConfig:
+class VLAConfig(Settings):
     """A whole policy. Every size is the same code.
 
-    image_size: pixels of the square input; cameras: in the order of their tokens
-    camera_embedding: adds a learned vector per camera to its tokens (public weights have none)
+    image_size: pixels of the square input; cameras: in the order of their tokens; camera_embedding: adds a learned
+    vector per camera to its tokens (public weights have none)
     action_dim, state_dim: real widths; action_width, state_width: what the weights take (0: the real width)
     chunk: H actions per inference
     variant: "pi0" mixes the time into the action tokens, "pi05" modulates every norm of the expert with it
@@ -90,8 +80,7 @@ class VLAConfig:
     time_beta: (a, b); the noise fraction 1 - t is drawn from Beta(a, b)
     reversed_time: the expert reads 1 - t, as openpi's weights do, for which t = 1 is noise
     dtype: of activations; param_dtype: of parameters (norms, rotations and softmax are computed in float32 regardless)
-    remat: recompute layers in the backward pass
-    rtc_max_delay: the most given actions that real-time chunking was trained with (arXiv 2512.05964), 0 for none
+    remat: recompute layers in the backward pass; rtc_max_delay: max. given actions of trained real-time chunking
     insulate: knowledge insulation: the flow loss has no gradient in the vision tower and the language model
     """
 
@@ -106,30 +95,33 @@ class VLAConfig:
     action_dim: int
     state_dim: int
     chunk: int
-    variant: Variant = "pi05"
-    state_input: StateInput = "token"
+    variant: Literal["pi0", "pi05"] = "pi05"
+    state_input: Literal["token", "text", "none"] = "token"
     camera_embedding: bool = True
     action_width: int = 0
     state_width: int = 0
     time_beta: tuple[float, float] = (1.5, 1.0)
     reversed_time: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
+    param_dtype: Dtype = "float32"
     remat: bool = False
     rtc_max_delay: int = 0
     insulate: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("variant", self.variant, ("pi0", "pi05"))
-        _check_choice("state_input", self.state_input, ("token", "text", "none"))
-        _check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-        _check_choice("param_dtype", self.param_dtype, ("float32", "bfloat16"))
+        super().__post_init__()
         _check_divides("image_size", self.image_size, "the pixels of a vision token", self.vision.token_pixels)
         _check_divides("vision.width", self.vision.width, "vision.num_heads", self.vision.num_heads)
         _check_divides("num_heads", self.attention.num_heads, "num_kv_heads", self.attention.num_kv_heads)
         _check_divides("expert.width", self.expert.width, "2 (sine and cosine of the time)", 2)
         _check_divides("head_dim", self.attention.head_dim, "2 (rotary position pairs)", 2)
-        _check_rtc(self.rtc_max_delay, self.chunk, self.variant)
+        if not 0 <= 2 * self.rtc_max_delay <= self.chunk:
+            raise ValueError(f"rtc_max_delay: expected 0 to half the chunk of {self.chunk}, got {self.rtc_max_delay}")
+        if self.rtc_max_delay and self.variant != "pi05":
+            raise ValueError(
+                f"rtc_max_delay: {self.rtc_max_delay} needs a time per action, which variant 'pi05' has and "
+                f"{self.variant!r} has not; use 'pi05', or 0 and guided real-time chunking"
+            )
         for name in ("action", "state"):
             real, width = getattr(self, f"{name}_dim"), getattr(self, f"{name}_width")
             if width and width < real:
@@ -159,60 +151,14 @@ class VLAConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VLAConfig:
-        """A config from nested mappings (JSON, ml_collections). Raises ValueError on an unknown or missing field."""
-        parts = {"vision": VisionConfig, "attention": AttentionConfig, "lm": GemmaConfig, "expert": GemmaConfig}
-        built = {key: _build(parts[key], value) if key in parts else value for key, value in values.items()}
-        return _build(cls, built)
-
-
-def _build(kind: type, values: Mapping[str, Any]) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in values:
-        if key not in fields:
-            raise ValueError(f"{kind.__name__}: unknown field {key!r}{did_you_mean(key, fields)}")
-    missing = [k for k, f in fields.items() if f.default is dataclasses.MISSING and k not in values]
-    if missing:
-        raise ValueError(f"{kind.__name__}: missing fields {missing}; expected all of {sorted(fields)}")
-    return kind(**{key: _tuples(value) for key, value in values.items()})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {list(choices)}, got {value!r}")
+        """The config of `to_dict`. Raises ConfigError on an unknown or missing field."""
+        return from_values(cls, values, "model")
 
 
 def _check_divides(name: str, value: int, divisor_name: str, divisor: int) -> None:
     if value <= 0 or value % divisor:
         raise ValueError(f"{name}: expected a positive multiple of {divisor_name} = {divisor}, got {value}")
 
-
-def _check_rtc(max_delay: int, chunk: int, variant: str) -> None:
-    if not 0 <= 2 * max_delay <= chunk:
-        raise ValueError(f"rtc_max_delay: expected 0 to half the chunk of {chunk}, got {max_delay}")
-    if max_delay and variant != "pi05":
-        raise ValueError(
-            f"rtc_max_delay: {max_delay} needs a time per action, which variant 'pi05' has and {variant!r} has not; "
-            "use 'pi05', or 0 and guided real-time chunking"
-        )
-
-
-TINY = VLAConfig(
-    image_size=16,
-    cameras=("scene", "wrist"),
-    vision=VisionConfig(width=16, depth=1, num_heads=2, mlp_dim=32, patch=2, stem=((4, 16),)),
-    attention=AttentionConfig(depth=2, num_heads=2, num_kv_heads=1, head_dim=8),
-    lm=GemmaConfig(width=16, mlp_dim=32),
-    expert=GemmaConfig(width=16, mlp_dim=32),
-    vocab_size=512,
-    max_tokens=16,
-    action_dim=19,
-    state_dim=19,
-    chunk=16,
-)
 
 EMBEDDED = VLAConfig(
     image_size=64,
@@ -226,6 +172,15 @@ EMBEDDED = VLAConfig(
     action_dim=19,
     state_dim=19,
     chunk=16,
+)
+
+TINY = dataclasses.replace(
+    EMBEDDED,
+    image_size=16,
+    vision=VisionConfig(width=16, depth=1, num_heads=2, mlp_dim=32, patch=2, stem=((4, 16),)),
+    attention=AttentionConfig(depth=2, num_heads=2, num_kv_heads=1, head_dim=8),
+    lm=GemmaConfig(width=16, mlp_dim=32),
+    expert=GemmaConfig(width=16, mlp_dim=32),
 )
 
 # SigLIP So400m/14-224 and Gemma 2B as in PaliGemma; the 300M expert, widths and prompt lengths of openpi.

@@ -3,8 +3,6 @@
 Axes: as in `layers`, E expert width, F MLP width, L layers, r rank.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 
@@ -22,10 +20,7 @@ _PARTS = ("mlp", "pre_attention_norm", "pre_ffw_norm")
 
 
 def low_rank(shape: tuple[int, ...], rank: int, rngs: nnx.Rngs) -> tuple[nnx.Param, nnx.Param]:
-    """A [*, in, rank] and B [*, rank, out] beside a weight [*, in, out]. B is zero: no change at first.
-
-    Source: LoRA, arXiv 2106.09685.
-    """
+    """A [*, in, rank] and B [*, rank, out], zero at first, beside a weight [*, in, out] (LoRA, arXiv 2106.09685)."""
     a = normal(shape[-2] ** -0.5)(rngs.params(), (*shape[:-1], rank))
     return nnx.Param(a), nnx.Param(jnp.zeros((*shape[:-2], rank, shape[-1])))
 

@@ -1,7 +1,5 @@
 """A loader batch, or one observation, in the model's terms: the one path of training and serving. NumPy only."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,40 +9,22 @@ from dexhil.models.config import VLAConfig
 from dexhil.models.tokenizer import Tokenizer, prompt
 from dexhil.transforms.normalization import Normalization, resize_image
 
-# A joint that leaves its recorded range by far must not swamp the other inputs.
-STATE_CLIP = 3.0
-
-
-def _tokens(texts: Iterable[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids int32 [B, T] and mask bool [B, T]."""
-    ids, masks = zip(*(tokenizer.encode(text, max_tokens) for text in texts), strict=True)
-    return np.stack(ids), np.stack(masks)
-
-
-def _check_finite(name: str, values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
-        index = np.argwhere(~np.isfinite(values))[0].tolist()
-        raise ValueError(
-            f"{name}: non-finite value {values[tuple(index)]} at index {index}; repair or drop that episode"
-        )
+STATE_CLIP = 3.0  # a joint that leaves its recorded range by far must not swamp the other inputs
 
 
 def _check_batch(batch: Mapping[str, Any], normalization: Normalization, config: VLAConfig) -> None:
-    for text in batch["instruction"]:
-        if not isinstance(text, str):
-            raise TypeError(f"instruction: expected a str, got {type(text).__name__} {text!r}; decode bytes first")
-    missing = [camera for camera in config.cameras if camera not in batch["images"]]
-    if missing:
+    if missing := [camera for camera in config.cameras if camera not in batch["images"]]:
         raise ValueError(
             f"cameras: the model needs {list(config.cameras)}, got {sorted(batch['images'])}; add {missing}"
         )
-    for name, width in normalization.recorded_dims.items():
-        if name not in batch:
-            continue
-        if batch[name].shape[-1] != width:
-            got = batch[name].shape[-1]
+    for name in normalization.recorded_dims.keys() & batch.keys():
+        values, width = batch[name], normalization.recorded_dims[name]
+        if values.shape[-1] != width:
+            got = values.shape[-1]
             raise ValueError(f"{name}: the model was made for width {width}, got {got}; another robot or mapping?")
-        _check_finite(name, batch[name])
+        if not np.isfinite(values).all():
+            index = np.argwhere(~np.isfinite(values))[0].tolist()
+            raise ValueError(f"{name}: non-finite value {values[tuple(index)]} at index {index}; repair that episode")
 
 
 def model_inputs(
@@ -62,12 +42,12 @@ def model_inputs(
     state = normalization.normalize_state(batch["state"], clip=STATE_CLIP)
     in_text = config.state_input == "text"
     texts = [prompt(text, row if in_text else None) for text, row in zip(batch["instruction"], state, strict=True)]
-    tokens, token_mask = _tokens(texts, tokenizer, config.max_tokens)
+    tokens, token_mask = zip(*(tokenizer.encode(text, config.max_tokens) for text in texts), strict=True)
     inputs = {
         "images": {camera: resize_image(batch["images"][camera], config.image_size) for camera in config.cameras},
         "state": state,
-        "tokens": tokens,
-        "token_mask": token_mask,
+        "tokens": np.stack(tokens),
+        "token_mask": np.stack(token_mask),
     }
     if "actions" in batch:
         inputs["actions"] = normalization.normalize_actions(batch["actions"], batch["state"])
@@ -95,10 +75,7 @@ def fake_batch(
     normalization: Normalization | None = None,
     instruction: str = "Grab that yellow plushie",
 ) -> dict[str, Any]:
-    """A random batch with the shapes and types of a loader's: for warm-up, benchmarks and tests.
-
-    Widths are those that `normalization` was made from; without it, the model's.
-    """
+    """A random batch as a loader's, of the widths that `normalization` was made from, or else of the model's."""
     rng = np.random.default_rng(seed)
     size = config.image_size
     widths = normalization.recorded_dims if normalization else {"state": config.state_dim, "actions": config.action_dim}

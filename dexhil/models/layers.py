@@ -5,8 +5,6 @@ tokens, N query heads, K key-value heads, G = N / K, R = T * G rows, h head size
 Norms, rotations and softmax are computed in float32, whatever the dtype, and so are the products that feed them.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -37,10 +35,7 @@ class RMSNorm(nnx.Module):
     def __call__(
         self, x: Float[Array, "*B T D"], cond: Float[Array, "*B U D"] | None = None
     ) -> tuple[Float[Array, "*B T D"], Float[Array, "*B V D"] | None]:
-        """The normed tokens and the residual gate.
-
-        cond: one row for all tokens, one per token, or two: the first token's and that of all others.
-        """
+        """The normed tokens and the residual gate. cond: one row, one per token, or the first's and the others'."""
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)
         if cond is None:
@@ -164,12 +159,9 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) ->
 def scan_blocks(
     blocks: nnx.Module, step: Callable[[Any, Array, Any], tuple[Array, Any]], x: Array, inputs: Any, *, remat: bool
 ) -> tuple[Array, Any]:
-    """x through stacked `blocks`, one after the other: step(block, x, its part of `inputs`) -> x and what is collected.
-
-    Small stacks run unrolled: XLA on a CPU then fuses across layers and drops what nobody reads.
-    """
+    """x through stacked `blocks`: step(block, x, its part of `inputs`) -> x and what is collected."""
     graph, weights = nnx.split(blocks)
-    unroll = len(jax.tree.leaves(weights)[0]) <= 4
+    unroll = len(jax.tree.leaves(weights)[0]) <= 4  # XLA on a CPU then fuses across layers, drops what nobody reads
 
     def body(x: Array, layer: Any) -> tuple[Array, Any]:
         return step(nnx.merge(graph, layer[0]), x, layer[1])

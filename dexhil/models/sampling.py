@@ -14,8 +14,6 @@ with the whole Jacobian, through the denoiser. Trained RTC (arXiv 2512.05964) ne
 clean first actions (`step.draw_delays`) is given the d committed actions at time 1 in every step.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -61,10 +59,10 @@ def sample_actions(
     The observation is encoded once. Nothing is donated: all inputs but the noise outlive the call or feed every step.
     """
     model = bind(params, dataclasses.replace(config, remat=False))  # there is no memory to save at a batch of one
-    kv, prefix_mask = model.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
+    kv, prefix_mask, _ = model.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
 
     def field(x: Array, t: Array) -> Array:
-        return model.denoise(kv, prefix_mask, x, t, inputs["state"])
+        return model.denoise(kv, prefix_mask, x[:, None], t.reshape(len(t), 1, -1), inputs["state"])[:, 0]
 
     noise = jax.random.normal(key, (len(inputs["state"]), config.chunk, config.padded_action_dim))
     if prefix is None:

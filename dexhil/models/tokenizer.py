@@ -1,7 +1,5 @@
 """Text of the policy: SentencePiece, the prompt, and the small tokenizer trained from a project's instructions."""
 
-from __future__ import annotations
-
 import collections
 import functools
 import io
@@ -22,15 +20,17 @@ class Tokenizer:
     """A SentencePiece model, from a path or from its bytes. `model_bytes` travels in checkpoints."""
 
     def __init__(self, model: str | Path | bytes) -> None:
-        self.model_bytes = model if isinstance(model, bytes) else _read(Path(model))
+        if not isinstance(model, bytes) and not Path(model).is_file():
+            raise FileNotFoundError(
+                f"tokenizer model {str(model)!r} does not exist; expected a SentencePiece .model file"
+            )
+        self.model_bytes = model if isinstance(model, bytes) else Path(model).read_bytes()
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(self.model_bytes)
         except RuntimeError as error:
             size = len(self.model_bytes)
-            raise ValueError(
-                f"tokenizer: {size} bytes are no SentencePiece model ({error}); expected a .model"
-            ) from error
+            raise ValueError(f"tokenizer: {size} bytes are no SentencePiece model; expected a .model") from error
         self._ids = functools.lru_cache(maxsize=65536)(self._encode_ids)
 
     @property
@@ -38,10 +38,7 @@ class Tokenizer:
         return self._processor.GetPieceSize()
 
     def encode(self, text: str, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids int32 [max_tokens], padded at the end, and the mask bool [max_tokens] of real ones.
-
-        Raises TypeError where `text` is no str, ValueError where it does not fit.
-        """
+        """Padded ids int32 [max_tokens] and their mask. Raises TypeError on no str, ValueError on a longer text."""
         ids = self.ids(text)
         if len(ids) > max_tokens:
             ids = self._unspelled(ids)
@@ -85,12 +82,6 @@ def _require_str(text: Any) -> str:
     if not isinstance(text, str):
         raise TypeError(f"instruction: expected a str, got {type(text).__name__} {text!r}; decode bytes first")
     return text
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"tokenizer model {str(path)!r} does not exist; expected a SentencePiece .model file")
-    return path.read_bytes()
 
 
 def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes:
@@ -138,9 +129,6 @@ def prompt(instruction: str, state: np.ndarray | None = None) -> str:
 
 
 def state_text(state: np.ndarray, bins: int = 256) -> str:
-    """The state [Q] as bin numbers between spaces: 0 .. bins - 1 over [-1, 1], bins - 1 above, and -1 below.
-
-    -1 is what pi0.5 was trained to read there: weights of openpi know it.
-    """
+    """The state [Q] as bin numbers, 0 .. bins - 1 over [-1, 1] and above, -1 below: as pi0.5 was trained to read it."""
     edges = np.linspace(-1, 1, bins + 1)[:-1]
     return " ".join(str(bin_) for bin_ in np.digitize(state, edges) - 1)

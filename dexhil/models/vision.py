@@ -3,8 +3,6 @@
 Axes: B batch, P tokens of one image, N heads, h head size, D width.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax
@@ -103,9 +101,7 @@ class VisionTower(nnx.Module):
     def views(self, images: Float[Array, "B V Y X 3"]) -> Float[Array, "B S D"]:
         """Tokens of V cameras, one camera after the other."""
         batch, cameras = images.shape[:2]
-        tokens = self(images.reshape(batch * cameras, *images.shape[2:])).reshape(
-            batch, cameras, -1, self.head.out_features
-        )
+        tokens = self(images.reshape(-1, *images.shape[2:])).reshape(batch, cameras, -1, self.head.out_features)
         if self.config.camera_embedding:
             tokens += self.camera_embedding[...][:, None].astype(tokens.dtype)
         return tokens.reshape(batch, -1, tokens.shape[-1])

@@ -1,10 +1,9 @@
 """The policy: a vision-language prefix, an action expert that attends to its layers, and flow matching.
 
 Two passes everywhere: `encode_prefix` runs once per observation and leaves keys and values, `denoise` runs against
-them. `VLA` is the module that computes. Its parameters live outside, in the nested dict of `init_params`, whose paths
-and shapes are those of openpi and big_vision (layers stacked on a leading axis, the expert's keys with `_1`), so that
-public weights load almost as they are. `bind` puts such a tree back into the module; the functions beside it do that
-and are pure, for `jax.jit` and `jax.grad`.
+them. The parameters of `VLA` live outside, in the nested dict of `init_params`, whose paths and shapes are those of
+openpi and big_vision (layers stacked on a leading axis, the expert's keys with `_1`), so that public weights load
+almost as they are. `bind` puts such a tree back into the module, inside a pure function for `jax.jit` and `jax.grad`.
 
 Flow convention (DexHiL eq. 11): x_t = (1 - t) x_0 + t a, so t = 1 is data, and the velocity is a - x_0.
 
@@ -14,11 +13,9 @@ L layers, N query heads, K key-value heads, h head size, D width, E expert width
 train, {"actions": [B H A]}, and "delay" [B] where the first actions are given; state and actions normalised.
 """
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,21 +25,11 @@ from jaxtyping import Array, Bool, Float, Int
 from dexhil.models.config import VLAConfig
 from dexhil.models.gemma import Gemma
 from dexhil.models.layers import rotation, scan_blocks, time_embedding
+from dexhil.models.trees import Params, flatten
 from dexhil.models.vision import VisionTower
 
 KV = tuple[Float[Array, "L B S K h"], Float[Array, "L B S K h"]]
 Inputs = Mapping[str, Any]
-Params = dict[str, Any]
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class PaliGemma(nnx.Module):
-    """The vision tower, and the language model with the expert beside it."""
-
-    def __init__(self, config: VLAConfig, rngs: nnx.Rngs) -> None:
-        self.img = VisionTower(config, rngs)
-        self.llm = Gemma(config, rngs)
 
 
 class VLA(nnx.Module):
@@ -52,7 +39,7 @@ class VLA(nnx.Module):
         linear = functools.partial(nnx.Linear, dtype=config.dtype, rngs=rngs)
         width = config.expert.width
         self.config = config
-        self.PaliGemma = PaliGemma(config, rngs)
+        self.PaliGemma: Any = nnx.Dict(img=VisionTower(config, rngs), llm=Gemma(config, rngs))
         self.action_in_proj = linear(config.padded_action_dim, width)
         self.action_out_proj = linear(width, config.padded_action_dim, preferred_element_type=jnp.float32)
         if config.state_input == "token":
@@ -69,24 +56,19 @@ class VLA(nnx.Module):
 
         Insulated, their gradient stops at the prefix's keys and values. Source: knowledge insulation, arXiv 2505.23705.
         """
-        kv, prefix_mask = self.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
+        kv, prefix_mask, _ = self.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
         kv = jax.lax.stop_gradient(kv) if self.config.insulate else kv
-        return self.denoise_samples(kv, prefix_mask, x_t, t, inputs["state"])
+        return self.denoise(kv, prefix_mask, x_t, t, inputs["state"])
 
     # The prefix: images and instruction, which see each other in both directions.
 
     def encode_prefix(
         self, images: Mapping[str, Float[Array, "B Y X 3"]], tokens: Int[Array, "B T"], token_mask: Bool[Array, "B T"]
-    ) -> tuple[KV, Bool[Array, "B S"]]:
-        """Keys and values of every layer of the language model, and which prefix tokens are real."""
-        return self.run_prefix(images, tokens, token_mask)[1:]
-
-    def run_prefix(
-        self, images: Mapping[str, Float[Array, "B Y X 3"]], tokens: Int[Array, "B T"], token_mask: Bool[Array, "B T"]
-    ) -> tuple[Float[Array, "B S D"], KV, Bool[Array, "B S"]]:
-        """What leaves the last layer, before the final norm (it would serve a text head), then `encode_prefix`'s."""
+    ) -> tuple[KV, Bool[Array, "B S"], Float[Array, "B S D"]]:
+        """Keys and values of every layer of the language model, which prefix tokens are real, and what leaves the last
+        layer, before the final norm (it would serve a text head).
+        """
         config = self.config
-        check_cameras(config, images)
         views = self.PaliGemma.img.views(jnp.stack([images[camera] for camera in config.cameras], axis=1))
         mask = jnp.concatenate([jnp.ones(views.shape[:2], bool), token_mask], axis=1)
         x = jnp.concatenate([views, self.PaliGemma.llm.embed(tokens).astype(config.dtype)], axis=1)
@@ -96,7 +78,7 @@ class VLA(nnx.Module):
             return block(x, angles, mask[:, None, None])
 
         x, kv = scan_blocks(self.PaliGemma.llm.blocks(), step, x, None, remat=config.remat)
-        return x, kv, mask
+        return kv, mask, x
 
     # The suffix: state token and noisy actions, seen by nobody in the prefix.
 
@@ -104,25 +86,11 @@ class VLA(nnx.Module):
         self,
         kv: KV,
         prefix_mask: Bool[Array, "B S"],
-        x_t: Float[Array, "B H A"],
-        t: Float[Array, " B"] | Float[Array, "B H"],
-        state: Float[Array, "B Q"],
-    ) -> Float[Array, "B H A"]:
-        """Velocity a - x_0 at x_t. t in [0, 1] per sample, or per action; A and Q may be real or padded widths."""
-        t = t[:, None] if t.ndim == 1 else t
-        wide = _pad(x_t, self.config.padded_action_dim)
-        v = self.denoise_samples(kv, prefix_mask, wide[:, None], t[:, None], state)
-        return v[:, 0, :, : x_t.shape[-1]]
-
-    def denoise_samples(
-        self,
-        kv: KV,
-        prefix_mask: Bool[Array, "B S"],
         x_t: Float[Array, "B M H A"],
         t: Float[Array, "B M #H"],
         state: Float[Array, "B Q"],
     ) -> Float[Array, "B M H A"]:
-        """`denoise` for M flow samples of one observation, in the padded width of actions."""
+        """Velocity a - x_0 at x_t, in the padded width of actions, for M flow samples. t in [0, 1], also per action."""
         config = self.config
         x, cond = self._embed_suffix(x_t, t, state)
         own_mask = suffix_mask(config)[None, None]
@@ -187,17 +155,6 @@ class VLA(nnx.Module):
         return jnp.square(v - (actions - noise))[..., : self.config.action_dim].mean(axis=-1)
 
 
-def check_cameras(config: VLAConfig, images: Mapping[str, Array]) -> None:
-    """Raises ValueError where a camera of the model is missing or its images are of another size."""
-    side = config.image_size
-    for camera in config.cameras:
-        if camera not in images:
-            raise ValueError(f"camera {camera!r} is missing; expected {list(config.cameras)}, got {sorted(images)}")
-        if images[camera].shape[1:] != (side, side, 3):
-            shape = list(images[camera].shape)
-            raise ValueError(f"image of camera {camera!r}: expected [B, {side}, {side}, 3], got {shape}; resize it")
-
-
 def suffix_mask(config: VLAConfig) -> Bool[Array, "T T"]:
     """Block-causal: a token sees its own block and earlier ones; the state is one block, the actions another."""
     starts = ([1] if config.state_input == "token" else []) + [1] + [0] * (config.chunk - 1)
@@ -242,37 +199,22 @@ def count_params(config: VLAConfig) -> int:
 
 
 def bind(params: Params, config: VLAConfig) -> VLA:
-    """The module with the arrays of `params` in it; nothing is copied.
-
-    Raises ValueError where the tree is not of this model: Flax itself compares the number of leaves only.
-    """
+    """The module with the arrays of `params`, not copied. Raises ValueError where the tree is not of this model."""
     graph, shapes = _split(config)
     _check_fit(params, shapes)
     return nnx.merge(graph, params)
 
 
 def _check_fit(params: Params, shapes: Params) -> None:
-    given, expected = (
-        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (params, shapes))
-    )
+    given, expected = ({path: leaf.shape for path, leaf in flatten(tree).items()} for tree in (params, shapes))
     for path in sorted(given.keys() | expected.keys()):
         if given.get(path) != expected.get(path):
             found, wanted = (list(part[path]) if path in part else "no such parameter" for part in (given, expected))
             raise ValueError(f"parameters of another model: {path}: expected {wanted}, got {found}; choose its config")
 
 
-def _pure(method: Callable[Concatenate[VLA, P], R]) -> Callable[Concatenate[Params, VLAConfig, P], R]:
-    """A method of `VLA` as a function of (params, config, its own arguments)."""
-
-    @functools.wraps(method)
-    def function(params: Params, config: VLAConfig, *args: P.args, **kwargs: P.kwargs) -> R:
-        return method(bind(params, config), *args, **kwargs)
-
-    return function
-
-
-encode_prefix = _pure(VLA.encode_prefix)
-denoise = _pure(VLA.denoise)
-flow_errors = _pure(VLA.flow_errors)
-flow_loss = _pure(VLA.flow_loss)
+def flow_loss(
+    params: Params, config: VLAConfig, inputs: Inputs, key: jax.Array, *, flow_samples: int = 1
+) -> Float[Array, "B H"]:
+    """`VLA.flow_loss` as a pure function of the parameters."""
+    return bind(params, config).flow_loss(inputs, key, flow_samples=flow_samples)

@@ -6,7 +6,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -47,9 +46,7 @@ class PolicyClient:
     def __enter__(self) -> PolicyClient:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -88,24 +85,19 @@ class PolicyClient:
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                return self._attempt(act, deadline)
-            except TimeoutError:
-                text = f"{self._uri}: no answer within {self._timeout_s:g} s; is the server overloaded?"
-                raise TimeoutError(text) from None
-            except PermissionError:
-                raise
-            except (ConnectionClosed, InvalidMessage, OSError) as error:
+                return act(deadline)
+            except BaseException as error:
+                self._drop()  # no late answer may be taken for the next one
+                if isinstance(error, TimeoutError):
+                    text = f"{self._uri}: no answer within {self._timeout_s:g} s; is the server overloaded?"
+                    raise TimeoutError(text) from None
+                lost = isinstance(error, (ConnectionClosed, InvalidMessage, OSError))
+                if not lost or isinstance(error, PermissionError):
+                    raise
                 if time.monotonic() + RETRY_S >= deadline:
                     reason = str(error) or type(error).__name__
                     raise ConnectionError(f"{self._uri}: {reason}; is the policy server running?") from error
             time.sleep(RETRY_S)
-
-    def _attempt(self, act: Callable[[float], Any], deadline: float) -> Any:
-        try:
-            return act(deadline)
-        except BaseException:
-            self._drop()  # no late answer may be taken for the next one
-            raise
 
     def _drop(self) -> None:
         """Closes without waiting for a server that may be gone."""
@@ -130,7 +122,9 @@ class PolicyClient:
     def _connected(self, deadline: float) -> ClientConnection:
         if self._connection is None:
             self._connection = _open(self._uri, self._headers, max(deadline - time.monotonic(), RETRY_S))
-            _limit_writes(self._connection, self._timeout_s)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: the kernel ends a write to a server that stopped reading
+                limit_ms = int(1e3 * self._timeout_s)
+                self._connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
             greeting = self._connection.recv(timeout=max(deadline - time.monotonic(), RETRY_S))
             info = PolicyInfo.from_message(codec.unpack(greeting) if isinstance(greeting, bytes) else greeting)
             if self._info not in (None, info):
@@ -174,9 +168,3 @@ def _refusal(uri: str, response: Response) -> Exception:
     if response.status_code == 503:
         return ConnectionRefusedError(text)
     return PolicyServerError(f"{text}; is it a policy server?")
-
-
-def _limit_writes(connection: ClientConnection, timeout_s: float) -> None:
-    """A server that stops reading must not hold a robot for ever: the kernel ends a write without progress (Linux)."""
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1e3 * timeout_s))

@@ -5,8 +5,7 @@ b"dtype"}. What comes from a stranger is bounded before memory is spent on it: n
 dtype and shape say, few and small containers, short texts.
 """
 
-from __future__ import annotations
-
+import itertools
 import math
 from typing import Any
 
@@ -37,12 +36,18 @@ def pack(message: Any) -> bytes:
 
 def unpack(data: bytes) -> Any:
     """Inverse of `pack`; tuples come back as lists. Arrays are read-only views. Raises CodecError."""
-    decoder = _Decoder()
+    containers = itertools.count(1)
+
+    def counted(value: Any) -> Any:
+        if next(containers) > MAX_CONTAINERS:
+            raise CodecError(f"message: more than {MAX_CONTAINERS} lists and maps; send numbers as NumPy arrays")
+        return value
+
     try:
         return msgpack.unpackb(
             data,
-            object_hook=decoder.on_map,
-            list_hook=decoder.on_list,
+            object_hook=lambda value: _decode(counted(value)),
+            list_hook=counted,
             max_str_len=MAX_TEXT,
             max_array_len=MAX_ITEMS,
             max_map_len=MAX_ITEMS,
@@ -55,30 +60,6 @@ def unpack(data: bytes) -> Any:
         raise CodecError(f"message of {len(data)} bytes: not msgpack, or too large a part ({reason})") from error
 
 
-class _Decoder:
-    """Hooks of one message; counts its containers."""
-
-    def __init__(self) -> None:
-        self._containers = 0
-
-    def on_map(self, value: dict[Any, Any]) -> Any:
-        self._count()
-        if b"__ndarray__" in value:
-            return _decode_array(value)
-        if b"__npgeneric__" in value:
-            return _decode_scalar(value)
-        return value
-
-    def on_list(self, value: list[Any]) -> list[Any]:
-        self._count()
-        return value
-
-    def _count(self) -> None:
-        self._containers += 1
-        if self._containers > MAX_CONTAINERS:
-            raise CodecError(f"message: more than {MAX_CONTAINERS} lists and maps; send numbers as NumPy arrays")
-
-
 def _encode(value: Any) -> Any:
     """What msgpack itself cannot pack."""
     if not isinstance(value, (np.ndarray, np.generic)):
@@ -87,6 +68,18 @@ def _encode(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": dtype.str, b"shape": value.shape}
     return {b"__npgeneric__": True, b"data": value.item(), b"dtype": dtype.str}
+
+
+def _decode(value: dict[Any, Any]) -> Any:
+    """The array or scalar that a map stands for, or the map."""
+    if b"__ndarray__" in value:
+        return _decode_array(value)
+    if b"__npgeneric__" not in value:
+        return value
+    number, dtype = value.get(b"data"), _checked_dtype(value.get(b"dtype"))
+    if not isinstance(number, (bool, int, float)):
+        raise CodecError(f"NumPy scalar: expected a number as data, got {type(number).__name__}")
+    return dtype.type(number)
 
 
 def _decode_array(value: dict[Any, Any]) -> np.ndarray:
@@ -101,14 +94,6 @@ def _decode_array(value: dict[Any, Any]) -> np.ndarray:
     if expected != len(data):
         raise CodecError(f"array: {dtype} {shape} takes {expected} bytes, got {len(data)}")
     return np.ndarray(shape, dtype, buffer=data)
-
-
-def _decode_scalar(value: dict[Any, Any]) -> np.generic:
-    number = value.get(b"data")
-    dtype = _checked_dtype(value.get(b"dtype"))
-    if not isinstance(number, (bool, int, float)):
-        raise CodecError(f"NumPy scalar: expected a number as data, got {type(number).__name__}")
-    return dtype.type(number)
 
 
 def _checked_dtype(text: Any) -> np.dtype[Any]:

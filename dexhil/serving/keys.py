@@ -1,7 +1,5 @@
 """The API key of a policy server: from a file or the environment, never from a command line."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 import logging
@@ -52,6 +50,5 @@ def authorization(key: str) -> str:
 
 def authorized(headers: Sequence[str], key: str) -> bool:
     """Whether the only `Authorization` header of a request carries the key; compared in constant time."""
-    return len(headers) == 1 and hmac.compare_digest(
-        headers[0].encode(errors="surrogateescape"), authorization(key).encode()
-    )
+    given = [header.encode(errors="surrogateescape") for header in headers]
+    return len(given) == 1 and hmac.compare_digest(given[0], authorization(key).encode())

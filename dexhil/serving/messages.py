@@ -12,8 +12,6 @@ an answer one with `actions` float32 [H, A], absolute joint targets in rad, and 
 server sends `fit.PolicyInfo`.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -87,19 +85,22 @@ def read_actions(message: Any, info: PolicyInfo) -> np.ndarray:
     actions = message.get("actions") if isinstance(message, dict) else None
     shape = (info.chunk, info.action_dim)
     if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape != shape:
-        got = f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else str(message)[:80]
+        got = _described(message if actions is None else actions)
         raise MessageError(f"actions: expected float32 {shape} from the server, got {got}")
     if not np.isfinite(actions).all():
         raise MessageError("actions: non-finite value from the server; do not execute them")
     return actions.copy()
 
 
+def _described(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:80]
+
+
 def _read_option(name: str, value: Any, info: PolicyInfo) -> Any:
     try:
         return OPTIONS[name](value, info)
     except (TypeError, ValueError) as error:
-        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:80]
-        raise MessageError(f"{name}: {error}, got {got}") from None
+        raise MessageError(f"{name}: {error}, got {_described(value)}") from None
 
 
 def _read_observation(fields: Mapping[str, Any], info: PolicyInfo) -> Observation:
@@ -132,9 +133,8 @@ def _as_bytes(camera: str, image: Any) -> Any:
 def _read_state(state: Any, info: PolicyInfo) -> np.ndarray:
     """float32 [S]; robots often report float64."""
     if not isinstance(state, np.ndarray) or state.dtype.kind != "f" or state.shape != (info.state_dim,):
-        got = f"{state.dtype} {list(state.shape)}" if isinstance(state, np.ndarray) else type(state).__name__
         raise MessageError(
-            f"state: expected a float array [{info.state_dim}], the joints of {info.robot!r}, got {got}; "
+            f"state: expected a float array [{info.state_dim}], the joints of {info.robot!r}, got {_described(state)}; "
             "send q_arm and q_hand in one array, or use a policy of this robot"
         )
     with np.errstate(over="ignore"):  # becomes infinite and is refused as such

@@ -1,26 +1,24 @@
 """Serves one policy to several clients over websockets, in the protocol of openpi's clients.
 
 On connecting a client gets the packed `PolicyInfo`. Then each packed request is answered with packed actions and
-`server_timing`, or with a text that says what was wrong, after which the connection is closed with code 1011. A message
-over the size limit closes it with 1009. `GET /healthz` answers OK without a key.
+`server_timing`, or with a text that says what was wrong, after which the connection is closed with code 1011; after a
+message over the size limit with 1009. `GET /healthz` answers OK without a key.
 
-Requests are computed one at a time in one thread, first come first served. A client has at most one request in the
-queue, since its next message is read after its answer: so nobody is served twice while another waits, and the queue is
-as long as there are clients. Reading and writing never wait for the policy or for another client.
-
-A connection counts from its first packet on. One that has not said yet what it wants gives way to a newer one of its
-address: silent connections can neither use up the sockets nor keep a client out.
+Requests are computed one at a time, first come first served. A client's next message is read after its answer, so that
+nobody is served twice while another waits. Reading and writing never wait for the policy or for another client. A
+connection that has not said yet what it wants gives way to a newer one of its address: silent connections can neither
+use up the sockets nor keep a client out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import http
 import logging
 import time
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -46,9 +44,8 @@ _log = logging.getLogger(__name__)
 class Limits:
     """What one server takes.
 
-    clients, clients_per_address: with the key, at once. handshakes, handshakes_per_address: connections that have not
-    shown it yet; where there are more, the oldest is dropped. handshake_s: the longest that one may take
-    silence_s: a client that answers no ping for so long, as when its message stops half-way, is dropped within twice it
+    clients: with the key, at once. handshakes: connections that have not shown it yet; of more the oldest is dropped.
+    handshake_s: max. time of one. silence_s: a client that answers no ping for so long is dropped within twice it.
     """
 
     clients: int = 32
@@ -61,10 +58,10 @@ class Limits:
 
 
 class PolicyServer:
-    """async with PolicyServer(policy, info) as server: …  Listens inside; at the end, clients are told and let go.
+    """async with PolicyServer(policy, info) as server: …  Listens inside; at the end, clients hear of it.
 
-    host, port: 0 takes a free port, see `uri`. key: what clients must send, "" on loopback only. Raises ValueError on
-    another host without a key, OSError where the port is taken.
+    port: 0 takes a free one, see `uri`. key: what clients must send, "" on loopback only. Raises ValueError on another
+    host without a key, OSError where the port is taken.
     """
 
     def __init__(
@@ -119,9 +116,7 @@ class PolicyServer:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for connection in self._server.handlers:
             if connection.state is State.CONNECTING:
                 connection.transport.abort()
@@ -167,38 +162,27 @@ class PolicyServer:
         self.stats.connections += 1
         self.stats.clients += 1
         gone = asyncio.ensure_future(connection.wait_closed())
+        previous: dict[str, float] = {}
         try:
             await connection.send(self._greeting)
-            previous_ms: float | None = None
             async for message in connection:
-                previous_ms = await self._answer(connection, message, gone, previous_ms)
-                if previous_ms is None:
+                began = time.perf_counter()
+                answer = await self._infer(message, gone)
+                if answer is None:
                     return
+                answer["server_timing"] |= previous
+                await connection.send(codec.pack(answer))
+                self.stats.requests += 1
+                previous = {"prev_total_ms": 1e3 * (time.perf_counter() - began)}
+                self.stats.total_ms.append(previous["prev_total_ms"])
         except ConnectionClosed:
             pass
+        except Exception as error:
+            with contextlib.suppress(ConnectionClosed):
+                await self._answer_error(connection, error)
         finally:
             gone.cancel()
             self.stats.clients -= 1
-
-    async def _answer(
-        self, connection: ServerConnection, message: str | bytes, gone: asyncio.Future[None], previous_ms: float | None
-    ) -> float | None:
-        """ms that the answer took, None where the client may not ask again. previous_ms: of the last answer."""
-        began = time.perf_counter()
-        try:
-            answer = await self._infer(message, gone)
-        except Exception as error:
-            await self._answer_error(connection, error)
-            return None
-        if answer is None:
-            return None
-        if previous_ms is not None:
-            answer["server_timing"]["prev_total_ms"] = previous_ms
-        await connection.send(codec.pack(answer))
-        self.stats.requests += 1
-        total_ms = 1e3 * (time.perf_counter() - began)
-        self.stats.total_ms.append(total_ms)
-        return total_ms
 
     async def _infer(self, message: str | bytes, gone: asyncio.Future[None]) -> dict[str, Any] | None:
         """The answer, once it is this request's turn; None for a client that left the queue: it costs nothing."""

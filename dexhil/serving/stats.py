@@ -1,7 +1,5 @@
 """What a server counts: requests, errors, refusals, clients, latency."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 from collections.abc import Collection
@@ -14,11 +12,8 @@ REMEMBERED = 10_000  # latest latencies: figures of a long run stay current, mem
 
 @dataclasses.dataclass
 class Stats:
-    """Counts since the start.
-
-    requests: answered with actions. bad_requests: answered with an error that the client caused; failures: with one
-    that the policy caused. refused: connections turned away; connections: those taken. clients: connected now.
-    total_ms: from a request's arrival to its answer.
+    """requests: answered with actions. bad_requests: with an error that the client caused; failures: that the policy
+    caused. refused, connections: turned away and taken. clients: connected now. total_ms: from request to answer.
     """
 
     requests: int = 0

@@ -3,8 +3,6 @@
 Pure and jit-friendly. Images are float32 [B, H, W, 3] in [-1, 1], before and after.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 

@@ -1,10 +1,9 @@
 """Checkpoints: everything that a run needs to go on, or a robot to act, in one atomic directory per step.
 
-<run>/checkpoints/<step>/train: trained parameters, optimiser state and step (also the loader's position); ema: all
-parameters as a policy loads them, the averages of the trained ones and the frozen ones; meta: `CheckpointMeta`;
-checksums.json: size and CRC of every file of these. A run without averages keeps its parameters in `ema` alone.
-A step becomes visible by one rename, so a killed save leaves the earlier ones. What was saved on one mesh, by any
-number of processes, loads on every other.
+<run>/checkpoints/<step>/train: trained parameters, optimiser state and step; ema: all parameters as a policy loads
+them, averages and frozen ones (a run without averages keeps its parameters here alone); meta: `CheckpointMeta`;
+checksums.json: size and CRC of every file. A step becomes visible by one rename, so a killed save leaves the earlier
+ones. What was saved on one mesh, by any number of processes, loads on every other.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from etils import epath
 
 from dexhil.fit import Interface
 from dexhil.models.config import VLAConfig
-from dexhil.training.partition import Params, path_name, select
+from dexhil.models.trees import Params, select
+from dexhil.training.partition import path_name
 from dexhil.training.sharding import place_like
 from dexhil.training.step import TrainState, policy_params
 from dexhil.transforms.normalization import Normalization
@@ -42,10 +42,8 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointMeta:
-    """What the numbers mean. tokenizer: SentencePiece model bytes. control_hz: rate of the actions in a chunk.
-
-    config: the run's configuration; lineage: data sets, parent checkpoint, code version. Both plain JSON.
-    joint_names: of the recorded action, in its order; () where they were not known.
+    """tokenizer: SentencePiece model bytes. control_hz: of the actions in a chunk. config, lineage (data sets, parent
+    checkpoint, code version): plain JSON. joint_names: of the recorded action, in order; () where not known.
     """
 
     robot: str
@@ -67,45 +65,32 @@ class CheckpointMeta:
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "robot": self.robot,
-            "control_hz": self.control_hz,
+        return vars(self) | {
             "model": self.model.to_dict(),
             "normalization": self.normalization.to_json(),
             "normalization_hash": self.normalization.hash(),
             "tokenizer": base64.b64encode(self.tokenizer).decode(),
-            "config": dict(self.config),
-            "lineage": dict(self.lineage),
-            "joint_names": list(self.joint_names),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckpointMeta:
         """Raises CheckpointError on a missing fact."""
-        needed = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
-        if missing := [name for name in needed if data.get(name) is None]:
-            raise CheckpointError(
-                f"checkpoint: says nothing about {', '.join(missing)}; train it again with this version"
-            )
-        return cls(
-            robot=data["robot"],
-            control_hz=data["control_hz"],
-            model=VLAConfig.from_dict(data["model"]),
-            normalization=Normalization.from_json(data["normalization"]),
-            tokenizer=base64.b64decode(data["tokenizer"]),
-            config=data["config"],
-            lineage=data["lineage"],
-            joint_names=tuple(data.get("joint_names", ())),
-        )
+        names = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in names if name != "joint_names" and data.get(name) is None]:
+            raise CheckpointError(f"checkpoint: says nothing about {', '.join(missing)}; train it again")
+        read = {
+            "model": VLAConfig.from_dict(data["model"]),
+            "normalization": Normalization.from_json(data["normalization"]),
+            "tokenizer": base64.b64decode(data["tokenizer"]),
+            "joint_names": tuple(data.get("joint_names", ())),
+        }
+        return cls(**{name: read[name] if name in read else data[name] for name in names})
 
 
 def check_compatible(
     meta: CheckpointMeta, *, robot: str, action_space: str, model: VLAConfig, control_hz: float
 ) -> None:
-    """Raises CheckpointError on the first fact in which the checkpoint differs from what is wanted.
-
-    No parameter depends on model.max_tokens: it may be raised for a longer instruction.
-    """
+    """Raises CheckpointError on the first fact that differs; model.max_tokens may, no parameter depends on it."""
     wanted, found = dataclasses.replace(model, max_tokens=meta.model.max_tokens).to_dict(), meta.model.to_dict()
     facts = [("robot", robot, meta.robot), ("control_hz", control_hz, meta.control_hz)]
     facts += [("action_space", action_space, meta.normalization.action_space)]
@@ -119,10 +104,7 @@ def check_compatible(
 
 
 class Checkpoints:
-    """The checkpoints of one run. Saving returns at once and writes in the background.
-
-    directory: the run's directory. keep: how many of the newest stay.
-    """
+    """The newest `keep` checkpoints of the run in `directory`. Saving returns at once and writes in the background."""
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
         self._root = Path(directory).resolve() / CHECKPOINTS
@@ -137,16 +119,15 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.wait()
+        self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps that are complete, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, meta: CheckpointMeta) -> None:
-        """Starts saving `state` under its step; a step that is there already is left alone. Errors of an earlier
-        save surface here.
-        """
+        """Starts saving `state` under its step, if it is not there yet. Errors of an earlier save surface here."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -166,11 +147,6 @@ class Checkpoints:
         """Until what was saved is on disk; raises what went wrong there."""
         self._manager.wait_until_finished()
 
-    def close(self) -> None:
-        """Waits, then releases the directory."""
-        self._manager.wait_until_finished()
-        self._manager.close()
-
 
 def find_step(directory: str | Path, step: int | None = None) -> Path:
     """Directory of `step`, by default the newest, of the run in `directory`. Raises CheckpointError if none."""
@@ -185,11 +161,6 @@ def find_step(directory: str | Path, step: int | None = None) -> Path:
     return root / str(steps[-1] if step is None else step)
 
 
-def verify_params(path: Path) -> None:
-    """Raises CheckpointError where the parameters that a policy loads from the checkpoint `path` are damaged."""
-    _verify_checksums(path, "ema")
-
-
 def fingerprint(path: Path) -> str:
     """A hash of all files of the checkpoint `path`, wherever it lies; `find_step` gives the path."""
     return hashlib.sha256((path / _CHECKSUMS).read_bytes()).hexdigest()[:16]
@@ -198,7 +169,7 @@ def fingerprint(path: Path) -> str:
 def load_meta(directory: str | Path, step: int | None = None) -> CheckpointMeta:
     """Facts of a checkpoint, without its arrays. Raises CheckpointError as `find_step`, or if it is damaged."""
     path = find_step(directory, step)
-    _verify_checksums(path, "meta")
+    verify(path, "meta")
     return CheckpointMeta.from_json(json.loads((path / "meta" / "metadata").read_text()))
 
 
@@ -222,12 +193,12 @@ def load_train_state(directory: str | Path, like: TrainState, step: int | None =
 
 def load_ema_params(directory: str | Path, step: int | None = None) -> Params:
     """All parameters as a policy uses them, on this process's first device, whatever they were trained on."""
-    return _restore(find_step(directory, step), "ema", _on_device)
-
-
-def _on_device(saved: Any) -> Any:
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), saved)
+
+    def on_device(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    return _restore(find_step(directory, step), "ema", lambda saved: jax.tree.map(on_device, saved))
 
 
 def _abstract(wanted: Any, saved: Any) -> Any:
@@ -248,15 +219,11 @@ def _abstract(wanted: Any, saved: Any) -> Any:
 
 def _restore(path: Path, item: str, make_target: Callable[[Any], Any]) -> Any:
     """Arrays of one item; `make_target` turns the shapes that were saved into what is wanted."""
-    _verify_checksums(path, item)
+    verify(path, item)
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         place = epath.Path(path / item)
         target = make_target(handler.metadata(place).tree)
         return handler.restore(place, args=ocp.args.StandardRestore(target))
-
-
-def _files(path: Path, item: str) -> list[Path]:
-    return sorted(file for file in (path / item).rglob("*") if file.is_file())
 
 
 def _fingerprint(file: Path) -> list[int]:
@@ -269,22 +236,21 @@ def _write_checksums(root: Path) -> None:
     for path in root.iterdir():
         if (path / _CHECKSUMS).exists() or not all((path / item).is_dir() for item in _ITEMS):
             continue
-        table = {str(file.relative_to(path)): _fingerprint(file) for item in _ITEMS for file in _files(path, item)}
+        files = [file for item in _ITEMS for file in sorted((path / item).rglob("*")) if file.is_file()]
+        table = {str(file.relative_to(path)): _fingerprint(file) for file in files}
         (path / _CHECKSUMS).write_text(json.dumps(table))
 
 
-def _verify_checksums(path: Path, item: str) -> None:
-    """Raises CheckpointError on a file of `item` that is missing or not what was written."""
+def verify(path: Path, item: str) -> None:
+    """Raises CheckpointError on a file of `item` ("train", "ema", "meta") that is missing or not what was written."""
     try:
         table = json.loads((path / _CHECKSUMS).read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged, {_CHECKSUMS} cannot be read ({error}). {_OTHER_STEP}") from error
-    for name, (size, crc) in table.items():
-        if not name.startswith(f"{item}/"):
-            continue
+    for name in (name for name in table if name.startswith(f"{item}/")):
         if not (path / name).is_file():
             raise CheckpointError(f"{path}: damaged, {name} is missing. {_OTHER_STEP}")
-        got_size, got_crc = _fingerprint(path / name)
+        (got_size, got_crc), (size, crc) = _fingerprint(path / name), table[name]
         if (got_size, got_crc) != (size, crc):
             raise CheckpointError(
                 f"{path}: damaged, {name} has {got_size} bytes and CRC {got_crc}, not {size} and {crc}. {_OTHER_STEP}"

@@ -1,7 +1,5 @@
 """Settings of a training: config section `train`."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 

@@ -1,14 +1,10 @@
-"""Several processes, one run. JAX itself finds who a process is under Slurm, Open MPI, on TPUs and, with the package
-`kubernetes`, in an Indexed Job. Here is what it leaves out:
+"""Several processes, one run. JAX itself finds who a process is under Slurm, Open MPI and on TPUs. What it leaves out:
 
 - A single process sets nothing up, also where a launcher started it: the programs that it starts inherit its variables.
 - JAX_NUM_PROCESSES and JAX_PROCESS_ID beside JAX_COORDINATOR_ADDRESS (host:port of process 0), or what a JAXJob of
   Kubeflow sets in their place. In Kubernetes nothing is looked for without them: a sweep's pods are runs of their own.
-- All GPUs for the only process of a node, and equal parts for several. JAX gives every process the one of its local
-  rank, which a process that Slurm has bound to a GPU does not even see. JAX_LOCAL_DEVICE_IDS says otherwise.
+- All GPUs for the only process of a node, and equal parts for several. JAX_LOCAL_DEVICE_IDS says otherwise.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Mapping
@@ -66,10 +62,7 @@ def _local_gpus(environ: Mapping[str, str]) -> dict[str, list[int]]:
         return {}
     visible = [part for part in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
     if "OMPI_COMM_WORLD_LOCAL_SIZE" in environ:
-        processes, rank = (
-            _integer(environ, "OMPI_COMM_WORLD_LOCAL_SIZE"),
-            _integer(environ, "OMPI_COMM_WORLD_LOCAL_RANK"),
-        )
+        processes, rank = (_integer(environ, f"OMPI_COMM_WORLD_LOCAL_{name}") for name in ("SIZE", "RANK"))
     elif "SLURM_STEP_TASKS_PER_NODE" in environ:
         tasks = re.findall(r"(\d+)(?:\(x(\d+)\))?", environ["SLURM_STEP_TASKS_PER_NODE"])  # "4(x2),3": 4, 4, 3
         nodes = [int(number) for number, repeats in tasks for _ in range(int(repeats or 1))]
@@ -94,10 +87,7 @@ def _integer(environ: Mapping[str, str], name: str) -> int:
 
 
 def initialise(environ: Mapping[str, str]) -> bool:
-    """Joins the processes of a launch before JAX is used, and waits until all are there. False for a single process.
-
-    Raises LaunchError where the variables do not say who this process is.
-    """
+    """Joins the processes of a launch before JAX is used; False for a single one. Raises LaunchError."""
     options = launch_options(environ)
     if options is None:
         return False

@@ -4,8 +4,6 @@ From scratch Muon reaches in 500 steps what AdamW reaches in 1,500 (docs/benchma
 best tuned with AdamW.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -69,10 +67,7 @@ def matrix_axes(params: Any) -> Any:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by the global norm, then what `config.optimizer` says.
-
-    Sources: Muon with the scale of arXiv 2502.16982, from optax.
-    """
+    """Clips by the global norm, then AdamW, or Muon with the scale of arXiv 2502.16982, both from optax."""
     rate = schedule(config)
     if config.optimizer == "adamw":
         step = optax.adamw(rate, b1=BETAS[0], b2=BETAS[1], weight_decay=config.weight_decay, mask=decay_mask)

@@ -4,8 +4,6 @@ A pattern names a leaf or a folder by its path, with `*` for anything: "PaliGemm
 "*/pos_embedding". Adapters (LoRA) are always trained, and the weights that they adapt never are.
 """
 
-from __future__ import annotations
-
 import fnmatch
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -13,14 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dexhil.models.lora import is_adapter
-from dexhil.models.lora import merge_trees as merge_trees
-from dexhil.names import check_known, did_you_mean
-
-Params = Any  # a nested dict of arrays
-
-# Read in float32 whatever the activations are: casting them saves nothing and costs digits.
-_KEPT = ("scale", "bias")
+from dexhil.models.lora import adapter_path, is_adapter
+from dexhil.models.trees import Params, flatten, unflatten
+from dexhil.names import did_you_mean
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -40,13 +33,13 @@ def parameter_group(path: tuple[Any, ...]) -> str:
 def frozen_paths(params: Params, patterns: Sequence[str], *, insulated: bool = False) -> frozenset[str]:
     """Paths of the leaves that are not trained. params: arrays or their shapes.
 
-    insulated: nothing of the vision tower and the language model is trained either, since the loss has no gradient
-    there. Raises ValueError, naming the nearest path, on a pattern that matches nothing, and where nothing is left.
+    insulated: the loss has no gradient in the vision tower and the language model, and none of them is trained either.
+    Raises ValueError, naming the nearest path, on a pattern that matches nothing, and where nothing is left.
     """
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     names = [path_name(path) for path in paths]
-    adapters = {name for name in names if is_adapter(name)}
-    frozen = {name for name in names if _is_adapted(name, adapters)}
+    adapters = set(filter(is_adapter, names))
+    frozen = {name for name in names if adapter_path(name) in adapters}
     if insulated:
         frozen |= {path_name(path) for path in paths if parameter_group(path) != "expert"}
     for pattern in patterns:
@@ -61,11 +54,6 @@ def frozen_paths(params: Params, patterns: Sequence[str], *, insulated: bool = F
     return frozenset(frozen)
 
 
-def _is_adapted(name: str, adapters: Collection[str]) -> bool:
-    folder, _, leaf = name.rpartition("/")
-    return f"{folder}/lora_a" in adapters if leaf == "w" else f"{name}_lora_a" in adapters
-
-
 def _matches(pattern: str, names: Sequence[str]) -> set[str]:
     pattern = pattern.rstrip("/")
     found = {name for name in names if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}/*")}
@@ -78,34 +66,16 @@ def _matches(pattern: str, names: Sequence[str]) -> set[str]:
 
 def split_tree(params: Params, frozen: Collection[str]) -> tuple[Params, Params]:
     """(trained, frozen): two trees without empty folders. `merge_trees` puts them together again."""
-    return _pick(params, frozen, "", False), _pick(params, frozen, "", True)
-
-
-def _pick(tree: Params, frozen: Collection[str], prefix: str, wanted: bool) -> Params:
-    picked = {}
-    for name, leaf in tree.items():
-        path = f"{prefix}{name}"
-        if isinstance(leaf, dict):
-            part = _pick(leaf, frozen, f"{path}/", wanted)
-            picked |= {name: part} if part else {}
-        elif (path in frozen) == wanted:
-            picked[name] = leaf
-    return picked
-
-
-def select(params: Params, like: Params) -> Params:
-    """The leaves of `params` that `like` has."""
-    return {name: select(params[name], leaf) if isinstance(leaf, dict) else params[name] for name, leaf in like.items()}
+    parts: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for path, leaf in flatten(params).items():
+        parts[path in frozen][path] = leaf
+    return unflatten(parts[0]), unflatten(parts[1])
 
 
 def cast_frozen(params: Params, dtype: str) -> Params:
-    """Weights and embeddings in `dtype`: what activations of that type read anyway. Norm scales and biases stay.
-
-    Raises ValueError on a type other than "float32" and "bfloat16".
-    """
-    check_known("frozen_dtype", dtype, ("float32", "bfloat16"))
+    """Weights in `dtype`, as activations read them; norm scales and biases, always read in float32, stay."""
 
     def cast(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        return leaf if path[-1].key in _KEPT else leaf.astype(jnp.dtype(dtype))
+        return leaf if path[-1].key in ("scale", "bias") else leaf.astype(jnp.dtype(dtype))
 
     return jax.tree_util.tree_map_with_path(cast, params)

@@ -4,8 +4,6 @@ A batch is split over all devices. Parameters and optimiser state are split over
 gathers a layer's weights where it needs them and scatters its gradients. One device is a mesh of one.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -17,10 +15,7 @@ AXES = ("data", "fsdp")
 
 
 def make_mesh(fsdp: int = 1, devices: Any = None) -> Mesh:
-    """All devices (or `devices`), in the order of their processes: fsdp neighbours share one copy of the parameters.
-
-    Raises ValueError where `fsdp` does not divide their number.
-    """
+    """All devices by process; `fsdp` neighbours share a copy. Raises ValueError where it does not divide them."""
     devices = np.array(jax.devices() if devices is None else devices)
     if fsdp < 1 or devices.size % fsdp:
         raise ValueError(
@@ -52,9 +47,7 @@ def place(tree: Any, shardings: Any) -> Any:
 
 def place_like(tree: Any, like: Any) -> Any:
     """`tree` with the types and on the devices of `like`; the result shares no buffer with `tree`."""
-    return jax.tree.map(
-        lambda leaf, wanted: _place(leaf.astype(wanted.dtype), wanted.sharding, may_alias=False), tree, like
-    )
+    return jax.tree.map(lambda leaf, wanted: _place(leaf.astype(wanted.dtype), wanted.sharding, False), tree, like)
 
 
 def _place(leaf: Any, sharding: jax.sharding.Sharding, may_alias: bool = True) -> jax.Array:
@@ -65,10 +58,7 @@ def _place(leaf: Any, sharding: jax.sharding.Sharding, may_alias: bool = True) -
 
 
 def place_batch(mesh: Mesh, batch: Any) -> Any:
-    """A batch over all devices, from this process's part [B / processes, ...] of every array.
-
-    Raises ValueError where the devices do not divide B.
-    """
+    """A batch over all devices, from this process's part [B / processes, ...]. Raises ValueError unless B fits."""
     sharding = NamedSharding(mesh, PartitionSpec(AXES))
     rows = {len(leaf) * jax.process_count() for leaf in jax.tree.leaves(batch)}
     if any(size % mesh.size for size in rows):

@@ -5,8 +5,6 @@ Only `TrainState.params` is differentiated; the model sees it together with `Tra
 Letters: B batch, H chunk. The model comes in as `loss_fn(params, inputs, key) -> loss [B, H]`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
@@ -18,9 +16,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from dexhil.models.trees import Params, merge_trees, select
 from dexhil.training.augment import AugmentConfig, augment
 from dexhil.training.config import StepConfig
-from dexhil.training.partition import Params, cast_frozen, merge_trees, parameter_group, select, split_tree
+from dexhil.training.partition import cast_frozen, parameter_group, split_tree
 from dexhil.training.sharding import MIN_SHARDED, parameter_shardings, place, place_like, to_device, to_host
 from dexhil.transforms.normalization import images_to_float
 
@@ -49,12 +48,10 @@ class NonFiniteError(ValueError):
     """The loss or a gradient is NaN or infinite; training must not go on."""
 
 
-def init_state(
-    params: Params, optimizer: optax.GradientTransformation, *, frozen: Params | None = None, average: bool = True
-) -> TrainState:
+def init_state(params: Params, optimizer: optax.GradientTransformation, average: bool = True) -> TrainState:
     """State at step 0; takes the parameters over (copies make the EMA, since a step donates the state)."""
     ema = jax.tree.map(jnp.copy, params) if average else None
-    return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32), frozen or {})
+    return TrainState(params, optimizer.init(params), ema, jnp.zeros((), jnp.int32))
 
 
 def make_state(
@@ -69,26 +66,20 @@ def make_state(
 ) -> TrainState:
     """State at step 0 over the devices of `mesh`; takes the parameters over, fresh or loaded, of any type.
 
-    frozen: paths of `partition.frozen_paths`, kept in `frozen_dtype`; the others are trained in float32.
+    frozen: paths, kept in `frozen_dtype`; the others are trained in float32. ema: as of `StepConfig`.
     """
     trained, rest = split_tree(params, frozen)
-    trained = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trained)
-    trained, rest = (
-        place(part, parameter_shardings(mesh, part, min_sharded)) for part in (trained, cast_frozen(rest, frozen_dtype))
-    )
+    parts = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trained), cast_frozen(rest, frozen_dtype)
+    trained, rest = (place(part, parameter_shardings(mesh, part, min_sharded)) for part in parts)
     init = functools.partial(init_state, optimizer=optimizer, average=ema == "device")
     shardings = parameter_shardings(mesh, jax.eval_shape(init, trained), min_sharded)
     state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(trained)
-    return dataclasses.replace(
-        state, frozen=rest, ema_params=to_host(state.params) if ema == "host" else state.ema_params
-    )
+    average = to_host(state.params) if ema == "host" else state.ema_params
+    return dataclasses.replace(state, frozen=rest, ema_params=average)
 
 
 def start_from(params: Params, state: TrainState) -> TrainState:
-    """`state`, a fresh one, with `params` as its parameters and as their average: theta_{i-1} of DexHiL's round i.
-
-    params: the whole tree, with the same values on every process.
-    """
+    """A fresh `state` with `params`, the whole tree, as parameters and average: theta_{i-1} of DexHiL's round i."""
     trained = select(params, state.params)
     ema = None if state.ema_params is None else place_like(trained, state.ema_params)
     frozen = place_like(select(params, state.frozen), state.frozen)
@@ -116,19 +107,10 @@ def ema_decay_at(decay: float, step: jax.Array) -> jax.Array:
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
-def _prepare(inputs: Mapping[str, Any], key: jax.Array, config: AugmentConfig | None) -> dict[str, Any]:
-    """Images to float, augmented where there is a configuration."""
-    images = images_to_float(inputs["images"])
-    if config is not None:
-        images = augment(images, key, config)
-    return {**inputs, "images": images}
-
-
 def draw_delays(inputs: Mapping[str, Any], key: jax.Array, max_delay: int) -> dict[str, Any]:
-    """Inputs of training-time real-time chunking: of each sample the first d actions are given, d uniform in 0..max.
+    """Training-time real-time chunking: adds "delay" [B], uniform in 0..max, the first actions that are given.
 
-    Adds "delay" [B], which the loss reads, and takes these actions out of the mask, hence out of the loss and of what
-    it is divided by. max_delay 0 changes nothing. Source: arXiv 2512.05964.
+    They leave the mask, hence the loss and what it is divided by. 0 changes nothing. Source: arXiv 2512.05964.
     """
     if not max_delay:
         return dict(inputs)
@@ -146,9 +128,9 @@ def _gradients(
 
     def numerator(params: Params, part: dict[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
         augment_key, noise_key = jax.random.split(key)
-        part = draw_delays(
-            _prepare(part, augment_key, AugmentConfig() if config.augment else None), key, config.rtc_max_delay
-        )
+        images = images_to_float(part["images"])
+        images = augment(images, augment_key, AugmentConfig()) if config.augment else images
+        part = draw_delays({**part, "images": images}, key, config.rtc_max_delay)
         loss = loss_fn(merge_trees(params, frozen), part, noise_key)
         return weighted_loss(loss, part["action_mask"], part["weight"])
 
@@ -162,10 +144,7 @@ def _gradients(
 
 
 def _accumulate(value_and_grad: Callable, params: Params, inputs: dict[str, Any], key: jax.Array, pieces: int) -> Any:
-    """Sums of ((numerator, count), gradient) over the micro-batches, one at a time in memory.
-
-    Every micro-batch takes rows of every device's part: none is moved.
-    """
+    """Sums of ((numerator, count), gradient) over micro-batches, each with rows of every device's part: none moves."""
     batch = len(inputs["action_mask"])
     if batch % pieces:
         raise ValueError(f"accumulation: {pieces} micro-batches do not divide batch_size {batch}; choose a divisor")
@@ -196,16 +175,15 @@ def make_train_step(
 ) -> Any:
     """The jitted step: (state, inputs on the device) -> (state, metrics). The given state is donated: do not reuse it.
 
-    inputs: as from `model_inputs`, with actions. like: the state where it lives; on several devices the new one would
-    else go where the compiler likes. metrics: scalars loss, grad_norm, lr, param_norm and
-    grad_norm/<group>, see `parameter_group`. seed: of noise and augmentation, folded with the step.
+    inputs: of `model_inputs`, with actions. like: the state where it lives, and the new one is to. metrics: scalars
+    loss, grad_norm, lr, param_norm, grad_norm/<`parameter_group`>. seed: of noise and augmentation.
     """
 
     def train_step(state: TrainState, inputs: dict[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss, gradient = _gradients(loss_fn, state.params, state.frozen, inputs, key, config)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         ema = state.ema_params
         if ema is not None:
             ema = _average(ema, params, ema_decay_at(config.ema_decay, state.step))
@@ -218,15 +196,11 @@ def make_train_step(
         }
         return TrainState(params, opt_state, ema, state.step + 1, state.frozen), metrics
 
-    if config.ema != "host":
-        return _jit_step(train_step, like)
-    like = like and dataclasses.replace(like, ema_params=None)
-    return functools.partial(_step_with_host_average, _jit_step(train_step, like), config)
-
-
-def _jit_step(train_step: Callable, like: TrainState | None) -> Any:
+    if like is not None and config.ema == "host":
+        like = dataclasses.replace(like, ema_params=None)
     out = None if like is None else (jax.tree.map(lambda leaf: leaf.sharding, like), None)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=out)
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=out)
+    return functools.partial(_step_with_host_average, jitted, config) if config.ema == "host" else jitted
 
 
 def _average(ema: Params, params: Params, decay: jax.Array) -> Params:
@@ -250,9 +224,8 @@ def make_eval_loss(loss_fn: LossFn) -> Callable[[Params, dict[str, Any], jax.Arr
     """Jitted (params, inputs, key) -> (sum(mask l), sum(mask)): add them over batches, then divide. No augmentation."""
 
     def eval_loss(params: Params, inputs: dict[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        part = _prepare(inputs, key, None)
-        loss = loss_fn(params, part, key)
-        return weighted_loss(loss, part["action_mask"], jnp.ones_like(part["weight"]))
+        loss = loss_fn(params, {**inputs, "images": images_to_float(inputs["images"])}, key)
+        return weighted_loss(loss, inputs["action_mask"], jnp.ones_like(inputs["weight"]))
 
     return jax.jit(eval_loss)
 
@@ -263,7 +236,7 @@ def check_finite(metrics: Mapping[str, Any], step: int, indices: Any = None) -> 
     Call it before the state is saved. indices: the samples of the batch, for the message.
     """
     values = {name: float(np.asarray(metrics[name])) for name in ("loss", "grad_norm")}
-    if all(np.isfinite(value) for value in values.values()):
+    if np.isfinite(list(values.values())).all():
         return
     samples = "" if indices is None else f" on samples {np.asarray(indices).tolist()}"
     raise NonFiniteError(

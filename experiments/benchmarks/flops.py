@@ -11,7 +11,8 @@ from collections.abc import Collection
 import jax
 
 from dexhil.models.config import AttentionConfig, GemmaConfig, VLAConfig
-from dexhil.training.partition import Params, parameter_group, path_name
+from dexhil.models.trees import Params
+from dexhil.training.partition import parameter_group, path_name
 
 # Dense bfloat16 products with float32 sums, in 1e12 per second, and memory in 1e12 bytes per second, from the vendors'
 # data sheets. Longest name first.

@@ -113,7 +113,7 @@ def benchmark(episodes: int, options: argparse.Namespace) -> dict[str, Any]:
         root, began = Path(folder), time.perf_counter()
         record_episodes(root / "episodes", episodes, options.steps)
         recorded = time.perf_counter()
-        build_dataset(root / "episodes", root / "rlds", workers=options.workers)
+        build_dataset(root / "episodes", root / "rlds")
         seconds = {"record_s": recorded - began, "build_s": time.perf_counter() - recorded}
         case = root / "rlds", root / "cache", options.batches, options.workers
         cold, *warm = [run_case(*case) for _ in range(1 + options.repeats)]

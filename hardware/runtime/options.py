@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.config import Config, ConfigError, load_config, split_overrides
-from dexhil.start import CommandParser, command_parser
+from dexhil.config import Config, ConfigError, load_config
+from dexhil.start import CommandParser, command_parser, split_overrides
 
 RIGS = ("real", "sim")
 SIZE = (1280, 720)  # px, of a camera that sees the cube

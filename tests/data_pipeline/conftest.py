@@ -92,7 +92,7 @@ def episodes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(episodes) -> Path:
     """`episodes` as RLDS."""
-    return build_dataset(episodes, episodes.parent / "offline", workers=1)
+    return build_dataset(episodes, episodes.parent / "offline")
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +101,7 @@ def round_dataset(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("round1") / "episodes"
     record(root, Recipe(10, 8, source="online", round=1, takeovers=((4, 8),)))
     record(root, Recipe(11, 6, source="online", round=1))
-    return build_dataset(root, root.parent / "round1", workers=1)
+    return build_dataset(root, root.parent / "round1")
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_the_last_takeover_and_what_follows(text, kept):
 
 
 def test_an_unknown_filter_is_named():
-    with pytest.raises(DatasetError, match=r"filter 'last_takover' is not in .*did you mean 'last_takeover'"):
+    with pytest.raises(ValueError, match=r"filter 'last_takover' is not known; did you mean 'last_takeover'"):
         kept_segments(flags(".."), "online", 1, "last_takover")
 
 
@@ -66,7 +66,7 @@ def online(tmp_path_factory, recipe, recorder):
     for number, ranges in takeovers.items():
         success = int(number != 3)
         recorder(root, recipe(number, 8, source="online", round=1, success=success, takeovers=ranges))
-    return build_dataset(root, root.parent / "data", workers=1)
+    return build_dataset(root, root.parent / "data")
 
 
 @pytest.fixture
@@ -121,16 +121,16 @@ def test_a_last_action_that_is_not_valid_is_cut_from_the_kept_steps(load):
 def test_demonstrations_are_whole_and_offline_whatever_their_flags(load, tmp_path, recipe, recorder):
     for number, takeovers in enumerate([((0, 8),), ((3, 5),), ()]):
         recorder(tmp_path / "episodes", recipe(number, 8, takeovers=takeovers))
-    loader = load(build_dataset(tmp_path / "episodes", tmp_path / "data", workers=1))
+    loader = load(build_dataset(tmp_path / "episodes", tmp_path / "data"))
     assert loader.card()["categories"] == {"offline": 24}
 
 
 def test_data_of_which_nothing_is_kept_is_refused(load, tmp_path, recipe, recorder):
     recorder(tmp_path / "episodes", recipe(1, 4, source="online", success=0))
-    failed = build_dataset(tmp_path / "episodes", tmp_path / "data", workers=1)
+    failed = build_dataset(tmp_path / "episodes", tmp_path / "data")
     with pytest.raises(DatasetError, match=r"'last_takeover' keeps no step of 1 episodes: .* did not succeed"):
         load(failed)
-    with pytest.raises(DatasetError, match=r"filter 'non' is not in .*did you mean 'none'"):
+    with pytest.raises(ValueError, match=r"filter 'non' is not known; did you mean 'none'"):
         load(filter="non")
 
 
@@ -146,7 +146,6 @@ def test_what_the_filter_drops_stays_in_the_index_and_is_never_drawn(load):
     assert len(loader.index) == 5 * 8
     left = loader.index[loader.num_samples :]
     assert loader.card()["unused"] == {"filtered": 5 + 8 + 7}
-    assert set(left["segment"].tolist()) == {-1}
     gone = sorted(1000 * (left["episode"] + 1) + left["t"])  # episodes count from 0, recipes from 1
     assert gone == sorted(steps(1, 0, 5) | steps(3, 0) | steps(5, 0, 7))
     assert (loader.mixture.weights(np.arange(len(loader.index)))[loader.num_samples :] == 0).all()
@@ -185,7 +184,7 @@ def test_what_is_kept_is_drawn_and_weighted_as_ever(tmp_path, recipe, recorder, 
         recipe(3, 7, success=0, takeovers=((3, 7),), **online),
     ):
         recorder(tmp_path / "episodes", made)
-    data = build_dataset(tmp_path / "episodes", tmp_path / "data", workers=1)
+    data = build_dataset(tmp_path / "episodes", tmp_path / "data")
     mixture = MixtureConfig(mode, 0.5 if mode == "uniform" else 0.4)
     loader = Loader([data], DEXHIL, batch_size=6, chunk=4, cache_dir=tmp_path / "cache", mixture=mixture)
     card = loader.card()
@@ -210,7 +209,7 @@ def recorded(tmp_path, recipe):
                 changed = {"observation": seen, "is_intervention": person, "is_commanded": commanded}
                 writer.append(dataclasses.replace(step, policy_action=step.action, **changed))
             writer.finish(EpisodeMetadata("e", "plush", 1, "online", 1, "p", "o", "fr3_dexhand021", 0, 1, 0.0))
-        data = build_dataset(tmp_path / "episodes", tmp_path / "data", workers=1)
+        data = build_dataset(tmp_path / "episodes", tmp_path / "data")
         return Loader([data], mapping, batch_size=1, chunk=chunk, cache_dir=tmp_path / "cache", **changes)
 
     return make

@@ -133,7 +133,7 @@ def test_images_are_resized_as_in_serving(episodes, load):
 def test_rounds_aggregate_and_categories_stand_in_the_index(load, dataset, round_dataset):
     loader = load(dataset, round_dataset, batch_size=61, filter="none")
     assert loader.card()["categories"] == {"offline": 47, "autonomous": 10, "intervention": 4}
-    assert np.bincount(loader.index["round"]).tolist() == [47, 14]
+    assert np.bincount(loader.index["dataset"]).tolist() == [47, 14]
     batch = loader.batch(0)
     assert sorted(batch["actions"][batch["is_intervention"], 0, 0].tolist()) == [10004, 10005, 10006, 10007]
     assert len(loader.all_actions()) == len(loader.all_states()) == loader.num_samples
@@ -146,7 +146,7 @@ def test_a_round_without_corrections_adds_no_sample_and_says_nothing_about_drift
 ):
     recorder(tmp_path / "episodes", recipe(12, 6, source="online", round=2))
     recorder(tmp_path / "episodes", recipe(13, 6, source="online", round=2, success=0, takeovers=((2, 6),)))
-    quiet = build_dataset(tmp_path / "episodes", tmp_path / "round2", workers=1)
+    quiet = build_dataset(tmp_path / "episodes", tmp_path / "round2")
     before = load(dataset, round_dataset, filter="corrections")
     after = load(dataset, round_dataset, quiet, filter="corrections")
     warmup = load(dataset)
@@ -162,19 +162,14 @@ def episode_ids(loader: Loader) -> set[float]:
     return set((loader.all_actions()[:, 0] // 1000).astype(int).tolist())
 
 
-@pytest.mark.parametrize("split_seed", range(4))
-def test_the_held_out_split_is_a_partition_that_new_data_does_not_move(load, dataset, round_dataset, split_seed):
-    arguments = {"heldout_fraction": 0.4, "split_seed": split_seed}
+@pytest.mark.parametrize("fraction", [0.2, 0.4, 0.6])
+def test_the_held_out_split_is_a_partition_that_new_data_does_not_move(load, dataset, round_dataset, fraction):
+    arguments = {"heldout_fraction": fraction}
     train, heldout = (episode_ids(load(split=split, **arguments)) for split in ("train", "heldout"))
     assert train | heldout == set(range(6))
     assert not train & heldout
     more = episode_ids(load(dataset, round_dataset, split="train", **arguments))
     assert not more & heldout
-
-
-def test_the_split_follows_its_own_seed(load):
-    chosen = [episode_ids(load(split="heldout", heldout_fraction=0.4, split_seed=seed)) for seed in range(6)]
-    assert len(set(map(frozenset, chosen))) > 1
 
 
 def test_the_split_does_not_follow_the_sampling_seed(load):
@@ -187,7 +182,7 @@ def test_episodes_are_filtered_by_metadata(load):
     assert episode_ids(load(episode_filter={"task": ("plush",), "success": (1,)})) == {1, 3}
     with pytest.raises(DatasetError, match=r"no episode is left .*0 of 6 pass the filter"):
         load(episode_filter={"task": ("plushie",)})
-    with pytest.raises(DatasetError, match=r"'sucess' is not in .*did you mean 'success'"):
+    with pytest.raises(ValueError, match=r"'sucess' is not known; did you mean 'success'"):
         load(episode_filter={"sucess": (1,)})
 
 
@@ -200,16 +195,16 @@ def test_the_first_episodes_of_each_task(load):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split": "test"}, "split 'test' is not in"),
+        ({"split": "test"}, "split 'test' is not known"),
         ({"heldout_fraction": 1.0}, "expected 0 <= fraction < 1, got 1.0"),
         ({"chunk": 0}, "chunk: expected at least one action, got 0"),
         ({"action_dim": 7}, "actions have 19 numbers, the config expects 7"),
         ({"robot": "ur5"}, "is of robot 'fr3_dexhand021', expected 'ur5'"),
-        ({"cameras": ["scnee"]}, "camera 'scnee' is not in .*did you mean 'scene'"),
+        ({"cameras": ["scnee"]}, "camera 'scnee' is not known; did you mean 'scene'"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(load, change, message):
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(ValueError, match=message):
         load(**change)
 
 
@@ -249,7 +244,7 @@ def test_damaged_files_are_named(load, dataset, tmp_path):
         "empty": (lambda data: b"", "holds 0 episodes, its dataset_info.json says 6: it is truncated"),
     }
     for name, (change, message) in cases.items():
-        with pytest.raises(DatasetError, match=message):
+        with pytest.raises(ValueError, match=message):
             load(damaged(dataset, tmp_path / name, change))
     next((tmp_path / "cut").glob("*.tfrecord-*")).unlink()
     with pytest.raises(DatasetError, match=r"tfrecord-00000-of-00001 is missing though"):
@@ -301,11 +296,11 @@ def test_an_image_that_does_not_decode_is_named(load, write_plain):
     loader = load(write_plain(image=b"\xff\xd8broken"), mapping=PLAIN, batch_size=1)
     message = "episode 0 step 1 camera 'scene': the image does not decode"
     bad = next(k for k in range(3) if sample_indices(0, k, batch_size=1, num_samples=3)[0] == 1)
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(ValueError, match=message):
         loader.batch(bad)
     good = bad + 1  # the bad step comes again in the next epoch, while iterating
     iterator = loader.iterate(good)
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(ValueError, match=message):
         list(itertools.islice(iterator, 6))
 
 

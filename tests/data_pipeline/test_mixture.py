@@ -93,14 +93,14 @@ def test_a_single_kind_of_data_is_uniform(mode, counts):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"mode": "wieght"}, "mixture mode 'wieght' is not in .*did you mean 'weight'"),
+        ({"mode": "wieght"}, "mixture mode 'wieght' is not known; did you mean 'weight'"),
         *(({"mode": "weight", "p_star": p}, "p_star: expected 0 < p_star < 1") for p in (0, 1, -0.5, 1.5, math.nan)),
-        ({"mode": "iwr", "p_star": 0.3}, "mode 'iwr' has p_star 0.5, got 0.3; mode 'weight' takes any"),
+        ({"mode": "iwr", "p_star": 0.3}, "mode 'iwr' has p_star 0.5, got 0.3; use mode 'weight'"),
         ({"mode": "sirius", "p_star": 0.3}, "mode 'sirius' has p_star 0.5, got 0.3"),
     ],
 )
 def test_a_mixture_that_makes_no_sense_is_refused(config, message):
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(ValueError, match=message):
         MixtureConfig(**config)
 
 
@@ -192,7 +192,7 @@ def load(tmp_path_factory, recipe, recorder):
     recorder(root / "episodes", recipe(1, 12))
     recorder(root / "episodes", recipe(5, 10, source="online", round=1, takeovers=((4, 10),)))
     recorder(root / "episodes", recipe(2, 6, source="online", round=1))
-    data = build_dataset(root / "episodes", root / "data", workers=1)
+    data = build_dataset(root / "episodes", root / "data")
 
     def make(mode: str = "uniform", p_star: float = 0.5, **changes) -> Loader:
         arguments = {"batch_size": 6, "chunk": 1, "cache_dir": root / "cache"} | changes

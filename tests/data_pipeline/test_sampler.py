@@ -60,7 +60,7 @@ def test_the_order_is_the_one_that_earlier_runs_were_trained_in():
 @pytest.mark.parametrize("share", [Fraction(1, 2), Fraction(3, 10), Fraction(999_999, 10**6)])
 @pytest.mark.parametrize("step", [0, 10**9])
 def test_two_pools_keep_their_share_in_every_batch(share, step):
-    first, indices = two_pool_indices(4, step, batch_size=256, sizes=(5, 10**8), share=share)
+    first, indices = two_pool_indices(4, step, batch_size=256, sizes=(5, 10**8), p_first=share)
     assert abs(first.sum() - 256 * share) < 1
     assert set(indices[first].tolist()) == set(range(5))
     assert indices.min() >= 0

@@ -101,17 +101,17 @@ def test_a_config_survives_json(name):
 def test_unknown_names_suggest_the_nearest():
     with pytest.raises(ValueError, match="'embeded' is not known; did you mean 'embedded'"):
         get_model_config("embeded")
-    with pytest.raises(ValueError, match="unknown field 'chunks'; did you mean 'chunk'"):
+    with pytest.raises(ValueError, match=r"model\.chunks: there is no such setting; did you mean 'chunk'"):
         VLAConfig.from_dict(TINY.to_dict() | {"chunks": 8})
-    with pytest.raises(ValueError, match=r"GemmaConfig: missing fields \['mlp_dim'\]"):
+    with pytest.raises(ValueError, match=r"model\.lm: GemmaConfig.* missing 1 required .*'mlp_dim'"):
         VLAConfig.from_dict(TINY.to_dict() | {"lm": {"width": 8}})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variant": "pi1"}, r"variant: expected one of \['pi0', 'pi05'\], got 'pi1'"),
-        ({"state_input": "words"}, "state_input: expected one of"),
+        ({"variant": "pi1"}, r"variant 'pi1' is not known; .*\['pi0', 'pi05'\]"),
+        ({"state_input": "words"}, "state_input 'words' is not known"),
         ({"image_size": 60}, "image_size: expected a positive multiple of the pixels of a vision token = 8, got 60"),
         ({"attention": AttentionConfig(2, 3, 2, 8)}, "num_heads: expected a positive multiple of num_kv_heads = 2"),
         ({"expert": GemmaConfig(15, 32)}, "expert.width: expected a positive multiple of 2"),

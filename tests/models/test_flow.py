@@ -9,13 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from dexhil.models import vla
 from dexhil.models.config import TINY, AttentionConfig
 from dexhil.models.sampling import sample_actions
 from dexhil.models.vla import draw_times, flow_loss, init_params
+from tests.models import pure
 from tests.tolerances import TINY_VLA, assert_close
 
-flow_errors = jax.jit(vla.flow_errors, static_argnums=1)
+flow_errors = jax.jit(pure.flow_errors, static_argnums=1)
 
 
 def _draws(config, samples, batch=2):
@@ -74,7 +74,7 @@ def test_padded_action_dims_do_not_count(random_params, random_inputs):
 @functools.partial(jax.jit, static_argnums=1)
 @jax.value_and_grad
 def _loss_and_gradient(params, config, inputs, noise, t):
-    return vla.flow_errors(params, config, inputs, noise, t).mean()
+    return pure.flow_errors(params, config, inputs, noise, t).mean()
 
 
 def test_gradient_is_the_finite_difference(tiny):

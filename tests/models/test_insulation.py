@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dexhil.models.config import TINY
-from dexhil.models.vla import flow_errors
 from dexhil.training.partition import parameter_group, path_name
 from tests.models import reference
+from tests.models.pure import flow_errors
 from tests.tolerances import TINY_VLA, relative, roundings
 
 INSULATED = dataclasses.replace(TINY, insulate=True)

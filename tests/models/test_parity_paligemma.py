@@ -49,7 +49,7 @@ def _theirs(model, inputs):
 def _ours(params, config, inputs):
     """Logits through the tied embedding, keys and values, mask."""
     model = bind(params, config)
-    x, kv, mask = model.run_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
+    kv, mask, x = model.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
     x, _ = model.PaliGemma.llm.final_norm(x)
     return x @ model.PaliGemma.llm.embedder["input_embedding"].T, kv, mask
 

@@ -13,6 +13,7 @@ from dexhil.models.layers import time_embedding
 from dexhil.models.weights.load import load_params
 from tests.models import reference
 from tests.models.huggingface import SMALL_PI0, pi0, torch, torch_inputs
+from tests.models.pure import denoise, encode_prefix, flow_errors
 
 STEPS = 10
 
@@ -64,8 +65,8 @@ def call(model, inputs, **more):
 
 def velocity(params, config, inputs, noise, t):
     """Ours, at `noise` as x_t; t is ours."""
-    kv, mask = vla.encode_prefix(params, config, inputs["images"], inputs["tokens"], inputs["token_mask"])
-    return vla.denoise(params, config, kv, mask, noise, t, inputs["state"])
+    kv, mask = encode_prefix(params, config, inputs["images"], inputs["tokens"], inputs["token_mask"])
+    return denoise(params, config, kv, mask, noise, t, inputs["state"])
 
 
 jitted_velocity = jax.jit(velocity, static_argnums=1)
@@ -86,7 +87,7 @@ def test_loss(model, params, inputs, draws, monkeypatch):
     noise, time = draws
     share_time_embedding(model, monkeypatch)
     theirs = call(model, inputs, noise=noise, timestep=time, actions=inputs["actions"]).loss
-    errors = jax.jit(vla.flow_errors, static_argnums=1)(params, SMALL_PI0, inputs, noise[:, None], (1 - time)[:, None])
+    errors = jax.jit(flow_errors, static_argnums=1)(params, SMALL_PI0, inputs, noise[:, None], (1 - time)[:, None])
     assert float(errors.mean()) == pytest.approx(float(theirs), abs=1e-5)
 
 

@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from dexhil.models import vla
 from dexhil.models.weights.load import load_params
 from tests.models.huggingface import SMALL_PI05, paligemma, pi05_arrays, torch, torch_inputs
 from tests.models.pi05_torch import velocity
+from tests.models.pure import denoise, encode_prefix
 
 
 @jax.jit
 def ours(params, inputs, x_t, t):
     config = SMALL_PI05
-    kv, mask = vla.encode_prefix(params, config, inputs["images"], inputs["tokens"], inputs["token_mask"])
-    return vla.denoise(params, config, kv, mask, x_t, t, inputs["state"])
+    kv, mask = encode_prefix(params, config, inputs["images"], inputs["tokens"], inputs["token_mask"])
+    return denoise(params, config, kv, mask, x_t, t, inputs["state"])
 
 
 def test_velocity(tmp_path, random_inputs):

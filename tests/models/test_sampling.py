@@ -19,7 +19,7 @@ from dexhil.models.sampling import (
     prefix_weights,
     sample_actions,
 )
-from dexhil.models.vla import denoise, encode_prefix
+from tests.models.pure import denoise, encode_prefix
 from tests.tolerances import FEW, assert_close
 
 CHUNK, WIDTH, PADDED, STEPS = 6, 2, 3, 5

@@ -10,8 +10,9 @@ import pytest
 
 from dexhil.models.config import TINY, AttentionConfig
 from dexhil.models.sampling import sample_actions
-from dexhil.models.vla import denoise, encode_prefix, init_params
+from dexhil.models.vla import init_params
 from tests.models import reference
+from tests.models.pure import denoise, encode_prefix
 from tests.tolerances import TINY_VLA, assert_close
 
 VARIANTS = [("pi0", "token"), ("pi05", "token"), ("pi0", "none"), ("pi05", "text")]
@@ -149,13 +150,3 @@ def test_sampling_is_euler_from_noise_to_data(tiny):
         x = x + 0.25 * _velocity(params, config, inputs, x, jnp.full((2,), t))
     sampled = sample_actions(params, config, inputs, jax.random.key(3), num_steps=4)
     assert_close(sampled, x, 4 * TINY_VLA)
-
-
-def test_bad_images_are_named(tiny):
-    config, params, inputs = tiny
-    inputs = jax.tree.map(jnp.asarray, inputs)
-    text = inputs["tokens"], inputs["token_mask"]
-    with pytest.raises(ValueError, match=r"camera 'wrist' is missing; expected \['scene', 'wrist'\], got \['scene'\]"):
-        encode_prefix(params, config, {"scene": inputs["images"]["scene"]}, *text)
-    with pytest.raises(ValueError, match=r"camera 'scene': expected \[B, 16, 16, 3\], got \[2, 8, 16, 3\]; resize"):
-        encode_prefix(params, config, inputs["images"] | {"scene": jnp.zeros((2, 8, 16, 3))}, *text)

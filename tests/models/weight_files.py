@@ -83,7 +83,7 @@ def of_their_convention(leaves):
 def huggingface_arrays(leaves, config, spelling):
     """{name: array} of the leaves ({path: array}) that are there, under the names of `spelling`."""
     arrays = {}
-    for short, piece in huggingface_pieces(config).items():
+    for short, piece in huggingface_pieces(config, {path: leaf.shape for path, leaf in leaves.items()}).items():
         if piece.path in leaves and "lm_head" not in short:
             part = leaves[piece.path][piece.index].transpose(np.argsort(piece.axes))
             arrays[_spell(short, spelling)] = np.ascontiguousarray(part.reshape(piece.shape))

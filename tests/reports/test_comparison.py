@@ -4,6 +4,7 @@ import pytest
 
 from dexhil.config import ConfigError
 from dexhil.reports.comparison import compare, comparison_facts, comparison_sections, read_outcomes
+from dexhil.reports.page import Table
 
 CONFIG = {"rig": {"tasks": ["plush"], "difficulty": 0.5}, "eval": {"first_seed": 7, "trials": 4}}
 
@@ -39,7 +40,9 @@ def test_the_page_shows_the_difference_with_its_interval():
     assert (fact.label, fact.value) == ("points against runs/b", "+50")
     assert "8 pairs" in fact.detail
     (section,) = comparison_sections(found)
-    assert section.blocks[0].rows == [("plush", "4 (50 %)", "4 (50 %)", "0 (0 %)", "0 (0 %)")]
+    (table, _) = section.blocks
+    assert isinstance(table, Table)
+    assert table.rows == [("plush", "4 (50 %)", "4 (50 %)", "0 (0 %)", "0 (0 %)")]
 
 
 @pytest.mark.parametrize(

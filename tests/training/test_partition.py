@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from dexhil.models.config import TINY
+from dexhil.models.trees import merge_trees
 from dexhil.models.vla import init_params
 from dexhil.training import step as step_module
 from dexhil.training.checkpoints import CheckpointError, Checkpoints, load_ema_params, load_train_state
 from dexhil.training.config import OptimizerConfig, StepConfig
 from dexhil.training.optimizer import make_optimizer, schedule
-from dexhil.training.partition import cast_frozen, frozen_paths, merge_trees, path_name, split_tree
+from dexhil.training.partition import cast_frozen, frozen_paths, path_name, split_tree
 from dexhil.training.sharding import make_mesh
 from dexhil.training.step import make_state, make_train_step, policy_params, start_from
 from tests.models.test_lora import ADAPTED

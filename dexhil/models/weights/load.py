@@ -1,7 +1,5 @@
 """Public weights as our parameter tree: strict, leaf by leaf, in about one copy of the model's memory."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re
@@ -13,8 +11,9 @@ import jax
 import numpy as np
 
 from dexhil.models.config import VLAConfig
-from dexhil.models.vla import Params, abstract_params, init_params
-from dexhil.models.weights.names import Piece, huggingface_pieces, openpi_path, short_name
+from dexhil.models.trees import Params, flatten, unflatten
+from dexhil.models.vla import abstract_params, init_params
+from dexhil.models.weights.names import Piece, Shapes, huggingface_pieces, openpi_path, short_name
 from dexhil.models.weights.sources import Source, WeightsError, open_source
 
 # Rows that transformers adds to the embedding: an image token, then up to a multiple of 64. No text reaches them.
@@ -45,10 +44,14 @@ def load_params(
     Raises WeightsError with the list of all arrays that are missing, unexpected or of another shape.
     """
     source = open_source(weights)
-    shapes = {path: leaf.shape for path, leaf in _leaves(abstract_params(config))}
+    shapes = {path: leaf.shape for path, leaf in flatten(abstract_params(config)).items()}
     fresh = _matching(init, shapes)
-    parts = _assign(source, config, shapes, init, str(weights))
-    _check_convention(config, parts, str(weights))
+    parts = _assign(source, config, shapes, init, fresh, str(weights))
+    if "action_out_proj/kernel" in parts and not config.reversed_time:
+        raise WeightsError(
+            f"weights {str(weights)!r}: their action head was trained with t = 1 as noise, the model has reversed_time "
+            "= False; use a model with reversed_time = True (pi0, pi05)"
+        )
     if fresh and key is None:
         raise ValueError(f"key: needed to draw what `init` names, {sorted(fresh)}; got None")
     leaves: dict[str, jax.Array] = {}
@@ -58,26 +61,10 @@ def load_params(
     if fresh:
         leaves |= {path: place(path, leaf) for path, leaf in _fresh_leaves(key, config, fresh).items()}
     _say_what_differs(source, parts, fresh, shapes, say)
-    return _tree({path: leaves[path] for path in shapes})
+    return unflatten(leaves)
 
 
-def _leaves(tree: Any) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
-
-
-def _tree(leaves: Mapping[str, Any]) -> Params:
-    tree: Params = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[name] = leaf
-    return tree
-
-
-def _matching(patterns: Sequence[str], shapes: Mapping[str, Any]) -> frozenset[str]:
+def _matching(patterns: Sequence[str], shapes: Shapes) -> frozenset[str]:
     """Our paths that a pattern names. Raises WeightsError on a pattern that names none."""
     found: set[str] = set()
     for pattern in patterns:
@@ -88,16 +75,13 @@ def _matching(patterns: Sequence[str], shapes: Mapping[str, Any]) -> frozenset[s
     return frozenset(found)
 
 
-# Which array goes where, and all that is wrong with that.
-
 Parts = dict[tuple[int, ...], list[tuple[str, Piece]]]  # of one leaf: index -> the arrays that hold that part
 
 
 def _assign(
-    source: Source, config: VLAConfig, shapes: Mapping[str, tuple[int, ...]], init: Sequence[str], weights: str
+    source: Source, config: VLAConfig, shapes: Shapes, init: Sequence[str], fresh: frozenset[str], weights: str
 ) -> dict[str, Parts]:
     """{our path: its parts} of all that is to be read. Raises WeightsError with everything that does not fit."""
-    fresh = _matching(init, shapes)
     pieces, indices = _pieces(source, config, shapes)
     parts: dict[str, Parts] = {path: {index: [] for index in indices[path]} for path in shapes if path not in fresh}
     problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "another shape": [], "given twice": []}
@@ -122,15 +106,16 @@ def _assign(
 
 
 def _pieces(
-    source: Source, config: VLAConfig, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, Piece | None], Mapping[str, set[tuple[int, ...]]]]:
+    source: Source, config: VLAConfig, shapes: Shapes
+) -> tuple[dict[str, Piece | None], dict[str, set[tuple[int, ...]]]]:
     """{name in the file: piece, None where unknown}, and the indices that make up each of our leaves."""
-    indices: dict[str, set[tuple[int, ...]]] = {path: set() for path in shapes}
     if source.family == "openpi":
         paths = {name: openpi_path(name) for name in source.shapes}
-        whole = {name: Piece.whole(path, shapes.get(path, ())) for name, path in paths.items()}
-        return dict(whole), {path: {()} for path in shapes}
-    known = huggingface_pieces(config)
+        whole = {path: shapes.get(path, ()) for path in paths.values()}
+        pieces = {path: Piece(path, (), shape, shape, tuple(range(len(shape)))) for path, shape in whole.items()}
+        return {name: pieces[path] for name, path in paths.items()}, {path: {()} for path in shapes}
+    known = huggingface_pieces(config, shapes)
+    indices: dict[str, set[tuple[int, ...]]] = {path: set() for path in shapes}
     for piece in known.values():
         indices.setdefault(piece.path, set()).add(piece.index)
     shorts = {name: short_name(name) for name in source.shapes}
@@ -143,17 +128,6 @@ def _fits(shape: tuple[int, ...], piece: Piece) -> bool:
         return shape == piece.shape
     extra = shape[0] - piece.shape[0]
     return shape[1:] == piece.shape[1:] and 0 <= extra <= _EXTRA_ROWS
-
-
-def _check_convention(config: VLAConfig, parts: Mapping[str, Parts], weights: str) -> None:
-    if "action_out_proj/kernel" in parts and not config.reversed_time:
-        raise WeightsError(
-            f"weights {weights!r}: their action head was trained with t = 1 as noise, the model has reversed_time = "
-            "False; use a model with reversed_time = True (pi0, pi05)"
-        )
-
-
-# Reading.
 
 
 def _read_leaf(source: Source, path: str, parts: Parts, leaf: np.ndarray) -> np.ndarray:
@@ -179,15 +153,11 @@ def _read(source: Source, name: str, shape: tuple[int, ...], dtype: np.dtype) ->
 @functools.partial(jax.jit, static_argnames=("config", "paths"))
 def _fresh_leaves(key: jax.Array, config: VLAConfig, paths: frozenset[str]) -> dict[str, jax.Array]:
     """Only what `paths` names is computed: XLA drops the rest of the model before anything is allocated."""
-    return {path: leaf for path, leaf in _leaves(init_params(config, key)) if path in paths}
+    return {path: leaf for path, leaf in flatten(init_params(config, key)).items() if path in paths}
 
 
 def _say_what_differs(
-    source: Source,
-    parts: Mapping[str, Parts],
-    fresh: frozenset[str],
-    shapes: Mapping[str, tuple[int, ...]],
-    say: Callable[[str], None],
+    source: Source, parts: Mapping[str, Parts], fresh: frozenset[str], shapes: Shapes, say: Callable[[str], None]
 ) -> None:
     for held in parts.get(_EMBEDDING, {}).values():
         rows, wanted = source.shapes[held[0][0]][0], held[0][1].shape[0]

@@ -1,21 +1,23 @@
 """Whose array is which of ours: openpi's and big_vision's paths, and transformers' names with their layouts.
 
-Axes of the layouts, one letter each: a action width, b twice the expert's width, c pixel channels, d width of the
-stream, e width of the language model or of the expert beside d, f MLP width, h head size, k key-value heads, m three
-times the width (scale, shift, gate), n heads, p image tokens, q state width, v vocabulary, w the expert's width again,
-x and y pixels of a patch.
+Layouts name the file's axes and ours by letters, such as d width, f MLP width, n heads, k key-value heads, h head size;
+how long an axis is follows from our leaf.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import math
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
 from dexhil.models.config import VLAConfig
 
-_GEMMA_LAYER = {
+Shapes = Mapping[str, tuple[int, ...]]  # of all our leaves, by path
+
+Table = dict[str, tuple[str, tuple[int, ...], str]]  # name in the file: our path, index in the leaf, layout
+
+_GEMMA_LAYER: Table = {
     "self_attn.q_proj.weight": ("attn/q_einsum{s}/w", (), "nh d -> n d h"),
     "self_attn.k_proj.weight": ("attn/kv_einsum{s}/w", (0,), "kh d -> k d h"),
     "self_attn.v_proj.weight": ("attn/kv_einsum{s}/w", (1,), "kh d -> k d h"),
@@ -30,15 +32,15 @@ _GEMMA_LAYER = {
     "post_attention_layernorm.dense.weight": ("pre_ffw_norm{s}/Dense_0/kernel", (), "m d -> d m"),
     "post_attention_layernorm.dense.bias": ("pre_ffw_norm{s}/Dense_0/bias", (), "m -> m"),
 }
-_GEMMA_END = {
+_GEMMA_END: Table = {
     "norm.weight": ("final_norm{s}/scale", (), "d -> d"),
     "norm.dense.weight": ("final_norm{s}/Dense_0/kernel", (), "m d -> d m"),
     "norm.dense.bias": ("final_norm{s}/Dense_0/bias", (), "m -> m"),
 }
-_EMBEDDING = "PaliGemma/llm/embedder/input_embedding"
-_EMBEDDING_NAMES = ("language.embed_tokens.weight", "language.lm_head.weight")  # tied: files keep either or both
+_TABLE = ("PaliGemma/llm/embedder/input_embedding", (), "v d -> v d")
+_EMBEDDING: Table = {"language.embed_tokens.weight": _TABLE, "language.lm_head.weight": _TABLE}  # tied: either or both
 _HEADS = "MultiHeadDotProductAttention_0"
-_VISION_LAYER = {
+_VISION_LAYER: Table = {
     "layer_norm1.weight": ("LayerNorm_0/scale", (), "d -> d"),
     "layer_norm1.bias": ("LayerNorm_0/bias", (), "d -> d"),
     "layer_norm2.weight": ("LayerNorm_1/scale", (), "d -> d"),
@@ -55,7 +57,7 @@ _VISION_LAYER = {
     "mlp.fc2.weight": ("MlpBlock_0/Dense_1/kernel", (), "d f -> f d"),
     "mlp.fc2.bias": ("MlpBlock_0/Dense_1/bias", (), "d -> d"),
 }
-_VISION_END = {
+_VISION_END: Table = {
     "vision.embeddings.patch_embedding.weight": ("embedding/kernel", (), "d c y x -> y x c d"),
     "vision.embeddings.patch_embedding.bias": ("embedding/bias", (), "d -> d"),
     "vision.embeddings.position_embedding.weight": ("pos_embedding", (0,), "p d -> p d"),
@@ -64,20 +66,13 @@ _VISION_END = {
     "projector.weight": ("head/kernel", (), "e d -> d e"),
     "projector.bias": ("head/bias", (), "e -> e"),
 }
-_PROJECTIONS = {
-    "action_in_proj.weight": ("action_in_proj/kernel", (), "e a -> a e"),
-    "action_in_proj.bias": ("action_in_proj/bias", (), "e -> e"),
-    "action_out_proj.weight": ("action_out_proj/kernel", (), "a e -> e a"),
-    "action_out_proj.bias": ("action_out_proj/bias", (), "a -> a"),
-    "state_proj.weight": ("state_proj/kernel", (), "e q -> q e"),
-    "state_proj.bias": ("state_proj/bias", (), "e -> e"),
-    "action_time_mlp_in.weight": ("action_time_mlp_in/kernel", (), "e b -> b e"),
-    **{
-        f"{name}.{part}": (f"{name}/{kind}", (), layout)
-        for name in ("action_time_mlp_in", "action_time_mlp_out", "time_mlp_in", "time_mlp_out")
-        for part, kind, layout in (("weight", "kernel", "w e -> e w"), ("bias", "bias", "w -> w"))
-        if (name, part) != ("action_time_mlp_in", "weight")
-    },
+_PROJECTIONS: Table = {
+    f"{name}.{part}": (f"{name}/{kind}", (), layout)
+    for name in (
+        *("action_in_proj", "action_out_proj", "state_proj"),
+        *("action_time_mlp_in", "action_time_mlp_out", "time_mlp_in", "time_mlp_out"),
+    )
+    for part, kind, layout in (("weight", "kernel", "o i -> i o"), ("bias", "bias", "o -> o"))
 }
 
 # What transformers 4 and 5, openpi's PyTorch model and LeRobot's policies put before the same names; all that match
@@ -113,11 +108,6 @@ class Piece:
     view: tuple[int, ...]
     axes: tuple[int, ...]
 
-    @classmethod
-    def whole(cls, path: str, shape: tuple[int, ...]) -> Piece:
-        """The leaf as it is."""
-        return cls(path, (), shape, shape, tuple(range(len(shape))))
-
     def arrange(self, array: np.ndarray) -> np.ndarray:
         return array.reshape(self.view).transpose(self.axes)
 
@@ -140,69 +130,40 @@ def short_name(name: str) -> str | None:
     return None if _UNREAD.search(name) else name
 
 
-def huggingface_pieces(config: VLAConfig) -> dict[str, Piece]:
-    """{short name: piece} of every array that either variant may have."""
-    shared, llm = config.attention, "PaliGemma/llm"
-    pieces: dict[str, Piece] = {}
-    for stream, suffix, size in (("language", "", config.lm), ("expert", "_1", config.expert)):
-        sizes = {
-            "d": size.width,
-            "f": size.mlp_dim,
-            "h": shared.head_dim,
-            "k": shared.num_kv_heads,
-            "m": 3 * size.width,
-            "n": shared.num_heads,
-        }
-        for layer in range(shared.depth):
-            for name, (path, index, layout) in _GEMMA_LAYER.items():
-                path = f"{llm}/layers/{path.format(s=suffix)}"
-                pieces[f"{stream}.layers.{layer}.{name}"] = _piece(path, (layer, *index), layout, sizes)
-        for name, (path, index, layout) in _GEMMA_END.items():
-            pieces[f"{stream}.{name}"] = _piece(f"{llm}/{path.format(s=suffix)}", index, layout, sizes)
-    for name in _EMBEDDING_NAMES:
-        pieces[name] = _piece(_EMBEDDING, (), "v d -> v d", {"v": config.vocab_size, "d": config.lm.width})
-    return pieces | _vision_pieces(config) | _projection_pieces(config)
-
-
-def _vision_pieces(config: VLAConfig) -> dict[str, Piece]:
-    vision = config.vision
-    sizes = {
-        "c": 3,
-        "d": vision.width,
-        "e": config.lm.width,
-        "f": vision.mlp_dim,
-        "h": vision.width // vision.num_heads,
-        "n": vision.num_heads,
-        "p": config.image_tokens,
-        "x": vision.patch,
-        "y": vision.patch,
+def huggingface_pieces(config: VLAConfig, shapes: Shapes) -> dict[str, Piece]:
+    """{short name: piece} of every array that either variant may have; of no size where this model has no such leaf."""
+    tables: list[tuple[str, str, tuple[int, ...], Table]] = []
+    for stream, suffix in (("language", ""), ("expert", "_1")):
+        tables.append((f"{stream}.", "PaliGemma/llm/", (), _with_suffix(_GEMMA_END, suffix)))
+        for layer in range(config.attention.depth):
+            table = _with_suffix(_GEMMA_LAYER, suffix)
+            tables.append((f"{stream}.layers.{layer}.", "PaliGemma/llm/layers/", (layer,), table))
+    for layer in range(config.vision.depth):
+        folder = "PaliGemma/img/Transformer/encoderblock/"
+        tables.append((f"vision.encoder.layers.{layer}.", folder, (layer,), _VISION_LAYER))
+    tables += [("", "PaliGemma/img/", (), _VISION_END), ("", "", (), _PROJECTIONS), ("", "", (), _EMBEDDING)]
+    return {
+        prefix + name: make_piece(folder + path, (*outer, *index), layout, shapes)
+        for prefix, folder, outer, table in tables
+        for name, (path, index, layout) in table.items()
     }
-    tower, block = "PaliGemma/img", "PaliGemma/img/Transformer/encoderblock"
-    ends = {
-        name: _piece(f"{tower}/{path}", index, layout, sizes) for name, (path, index, layout) in _VISION_END.items()
-    }
-    layers = {
-        f"vision.encoder.layers.{layer}.{name}": _piece(f"{block}/{path}", (layer, *index), layout, sizes)
-        for layer in range(vision.depth)
-        for name, (path, index, layout) in _VISION_LAYER.items()
-    }
-    return ends | layers
 
 
-def _projection_pieces(config: VLAConfig) -> dict[str, Piece]:
-    width = config.expert.width
-    sizes = {"a": config.padded_action_dim, "b": 2 * width, "e": width, "q": config.padded_state_dim, "w": width}
-    return {name: _piece(path, index, layout, sizes) for name, (path, index, layout) in _PROJECTIONS.items()}
+def _with_suffix(table: Table, suffix: str) -> Table:
+    return {name: (path.format(s=suffix), index, layout) for name, (path, index, layout) in table.items()}
 
 
-def _piece(path: str, index: tuple[int, ...], layout: str, sizes: dict[str, int]) -> Piece:
-    """layout: "nh d -> n d h": the file's axes, merged where letters stand together, and ours."""
+def make_piece(path: str, index: tuple[int, ...], layout: str, shapes: Shapes) -> Piece:
+    """The part `index` of our leaf at `path`. layout: "nh d -> n d h": the file's axes, merged where letters stand
+    together, and ours.
+    """
     theirs, ours = (side.split() for side in layout.split("->"))
     letters = "".join(theirs)
+    sizes = dict(zip(ours, shapes.get(path, ())[len(index) :], strict=False))
     return Piece(
         path,
         index,
-        shape=tuple(int(np.prod([sizes[letter] for letter in word])) for word in theirs),
-        view=tuple(sizes[letter] for letter in letters),
+        shape=tuple(math.prod(sizes.get(letter, 0) for letter in word) for word in theirs),
+        view=tuple(sizes.get(letter, 0) for letter in letters),
         axes=tuple(letters.index(letter) for letter in ours),
     )

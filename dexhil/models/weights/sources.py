@@ -4,22 +4,22 @@ A file is never mapped and no array is held twice: values stream in pieces and a
 6.5 GB needs 6.5 GB and not the file's size besides.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-Shapes = Mapping[str, tuple[int, ...]]
+from dexhil.models.trees import flatten, unflatten
+
+Shapes = dict[str, tuple[int, ...]]
 
 _PIECE = 1 << 22  # bytes read at a time
 _SAFETENSORS_DTYPES = {
@@ -96,9 +96,7 @@ class SafetensorsFiles:
         for file in _shards(path):
             for name, tensor in _read_header(file).items():
                 if name in self._tensors:
-                    raise WeightsError(
-                        f"{file}: {name!r} is in {self._tensors[name].file.name} too; remove one of them"
-                    )
+                    raise WeightsError(f"{file}: {name!r} is in {self._tensors[name].file.name} too; remove one")
                 self._tensors[name] = tensor
         self.shapes: Shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
 
@@ -162,21 +160,17 @@ class NpzFile:
     def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-            members = {name.removesuffix(".npy"): name for name in self._zip.namelist()}
-            headers = {name: self._header(member) for name, member in members.items()}
+            self.shapes: Shapes = {}
+            for member in self._zip.namelist():
+                with self._zip.open(member) as stream:
+                    self.shapes[member.removesuffix(".npy")], _ = _npy_header(stream)
         except (zipfile.BadZipFile, ValueError) as error:
             raise WeightsError(f"{path}: damaged, or no npz ({error}); download it again") from error
-        self._members = members
-        self.shapes: Shapes = {name: shape for name, (shape, _) in headers.items()}
 
     def fill(self, name: str, out: np.ndarray) -> None:
-        with self._zip.open(self._members[name]) as stream:
+        with self._zip.open(f"{name}.npy") as stream:
             _, dtype = _npy_header(stream)
             _stream_into(stream, dtype, out)
-
-    def _header(self, member: str) -> tuple[tuple[int, ...], np.dtype]:
-        with self._zip.open(member) as stream:
-            return _npy_header(stream)
 
 
 def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
@@ -196,28 +190,13 @@ class OrbaxFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = epath.Path(folder.resolve())
         self._handler = ocp.PyTreeCheckpointHandler()
-        found = _flatten(self._handler.metadata(self._folder).tree)
-        self._leaves = {"/".join(path): (path, metadata) for path, metadata in found}
-        self.shapes: Shapes = {name: tuple(metadata.shape) for name, (_, metadata) in self._leaves.items()}
+        self._leaves = flatten(self._handler.metadata(self._folder).tree)
+        self.shapes: Shapes = {path: tuple(leaf.shape) for path, leaf in self._leaves.items()}
 
     def fill(self, name: str, out: np.ndarray) -> None:
-        path, metadata = self._leaves[name]
+        read = ocp.RestoreArgs(restore_type=np.ndarray, dtype=out.dtype)
         restore = ocp.args.PyTreeRestore(
-            item=_nest(path, metadata),
-            restore_args=_nest(path, ocp.RestoreArgs(restore_type=np.ndarray, dtype=out.dtype)),
-            partial_restore=True,
+            item=unflatten({name: self._leaves[name]}), restore_args=unflatten({name: read}), partial_restore=True
         )
-        ((_, leaf),) = _flatten(self._handler.restore(self._folder, args=restore))
+        (leaf,) = flatten(self._handler.restore(self._folder, args=restore)).values()
         out.reshape(-1)[...] = leaf.reshape(-1)[: out.size]
-
-
-def _flatten(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if not isinstance(tree, Mapping):
-        return [(path, tree)]
-    return [leaf for key, value in tree.items() for leaf in _flatten(value, (*path, str(key)))]
-
-
-def _nest(path: tuple[str, ...], leaf: Any) -> Any:
-    for key in reversed(path):
-        leaf = {key: leaf}
-    return leaf
