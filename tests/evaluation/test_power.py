@@ -65,3 +65,8 @@ def test_impossible_rates_are_refused():
         trials_needed(0.3, 0.2)
     with pytest.raises(ValueError, match=r"difference 0: expected more than 0"):
         trials_needed(0, 0.2)
+
+
+def test_differences_that_nobody_can_show_are_refused():
+    with pytest.raises(ValueError, match=r"difference 0.001: more than 262,144 pairs of trials are needed for a power"):
+        trials_needed(0.001, 1.0)
