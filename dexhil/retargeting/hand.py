@@ -78,7 +78,7 @@ class Hand(Tree):
 def simulated_dexhand021() -> Hand:
     """The hand of the simulator, in its palm frame: the same joints, limits and coupling as `robot.FR3_DEXHAND021`."""
     tree, names = DEXHAND_TREE, DEXHAND_TREE.joint_names
-    tips = tuple(Point(names.index(f"{finger}_dip"), np.array(TIP_IN_DIP_M)) for finger in FINGERS)
+    tips = tuple(Point(names.index(f"{finger}_dip"), TIP_IN_DIP_M) for finger in FINGERS)
     knuckles = [names.index("thumb_rotation"), *(names.index(f"{finger}_mcp") for finger in FINGERS[1:])]
     return Hand(
         name="simulated_dexhand021",
