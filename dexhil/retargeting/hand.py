@@ -21,7 +21,6 @@ from dexhil.robots.tree import BASE, Tree
 from dexhil.schema import ARM_DOF
 
 PAD_RADIUS_M = 0.012  # a finger pad is a sphere whose centre is its radius behind the tip
-DEXHAND_WRIST_M = (0.004, 0.006, 0.105)  # behind its knuckles as far as a person's is, by the fingers' length
 _BENDS = 0.7  # a joint whose axis is this much along the row of knuckles bends a finger, any other spreads or turns it
 
 

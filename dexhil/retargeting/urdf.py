@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.names import did_you_mean
-from dexhil.retargeting.hand import DEXHAND_WRIST_M, Hand, Point, check_right_hand, pad_of
+from dexhil.retargeting.hand import Hand, Point, check_right_hand, pad_of
 from dexhil.retargeting.keypoints import PALM_FINGERS
 from dexhil.robots.geometry import FINGERS
 from dexhil.robots.tree import BASE
@@ -30,61 +31,16 @@ class HandCard:
 
     tips: Mapping[str, str]
     roots: Mapping[str, str]
-    wrist: str | tuple[float, float, float] = (0.0, 0.0, 0.0)
+    wrist: str | Sequence[float] = (0.0, 0.0, 0.0)
     coupled: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
-    locked: tuple[str, ...] = ()
+    locked: Sequence[str] = ()
     motors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-ALLEGRO = HandCard(
-    tips={"thumb": "link_15.0_tip", "index": "link_3.0_tip", "middle": "link_7.0_tip", "ring": "link_11.0_tip"},
-    roots={"thumb": "joint_12.0", "index": "joint_1.0", "middle": "joint_5.0", "ring": "joint_9.0"},
-    wrist="wrist",
-)
-_DIGITS = dict(zip(FINGERS, range(1, 6), strict=True))
-DEXHAND021 = HandCard(
-    tips={finger: f"r_f_link{digit}_tip" for finger, digit in _DIGITS.items()},
-    roots={finger: f"r_f_joint{digit}_{1 if finger == 'thumb' else 2}" for finger, digit in _DIGITS.items()},
-    coupled={
-        "r_f_joint1_4": ("r_f_joint1_3", 1.0),
-        **{f"r_f_joint{digit}_4": (f"r_f_joint{digit}_3", 1.0) for digit in range(2, 6)},
-        "r_f_joint4_1": ("r_f_joint2_1", 1.0),
-        "r_f_joint5_1": ("r_f_joint2_1", 2.0),
-    },
-    wrist=DEXHAND_WRIST_M,
-    locked=("r_f_joint3_1",),
-    motors={
-        "r_f_joint1_1": "thumb_rotation",
-        "r_f_joint1_2": "thumb_mcp",
-        "r_f_joint1_3": "thumb_dip",
-        "r_f_joint2_1": "spread",
-        **{
-            f"r_f_joint{digit}_{segment}": f"{finger}_{name}"
-            for finger, digit in list(_DIGITS.items())[1:]
-            for segment, name in ((2, "mcp"), (3, "pip"))
-        },
-    },
-)
-LEAP = HandCard(
-    tips={finger: f"{finger}_tip_head" for finger in FINGERS[:4]},
-    roots={"thumb": "12", "index": "1", "middle": "5", "ring": "9"},
-)
-_SHADOW = dict(zip(FINGERS, ("TH", "FF", "MF", "RF", "LF"), strict=True))
-SHADOW = HandCard(
-    tips={finger: f"{letters.lower()}tip" for finger, letters in _SHADOW.items()},
-    roots={finger: f"{letters}J{5 if finger == 'thumb' else 4}" for finger, letters in _SHADOW.items()},
-    wrist="palm",
-    coupled={f"{letters}J1": (f"{letters}J2", 1.0) for letters in ("FF", "MF", "RF", "LF")},
-    locked=("WRJ1", "WRJ2"),
-)
-_INSPIRE = dict(zip(FINGERS, ("thumb", "index", "middle", "ring", "pinky"), strict=True))
-INSPIRE = HandCard(
-    tips={finger: f"{name}_tip" for finger, name in _INSPIRE.items()},
-    roots={finger: f"{name}_proximal_{'yaw_' if finger == 'thumb' else ''}joint" for finger, name in _INSPIRE.items()},
-    wrist=(0.0, 0.007, 0.073),
-)
-# For the files of right hands of their makers, as dex-urdf collects them.
-CARDS = {"allegro": ALLEGRO, "dexhand021": DEXHAND021, "inspire": INSPIRE, "leap": LEAP, "shadow": SHADOW}
+CARDS = {
+    name: HandCard(**card)
+    for name, card in tomllib.loads(Path(__file__).with_name("hands.toml").read_text("utf-8")).items()
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +229,7 @@ class _Links:
         carrier, frame = self.carrier(joint)
         return Point(carrier, frame[:3, 3])
 
-    def wrist(self, where: str | tuple[float, float, float]) -> np.ndarray:
+    def wrist(self, where: str | Sequence[float]) -> np.ndarray:
         """[3] m in the base frame. Raises ValueError for a link that moves."""
         if not isinstance(where, str):
             return np.array(where)
