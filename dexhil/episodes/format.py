@@ -94,17 +94,12 @@ def decode_step(step: EncodedStep) -> Step:
 
 def pack_step(step: EncodedStep) -> bytes:
     """Payload of one step record."""
-    scalars = {
-        "timestamp": step.timestamp,
-        "language_instruction": step.language_instruction,
-        "is_intervention": step.is_intervention,
-        "is_commanded": step.is_commanded,
-        "reward": step.reward,
-        "discount": step.discount,
+    scalars = {name: value for name, value in vars(step).items() if name not in ("images", "arrays")}
+    sizes = {
         "arrays": {name: len(step.arrays[name]) for name in ARRAYS},
         "images": {camera: len(data) for camera, data in step.images.items()},
     }
-    head = json.dumps(scalars, ensure_ascii=False).encode()
+    head = json.dumps(scalars | sizes, ensure_ascii=False).encode()
     arrays = [step.arrays[name].astype("<f4").tobytes() for name in ARRAYS]
     return b"".join([_LENGTH.pack(len(head)), head, *arrays, *step.images.values()])
 

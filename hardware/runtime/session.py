@@ -20,7 +20,7 @@ import numpy as np
 
 from dexhil.control.executor import plan_seed
 from dexhil.control.takeover import Mode
-from dexhil.episodes.recorder import repair
+from dexhil.episodes.repair import repair
 from dexhil.schema import EpisodeMetadata, Observation, Step
 from hardware.devices.base import DeviceError
 from hardware.runtime.control import ARRIVED_RAD, Change, Control, Phase, Snapshot
