@@ -14,7 +14,7 @@ CAMERAS = ("scene", "wrist")  # of the simulated scene
 MAX_IMAGE_SIZE = 2048  # pixels
 
 
-def make_rig(settings: RigConfig) -> SimRig:
+def make_rig(settings: RigConfig, *, limited: bool = True) -> SimRig:
     """The simulated rig; worker processes can be handed its settings. Raises ConfigError or ValueError."""
     if get_robot(settings.robot) is not SimRig.spec:
         raise ConfigError(f"rig.robot {settings.robot!r}: the simulator has {SimRig.spec.name!r}")
@@ -28,6 +28,6 @@ def make_rig(settings: RigConfig) -> SimRig:
         raise ConfigError(f"rig.image_size {settings.image_size}: expected at most {MAX_IMAGE_SIZE} pixels")
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     try:
-        return SimRig(**{name: value for name, value in values.items() if name != "robot"})
+        return SimRig(**{name: value for name, value in values.items() if name != "robot"}, limited=limited)
     except ValueError as error:
         raise ConfigError(f"rig.{error}") from None

@@ -32,10 +32,10 @@ class Box:
     tips_m: how far above the table finger tips must stay at rest; a hand that presses on it may have less than 0.
     """
 
-    lower: np.ndarray
-    upper: np.ndarray
+    lower: np.ndarray = dataclasses.field(default_factory=lambda: np.array([0.25, -0.45, -0.01]))
+    upper: np.ndarray = dataclasses.field(default_factory=lambda: np.array([0.80, 0.45, 0.75]))
     table_z: float = 0.0
-    tips_m: float = -0.005
+    tips_m: float = -0.01
 
 
 def depths(q_arm: np.ndarray, q_hand: np.ndarray, box: Box) -> np.ndarray:

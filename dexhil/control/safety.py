@@ -26,7 +26,7 @@ _GAP_S = 0.3  # a cause that comes back sooner is still the same intervention
 class SafetySettings(Settings):
     """Limits of what is commanded and of how old a reading may be."""
 
-    box: Box  # of the pinch point
+    box: Box = dataclasses.field(default_factory=Box)  # of the pinch point
     velocity_fraction: Fraction = 0.8  # of the robot's own limits
     arm_acceleration: Positive = 10.0  # rad/s^2, FR3's own
     arm_jerk: Positive = 300.0  # rad/s^3; FR3 allows 5,000

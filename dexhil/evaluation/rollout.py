@@ -30,6 +30,11 @@ class ScoredRig(Rig, Protocol):
         ...
 
     @property
+    def resting_point(self) -> np.ndarray:
+        """[A] rad, where `command` would come to rest by the fastest stop."""
+        ...
+
+    @property
     def horizon_s(self) -> float:
         """Time that the present task is given (s)."""
         ...
@@ -89,7 +94,7 @@ def run_trial(
     """
     planner = Planner(policy, rig.control_hz, seed, executor, latency_steps)
     rig.reset(task=task, seed=seed)
-    planner.rest(rig.command)
+    planner.rest(rig.resting_point)
     steps = round((rig.horizon_s if max_seconds is None else max_seconds) * rig.control_hz)
     every = _frame_interval(filming, rig.control_hz, steps)
     frames: list[np.ndarray] = []
@@ -98,7 +103,7 @@ def run_trial(
         if filming and step % every == 0 and not filming.only_last:
             frames.append(rig.render(filming.camera, filming.width, filming.height))
         due = planner.due(step, rig.observe)
-        rig.apply(rig.command if due is None else due.action)
+        rig.apply(rig.resting_point if due is None else due.action)
         step += 1
     rig.stop()
     if filming:

@@ -34,15 +34,6 @@ class Person(Protocol):
         ...
 
 
-class SupervisedRig(ScoredRig, Protocol):
-    """A rig that says what it was last told."""
-
-    @property
-    def command(self) -> np.ndarray:
-        """[A] rad, the last executed command."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Supervised:
     """Outcome of a supervised rollout.
@@ -63,7 +54,7 @@ class Supervised:
 
 
 def run_supervised(
-    rig: SupervisedRig,
+    rig: ScoredRig,
     policy: Policy,
     person: Person,
     *,
@@ -82,7 +73,7 @@ def run_supervised(
     """
     state = start(rig.command)
     planner = Planner(policy, rig.control_hz, seed, executor, latency_steps)
-    planner.rest(rig.command)
+    planner.rest(rig.resting_point)
     who: list[str] = []
     engaged: list[Jump] = []
     released: list[HandBack] = []
@@ -95,29 +86,33 @@ def run_supervised(
         if human is not None:
             planner.watch()
         elif state.mode is not Mode.AUTONOMOUS:
-            planner.rest(rig.command)
+            planner.rest(rig.resting_point)
+        if state.mode is not Mode.HUMAN and (human is not None or state.mode is not Mode.AUTONOMOUS):
+            # whoever takes over starts from where the robot comes to rest, not from the middle of a motion
+            state = executed(state, rig.resting_point)
         due = planner.due(step, lambda seen=observation: seen)
         wanted = None if due is None else due.action
         inputs = Inputs(
             human is not None, human, wanted, state.epoch + 1, authority=person.authority, blend=person.blend
         )
-        before = rig.command
+        before, rest = rig.command, rig.resting_point
         state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
         if decision.mode is Mode.RELEASING:  # the policy has planned anew already
             state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
         who.append("person" if decision.is_intervention else "policy")
         watch(who[-1])
         command = rig.apply(decision.command)
-        state = executed(state, command)
+        # a person's inverse kinematics go on from their own last solution, so that limits do not make it drift
+        state = executed(state, decision.command if decision.is_intervention else command)
         asked = np.full_like(command, np.nan) if due is None else due.planned.astype(np.float32)
         acts = decision.mode is Mode.AUTONOMOUS and due is not None and not due.starved
         flags = {"is_intervention": decision.is_intervention, "is_commanded": acts or decision.is_intervention}
         record(Step(observation, command, policy_action=asked, **flags))
         if decision.mode is Mode.ENGAGING and human is not None:
             still = [human] * still_ticks
-            engaged.append(take_over_jump(state, still, before, rig.spec, person.cube_to_ee))
+            engaged.append(take_over_jump(state, still, rest, rig.spec, person.cube_to_ee))
         elif decision.mode is Mode.AUTONOMOUS and len(released) < len(engaged):
-            released.append(HandBack(jump(before, asked), jump(before, command)))
+            released.append(HandBack(jump(rest, asked), jump(before, command)))
     rig.stop()
     success = rig.success()
     return Supervised(

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from dexhil.control.limits import limit_command
+from dexhil.control.limits import check_command
+from dexhil.control.safety import SafetyLayer, SafetySettings
 from dexhil.names import check_known
 from dexhil.rig import RigConfig
 from dexhil.robots.spec import RobotSpec
@@ -39,7 +40,8 @@ class _Scene:
 class SimRig:
     """Arm, hand, table and one task's objects in MuJoCo; `reset` chooses the task and the seed.
 
-    Stepping is synchronous: `apply` advances time by 1 / control_hz. No object state is in an observation.
+    Stepping is synchronous: `apply` advances time by 1 / control_hz. Commands pass the same safety layer as on a robot.
+    No object state is in an observation.
     """
 
     spec: RobotSpec = SPEC
@@ -53,10 +55,12 @@ class SimRig:
         image_size: int = RigConfig.image_size,
         cameras: Sequence[str] = RigConfig.cameras,
         control_hz: float = RigConfig.control_hz,
+        limited: bool = True,
     ) -> None:
         """difficulty: 0 to 1, how much a task varies; surroundings: the same of what it is not about, None: as much.
 
-        Raises ValueError for an unknown task and for a difficulty, rate or size out of range.
+        limited: commands pass the safety layer; False: somebody before it has limited them. Raises ValueError for an
+        unknown task and for a difficulty, rate or size out of range.
         """
         check_difficulty(difficulty)
         check_difficulty(difficulty if surroundings is None else surroundings, "surroundings")
@@ -72,8 +76,8 @@ class SimRig:
         self.image_size, self.control_hz = image_size, control_hz
         self._scenes: dict[str, _Scene] = {}
         self._scene: _Scene | None = None
-        self._command = SPEC.home.copy()
-        self._steps = 0
+        self._safety = SafetyLayer(SPEC, SafetySettings(), arm_hz=control_hz, hand_hz=control_hz)
+        self._command, self._limited, self._steps = SPEC.home.copy(), limited, 0
 
     def reset(self, *, task: str, seed: int) -> Observation:
         """See `Rig`. Raises ValueError with the nearest name for a task this rig was not made for."""
@@ -106,7 +110,11 @@ class SimRig:
     def apply(self, action: np.ndarray) -> np.ndarray:
         """See `Rig`. Raises UnsafeCommandError, and does not step, for a wrong shape or a non-finite value."""
         scene = self._current()
-        executed = limit_command(action, self._command, SPEC, 1.0 / self.control_hz)
+        check_command(action, SPEC)
+        if self._limited:
+            executed = self._safety.limit(action, self.time, True)
+        else:
+            executed = np.clip(action, SPEC.lower, SPEC.upper).astype(np.float32)
         scene.task.before_step(scene.model, scene.data, self.time)
         self._step_physics(scene, executed)
         self._command = executed
@@ -118,7 +126,7 @@ class SimRig:
         """See `Rig`: commands the measured joints."""
         if self._scene is not None:
             rows = np.concatenate([self._scene.arm, self._scene.hand])
-            self._command = np.clip(self._scene.data.qpos[rows].astype(np.float32), SPEC.lower, SPEC.upper)
+            self._begin_at(np.clip(self._scene.data.qpos[rows].astype(np.float32), SPEC.lower, SPEC.upper))
             self._scene.data.ctrl[:] = self._command
 
     def close(self) -> None:
@@ -175,6 +183,11 @@ class SimRig:
         return self._command.copy()
 
     @property
+    def resting_point(self) -> np.ndarray:
+        """float32 [A] rad, where the command would come to rest by the fastest stop."""
+        return self._safety.resting_point() if self._limited else self.command
+
+    @property
     def joints(self) -> np.ndarray:
         """float32 [A] rad, measured, in the order of the spec."""
         scene = self._current()
@@ -203,10 +216,15 @@ class SimRig:
         noise = HOME_NOISE_RAD * self.difficulty * rng.uniform(-1.0, 1.0, ARM_DOF)
         start = SPEC.home.copy()
         start[:ARM_DOF] += noise.astype(np.float32)
-        self._command = np.clip(start, SPEC.lower, SPEC.upper)
+        self._begin_at(np.clip(start, SPEC.lower, SPEC.upper))
         scene.data.qpos[scene.arm] = self._command[:ARM_DOF]
         scene.data.qpos[scene.full_hand] = SPEC.coupling @ self._command[ARM_DOF:]
         scene.data.ctrl[:] = self._command
+
+    def _begin_at(self, command: np.ndarray) -> None:
+        """At rest at `command` [A] rad, at full speed from there on."""
+        self._command = command
+        self._safety.reset(command, -np.inf)
 
     def _step_physics(self, scene: _Scene, executed: np.ndarray) -> None:
         """One control period. The arm's command moves linearly over it, as a robot's own interpolator would."""

@@ -4,7 +4,8 @@
 
 In simulation: the scripted operator lifts the plush; a person whose cube and hand are anywhere takes over and holds
 still for 5 s, within the noise of sensors (1 mm and 0.5 degrees of the cube, 0.01 rad of every joint); then the robot
-is handed back to a policy that goes on. Writes per rate {"takeovers", "kept", "interval" (95 %, Wilson)} and, in rad
+is handed back to a policy that goes on. Writes per rate {"takeovers", "kept", "interval" (95 %, Wilson)}; in
+"slipped_alone" the starts that are passed over, since a robot that just stands still loses the plush, too; and in rad
 over all joints, each {"median", "max"}: "drift": how far the person's command went in the 5 s; "takeover": the jump as
 `dexhil.control.jumps` has it, sensor noise included; "hand_back_asked", "hand_back_executed": before and after limits.
 --moves: the person moves the thumb and comes back meanwhile, which must not open the other fingers.
@@ -58,23 +59,28 @@ def lift(rig: SimRig, seed: int) -> bool:
     return False
 
 
+def stand_still(rig: SimRig) -> bool:
+    """Whether the plush is still in the hand of a robot that stands still for as long as a takeover lasts."""
+    rest = rig.resting_point
+    for _ in range(round(HELD_S * rig.control_hz)):
+        rig.apply(rest)
+    return bool(rig.privileged().in_hand)
+
+
 def take_over(rig: SimRig, rng: np.random.Generator, moves: bool) -> Outcome:
     """From a robot that holds the plush; see the module."""
-    spec, ticks, rest = rig.spec, round(HELD_S * rig.control_hz), rig.command
+    spec, ticks, rest = rig.spec, round(HELD_S * rig.control_hz), rig.resting_point
     cube = make_pose(rng.uniform(-0.5, 0.5, 3), Rotation.random(rng=rng))
     human = HumanCommand(cube, rng.uniform(spec.lower[ARM_DOF:], spec.upper[ARM_DOF:]))
-    grip, state, drift, measured = (
-        make_pose(rng.uniform(-0.05, 0.05, 3), Rotation.random(rng=rng)),
-        start(rest),
-        0.0,
-        0.0,
-    )
+    grip = make_pose(rng.uniform(-0.05, 0.05, 3), Rotation.random(rng=rng))
+    state, drift, measured = start(rest), 0.0, 0.0
     for k in range(ticks):
         phase = np.eye(spec.hand_dof)[0] * (THUMB_RAD * np.sin(np.pi * k / ticks) if moves else 0.0)
         shown = with_sensor_noise(HumanCommand(cube, human.q_hand + phase), rng)
         state, decision = advance(state, Inputs(True, shown, None), spec, grip)
         drift = max(drift, jump(rest, decision.command).max)
-        state = executed(state, rig.apply(decision.command))
+        state = executed(state, decision.command)
+        rig.apply(decision.command)
         if k == 0:
             still = [with_sensor_noise(human, rng) for _ in range(max(1, round(STILL_S * rig.control_hz)))]
             measured = take_over_jump(state, still, rest, spec, grip).max
@@ -87,17 +93,23 @@ def take_over(rig: SimRig, rng: np.random.Generator, moves: bool) -> Outcome:
 
 def measure(hz: float, takeovers: int, seed: int, moves: bool = False) -> dict[str, Any]:
     """`takeovers` of them at `hz`; starts in which the operator lifts nothing are passed over."""
-    rig, outcomes = SimRig(("plush",), cameras=(), control_hz=hz), []
+    rig, outcomes, slipped = SimRig(("plush",), cameras=(), control_hz=hz), [], 0
     while len(outcomes) < takeovers:
         seed += 1
-        if lift(rig, seed):
-            outcomes.append(take_over(rig, np.random.default_rng([seed, 7]), moves))
+        if not lift(rig, seed):
+            continue
+        if not stand_still(rig):
+            slipped += 1
+            continue
+        lift(rig, seed)  # the same start once more
+        outcomes.append(take_over(rig, np.random.default_rng([seed, 7]), moves))
     kept = sum(outcome.kept for outcome in outcomes)
     names = [field.name for field in dataclasses.fields(Outcome) if field.name != "kept"]
     return {
         "takeovers": takeovers,
         "kept": kept,
         "interval": list(wilson(kept, takeovers)),
+        "slipped_alone": slipped,
         **{name: _summary([getattr(outcome, name) for outcome in outcomes]) for name in names},
     }
 

@@ -161,7 +161,7 @@ class Paths:
         self.config.rig.cameras = tuple(rig["cameras"])
         settings = from_values(RigConfig, rig, "rig")
         hardware = dataclasses.replace(settings, control_hz=STEP_HZ)
-        self._sims = {"simulation": make_rig(settings), "hardware": make_rig(hardware)}
+        self._sims = {"simulation": make_rig(settings), "hardware": make_rig(hardware, limited=False)}
         self._modes = {mode: ExecutorConfig.of({**self.config.policy, "handover": mode}) for mode in options.modes}
         self._policies = {mode: Policy.load(options.checkpoint, rtc=of.policy_rtc) for mode, of in self._modes.items()}
 

@@ -1,10 +1,8 @@
 """A Franka Research 3 with a DexHand021, two RealSense cameras, a glove, a cube and a gamepad: the rig of the paper."""
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from dexhil.config import Config, as_config
-from dexhil.control.guard import Box
 from dexhil.control.safety import SafetySettings
 from hardware.settings import EpisodeConfig, PolicyConfig, RatesConfig, RigFacts, SimConfig, TeleopConfig
 
@@ -18,8 +16,7 @@ def get_config(preset: str = "default") -> Config:
     config.rig = as_config(RigFacts(instructions=words))
     config.rates = as_config(RatesConfig())
     config.policy = as_config(PolicyConfig())
-    box = Box(lower=np.array((0.25, -0.45, -0.01)), upper=np.array((0.80, 0.45, 0.75)), tips_m=-0.01)
-    config.safety = as_config(SafetySettings(box))  # NOT safety-rated
+    config.safety = as_config(SafetySettings())  # NOT safety-rated; simulated trials keep to the same limits
     config.teleop = as_config(TeleopConfig())
     config.episode = as_config(EpisodeConfig())
     config.sim = as_config(SimConfig())

@@ -161,6 +161,7 @@ class _Served:
             image_size=settings.image_size,
             cameras=settings.cameras,
             control_hz=STEP_HZ,
+            limited=False,  # the control loop has
         )
         self.person: Any = None
         self.hand_in_glove: Any = None

@@ -35,6 +35,8 @@ class FakeRig:
     def command(self) -> np.ndarray:
         return self.joints
 
+    resting_point = command
+
     def reset(self, *, task: str, seed: int) -> Observation:
         self.calls = [f"reset {task} {seed}"]
         self.task, self.seed, self.steps, self.done = task, seed, 0, False

@@ -62,6 +62,10 @@ class PerfectRig:
     def __getattr__(self, name: str) -> Any:  # what a rig can do besides
         return lambda *_, **__: False
 
+    @property
+    def resting_point(self) -> np.ndarray:
+        return self.command
+
     def observe(self) -> Observation:
         return observation(self.command)
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dexhil.control.limits import UnsafeCommandError
+from dexhil.control.safety import SafetyLayer, SafetySettings
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
 
@@ -70,6 +71,25 @@ def test_the_executed_command_is_limited_and_followed(rig):
         assert (np.abs(executed - before) <= rig.spec.max_velocity / rig.control_hz + 1e-6).all()
     np.testing.assert_allclose(rig.observe().q_arm, executed[:7], atol=0.1)
     assert rig.time == pytest.approx(8 / 20)
+
+
+def test_commands_pass_the_safety_layer_of_a_robot(rig):
+    rig.reset(task="plush", seed=0)
+    layer = SafetyLayer(rig.spec, SafetySettings(), arm_hz=rig.control_hz, hand_hz=rig.control_hz)
+    layer.reset(rig.command, -np.inf)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        wanted = rig.command + rng.normal(0.0, 0.5, rig.spec.action_dim)
+        np.testing.assert_array_equal(rig.apply(wanted), layer.limit(wanted, 0.0, True))
+        np.testing.assert_array_equal(rig.resting_point, layer.resting_point())
+
+
+def test_a_rig_behind_a_control_loop_does_not_limit_again():
+    rig = SimRig(("plush",), cameras=(), limited=False)
+    rig.reset(task="plush", seed=0)
+    wanted = np.clip(rig.command + 0.5, rig.spec.lower, rig.spec.upper)
+    np.testing.assert_array_equal(rig.apply(wanted), wanted)
+    np.testing.assert_array_equal(rig.resting_point, wanted)
 
 
 def test_an_unsafe_command_moves_nothing(rig):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dexhil.control.limits import limit_command
+from dexhil.control.safety import SafetyLayer, SafetySettings
 from dexhil.control.takeover import Inputs, advance, arm_target, executed, start
 from dexhil.retargeting import network
 from dexhil.retargeting.hand import simulated_dexhand021
@@ -58,6 +58,7 @@ def test_a_hand_in_a_glove_nears_the_wanted_grasp_no_faster_than_fingers_go(mode
 def test_a_hundred_takeovers_move_nothing_and_never_exceed_the_velocity_limits(model: Model) -> None:
     rng = np.random.default_rng(2)
     people = [Devices(np.random.default_rng(seed), model, HZ) for seed in range(5)]
+    layer = SafetyLayer(SPEC, SafetySettings(), arm_hz=HZ, hand_hz=HZ)
     for number in range(100):
         hand = rng.uniform(SPEC.lower[7:], SPEC.upper[7:])
         command = np.concatenate([SPEC.home[:7] + rng.uniform(-0.1, 0.1, 7), hand]).astype(np.float32)
@@ -68,12 +69,13 @@ def test_a_hundred_takeovers_move_nothing_and_never_exceed_the_velocity_limits(m
         for _ in range(2):  # engaging, then in control: the hands hold still
             state, decision = advance(state, Inputs(True, shown, None), SPEC, devices.cube_to_ee)
             assert np.abs(decision.command - command).max() < 1e-6
+        layer.reset(command, 0.0)
         for _ in range(3):
-            before = state.command
+            before = layer.command
             state, decision = advance(state, Inputs(True, devices.show(intent), None), SPEC, devices.cube_to_ee)
-            sent = limit_command(decision.command, before, SPEC, 1.0 / HZ)
+            sent = layer.limit(decision.command, 10.0, True)
             assert (np.abs(sent - before) <= SPEC.max_velocity / HZ + 1e-6).all()
-            state = executed(state, sent)
+            state = executed(state, decision.command)
 
 
 def test_a_retargeter_of_another_hand_is_refused(model: Model) -> None:
