@@ -74,22 +74,18 @@ def write_comparison(
             picture = Image(gestures_picture(hands[hand], clip, methods[name][hand]))
             sections.append(Section(f"{name}, {hand}, held-out frames", [metrics_table(scores), picture]))
     sections.append(Section("How to read it", [Text(READING)]))
-    page = Page(
-        title="Retargeting methods side by side",
-        subtitle=f"DexHiL {result['code_version']} · {result['machine']}",
-        facts=[
-            Fact(method, f"{times['median']:.2f} ms", f"a frame; 99 % within {times['p99']:.2f} ms")
-            for method, times in result["latency_ms"].items()
-        ],
-        sections=sections,
-    )
-    return write_page(path, page)
+    facts = [
+        Fact(method, f"{times['median']:.2f} ms", f"a frame; 99 % within {times['p99']:.2f} ms")
+        for method, times in result["latency_ms"].items()
+    ]
+    subtitle = f"DexHiL {result['code_version']} · {result['machine']}"
+    return write_page(path, Page("Retargeting methods side by side", subtitle, facts, sections))
 
 
 READING = (
     "Tip error is against the person's tips in the wrist frame, scaled by the ratio of the hands' sizes. A pinch "
     "counts when the robot's pads are less than 5 mm apart while the person's tips are less than 15 mm apart. A small "
-    "motion is a frame in which no tip of the person moves 5 mm. Coverage is the share of what the robot's tips can "
+    "motion is a frame in which no tip of the person moves 5 mm. Coverage is the fraction of what the robot's tips can "
     "reach that they visited; it pulls against the tip error: a person's tips, scaled, do not go everywhere."
 )
 
