@@ -133,8 +133,8 @@ def _step(
 def _pad_gaps(hand: Hand, gaps: jax.Array) -> jax.Array:
     """How far apart the robot's pads should be, m, by the person's gaps: on a line through touching and scaled gaps."""
     apart = network.APART_M * hand_length(hand) / network.USUAL_M
-    share = (gaps - network.TOGETHER_M) / (network.APART_M - network.TOGETHER_M)
-    return jnp.maximum(losses.PAD_GAP_M + share * (apart - losses.PAD_GAP_M), losses.SQUEEZED_M)
+    along = (gaps - network.TOGETHER_M) / (network.APART_M - network.TOGETHER_M)
+    return jnp.maximum(losses.PAD_GAP_M + along * (apart - losses.PAD_GAP_M), losses.SQUEEZED_M)
 
 
 def _off_path(config: TrainingConfig, own: jax.Array, shared: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +66,13 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
     _check_fingers(path, card)
     joints = _read_joints(path)
     links = _Links(path, joints, card)
-    for link in (*card.tips.values(), *([card.wrist] if isinstance(card.wrist, str) else ())):
-        _check_named(path, link, links.of_child)
-    for joint in (*card.roots.values(), *card.coupled, *(first for first, _ in card.coupled.values()), *card.locked):
-        _check_named(path, joint, joints)
+    named_links = [*card.tips.values(), *([card.wrist] if isinstance(card.wrist, str) else ())]
+    named_joints = [*card.roots.values(), *card.coupled, *(first for first, _ in card.coupled.values()), *card.locked]
+    for names, known in ((named_links, links.of_child), (named_joints, joints)):
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise ValueError(f"{path}: the hand's card names {name!r}, which the file does not have{hint}")
     names = links.hinges
     motors, coupling, bias = _motors(path, joints, names, card)
     lower, upper = _limits(path, [joints[name] for name in names], motors, coupling, bias)
@@ -292,11 +295,3 @@ def _check_fingers(path: Path, card: HandCard) -> None:
         )
     if list(card.roots) != fingers:
         raise ValueError(f"{path}: the hand's card gives roots of {list(card.roots)}; expected those of {fingers}")
-
-
-def _check_named(path: Path, name: str, known: Iterable[str]) -> None:
-    """Raises ValueError with the nearest name where `name` is not among `known`."""
-    known = list(known)
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise ValueError(f"{path}: the hand's card names {name!r}, which the file does not have{hint}")
