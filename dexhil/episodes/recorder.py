@@ -104,7 +104,10 @@ class EpisodeWriter:
         file = self._require_open()
         if self.num_steps == 0:
             raise EpisodeError(f"episode {metadata.episode_id!r} has no steps; append some, or abandon() it")
-        target = _visible_path(self.root, metadata.episode_id)
+        check_episode_id(metadata.episode_id)
+        target = self.root / metadata.episode_id
+        if target.exists():
+            raise _taken(target)
         try:
             os.fsync(file)
             write_metadata(self.directory, metadata, self.num_steps, self._hash.hexdigest())
@@ -185,14 +188,6 @@ def plain_id(text: str) -> str:
     """`text` as an id that `check_episode_id` takes; "" where nothing of it is left."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:MAX_ID].strip(".-")
     return f"episode-{plain}" if _RESERVED.fullmatch(plain) else plain
-
-
-def _visible_path(root: Path, episode_id: str) -> Path:
-    check_episode_id(episode_id)
-    target = root / episode_id
-    if target.exists():
-        raise _taken(target)
-    return target
 
 
 def write_metadata(directory: Path, metadata: EpisodeMetadata, num_steps: int, sha256: str) -> None:

@@ -16,9 +16,9 @@ from dexhil.robots.geometry import ee_of_palm, ee_pose, fr3_joint_frames
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
 
-METRES_PER_RADIAN = 0.2  # what a radian of turn weighs against a metre of distance
+METRES_PER_RADIAN = 0.2  # what a radian of rotation weighs against a metre of distance
 DAMPING = 0.02
-POSTURE_GAIN = 0.04  # share of the way home that free motion takes per solve
+POSTURE_GAIN = 0.04  # fraction of the way home that free motion takes per solve
 MAX_STEP_RAD = 0.3
 TOLERANCE_M = 2e-4
 ITERATIONS = 8

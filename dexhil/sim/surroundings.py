@@ -46,10 +46,8 @@ class Surroundings:
         self._room = rows_with_prefix(model, "geom", "room_")
         self._bodies = rows_with_prefix(model, "body", _PREFIX)
         self._geoms = rows_with_prefix(model, "geom", _PREFIX)
-        self._nominals = Nominals(
-            model,
-            {"geom_rgba": self._room, "light_diffuse": np.arange(model.nlight), "light_pos": np.arange(model.nlight)},
-        )
+        lights = np.arange(model.nlight)
+        self._nominals = Nominals(model, {"geom_rgba": self._room, "light_diffuse": lights, "light_pos": lights})
         self._scene, self._wrist = model.camera("scene").id, model.camera("wrist").id
         self._eye = model.cam_pos[self._scene].copy()
         self._mount = model.cam_pos[self._wrist].copy(), model.cam_quat[self._wrist].copy()
@@ -99,16 +97,14 @@ class Surroundings:
             same, which = rng.uniform() < 0.7, int(rng.integers(len(colours)))
             candidates = rng.uniform(REGION[0], REGION[1], (8, 2))
             free = [spot for spot in candidates if all(np.hypot(*(spot - at)) > gap for at, gap in taken)]
-            where = (*free[0], self._half_height(geom, size)) if shown and free else _AWAY
+            self._model.body_pos[body] = _AWAY
             if shown and free:
+                half_height = size[1] if self._model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CYLINDER else size[2]
+                self._model.body_pos[body] = (*free[0], half_height)
                 taken.append((free[0], 0.08))
-            self._model.body_pos[body] = where
             self._model.body_quat[body] = yaw_quat(yaw)
             self._model.geom_size[geom] = size
             self._model.geom_rgba[geom, :3] = colours[which] if same else any_colour
-
-    def _half_height(self, geom: int, size: np.ndarray) -> float:
-        return float(size[1] if self._model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CYLINDER else size[2])
 
 
 def _colour(
