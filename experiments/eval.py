@@ -1,6 +1,7 @@
 """Scores a checkpoint in paired trials: the same seeds give the same initial states for every policy.
 
     python experiments/eval.py --config experiments/configs/sim.py --checkpoint runs/sim [--trials 20]
+    python experiments/eval.py --config experiments/configs/sim.py --checkpoint runs/a --against runs/b/eval
     python experiments/eval.py --config experiments/configs/sim.py --server ws://127.0.0.1:8000    # through serve.py
 
 Writes report.json (success rates with 95 % intervals) and report.html (videos, contact sheets, every trial). Trials
@@ -32,6 +33,7 @@ from dexhil.evaluation.trials import Bench, outcomes, run_trials
 from dexhil.fit import Interface, PolicyInfo, check_fits, rig_interface
 from dexhil.models.config import VLAConfig
 from dexhil.policy import Policy, RtcChoice, choose_rtc, max_delay
+from dexhil.reports.comparison import compare, read_outcomes
 from dexhil.reports.evaluation import write_report
 from dexhil.rig import RigConfig
 from dexhil.serving.client import PolicyClient
@@ -49,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
     if options.trials is not None and options.trials < 1:
         raise ConfigError(f"--trials {options.trials}: expected at least 1")
     workdir = options.workdir
+    theirs = read_outcomes(options.against, to_json(config)) if options.against else None
     if options.server:
         client = functools.partial(PolicyClient, options.server, key=read_key(), rig=config_rig(config))
         with client() as policy:
@@ -60,7 +63,11 @@ def main(argv: Sequence[str]) -> None:
         lineage = {"checkpoint": find_step(options.checkpoint, options.step), **meta.lineage}
         run = Run(workdir, "eval", config)
         trials = evaluate(config, options.checkpoint, workdir, step=options.step, count=options.trials)
-    results = {**score(outcomes(trials)), "trials": [trial_facts(trial) for trial in trials]}
+    ours = outcomes(trials)
+    results = {**score(ours), "outcomes": ours, "trials": [trial_facts(trial) for trial in trials]}
+    if theirs is not None:
+        results["against"] = {"name": str(options.against), **compare(ours, theirs)}
+        lineage["against"] = options.against
     report = run.report(results, lineage=lineage)
     print(f"report: {write_report(workdir, report, trials, media=workdir)}")
     for task, entry in results["tasks"].items():

@@ -25,6 +25,7 @@ def evaluate() -> CommandParser:
     source.add_argument("--server", help=f"ws:// address of a policy server; its key in the variable {VARIABLE}")
     add_step(parser)
     parser.add_argument("--trials", type=count, help="per task (default: eval.trials of the config)")
+    parser.add_argument("--against", type=Path, help="folder of an earlier run, to compare with pair by pair")
     return parser
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from dexhil.commands import read_metrics
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import picture_path, video_path
+from dexhil.reports.comparison import comparison_facts, comparison_sections
 from dexhil.reports.page import Block, Clip, Clips, Fact, Image, Section, Table, percent, write_run_page
 from dexhil.reports.plots import curves_plot, rates_plot, series, small_curves_plot
 from dexhil.reports.video import contact_sheet, read_picture, write_picture
@@ -25,14 +26,16 @@ def write_report(
     report: as `Run.report` returns it; its results may hold a score, or be one. media: the folder of the trials' files.
     """
     results, metrics = report["results"], read_metrics(workdir)
-    score = results if "mean_rate" in results else results.get("score")
+    score, against = results if "mean_rate" in results else results.get("score"), results.get("against")
     sections = [
         *score_sections(score, trials),
+        *comparison_sections(against),
         *(media_sections(workdir, trials, media) if media else []),
         *training_sections(results, metrics),
         *trial_sections(trials),
     ]
-    return write_run_page(workdir, report, [*score_facts(score), *training_facts(results)], sections)
+    facts = [*score_facts(score), *comparison_facts(against), *training_facts(results)]
+    return write_run_page(workdir, report, facts, sections)
 
 
 def score_facts(score: Mapping[str, Any] | None) -> list[Fact]:

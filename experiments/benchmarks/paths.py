@@ -1,7 +1,7 @@
 """Success of one checkpoint on the simulated trial's path and on the robot's, the same starts, noise and latency.
 
     python experiments/benchmarks/paths.py --checkpoint runs/demo --out docs/paths.json [--trials 200]
-        [--latency-steps 2] [--config hardware/configs/fr3_dexhand021.py] [--modes replace rtc]
+        [--workers 2] [--latency-steps 2] [--config hardware/configs/fr3_dexhand021.py] [--modes replace rtc]
 
 "simulation" is `run_trial`, at the policy's rate. "hardware" is `hardware.runtime.Control` with its observer, limits,
 guard and rates (arm 30, hand 90 a second), devices that the simulator stands behind, and a clock of its own, faster
@@ -15,13 +15,15 @@ import argparse
 import dataclasses
 import json
 import math
+import multiprocessing
 from collections import deque
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dexhil.commands import write_json
+from dexhil.commands import progress, write_json
 from dexhil.config import Config, read_config_file
 from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation.intervals import mcnemar, paired_difference, score
@@ -33,6 +35,7 @@ from dexhil.schema import ARM_DOF
 from dexhil.settings import from_values
 from dexhil.sim.rig import SimRig
 from dexhil.training.checkpoints import load_meta
+from dexhil.workers import use_one_thread
 from experiments.rigs import make_rig
 from hardware.devices.base import ArmState, Health, OperatorState, Stamped
 from hardware.runtime.control import Phase
@@ -41,8 +44,8 @@ from hardware.runtime.rig import Rig
 from hardware.runtime.session import Observer
 from hardware.simulated.world import STEP_HZ, Target, step_command
 
+PATHS = ("simulation", "hardware")
 FIRST_SEED = 1_000_000  # never a seed of a demonstration
-REST_S = 0.5  # from the reset scene to the begin of the episode
 
 
 class VirtualDevice:
@@ -75,6 +78,7 @@ class VirtualRobot:
 
     def __init__(self, sim: SimRig, policy: Policy, config: Config, seed: int, latency_steps: int) -> None:
         self.now, self._sim, self._policy, self._rates = 0.0, sim, policy, config.rates
+        self._rest_s = config.safety.soft_start_s  # an episode begins when the robot has been on for a while
         self._latency_s = latency_steps / self._rates.policy_hz
         self._coming: deque[tuple[float, Question]] = deque()
         self._report = Report(0.0, identity={"max_delay": policy.max_delay})
@@ -104,7 +108,7 @@ class VirtualRobot:
         every = {name: round(grid / hz) for name, hz in (*self._rates.to_dict().items(), ("step", STEP_HZ))}
         self.control.tick(self.now)
         self.control.request(Phase.IDLE)
-        begins, index = round(REST_S * grid), 0
+        begins, index = round(self._rest_s * grid), 0
         while index < begins + round(self._sim.horizon_s * grid) and not self._sim.success():
             self.now = index / grid
             if index == begins:
@@ -153,11 +157,7 @@ class Paths:
 
     def __init__(self, options: argparse.Namespace) -> None:
         rig = load_meta(options.checkpoint).config["rig"]
-        self.config, self.latency_steps, self.tasks = (
-            read_config_file(options.config),
-            options.latency_steps,
-            rig["tasks"],
-        )
+        self.config, self.latency_steps = read_config_file(options.config), options.latency_steps
         self.config.rig.cameras = tuple(rig["cameras"])
         settings = from_values(RigConfig, rig, "rig")
         hardware = dataclasses.replace(settings, control_hz=STEP_HZ)
@@ -174,23 +174,46 @@ class Paths:
         return VirtualRobot(sim, policy, self.config, seed, self.latency_steps).run()
 
 
-def measure(paths: Paths, modes: list[str], trials: int, log: Path) -> dict[str, dict[str, list[bool]]]:
-    """Path and mode -> task -> outcomes. Every trial is kept in `log` at once, and has been run on all paths before the
-    next one begins.
+Job = tuple[str, str, str, int]  # path, mode, task, seed
+_paths: Paths | None = None  # of this worker process
+
+
+def _start_worker(options: argparse.Namespace) -> None:
+    global _paths
+    use_one_thread()
+    _paths = Paths(options)
+
+
+def _trial(job: Job) -> bool:
+    assert _paths is not None, "the pool starts every worker with _start_worker"
+    return _paths.trial(*job)
+
+
+def measure(options: argparse.Namespace, log: Path) -> dict[str, dict[str, list[bool]]]:
+    """Path and mode -> task -> outcomes. Every trial is kept in `log` at once; all paths of a start come before the
+    next start.
     """
-    done = dict(json.loads(line) for line in log.read_text().splitlines()) if log.exists() else {}
+    tasks = load_meta(options.checkpoint).config["rig"]["tasks"]
+    starts = [(tasks[index % len(tasks)], FIRST_SEED + index) for index in range(options.trials)]
+    jobs = [(path, mode, *start) for start in starts for mode in options.modes for path in PATHS]
+    done = (
+        {tuple(job): success for job, success in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+    )
+    missing = [job for job in jobs if job not in done]
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(options.workers, context, initializer=_start_worker, initargs=(options,)) as pool,
+        progress(len(jobs), "trials") as bar,
+        log.open("a") as file,
+    ):
+        for job, success in zip(missing, pool.map(_trial, missing), strict=True):
+            done[job] = success
+            file.write(json.dumps([job, success]) + "\n")
+            file.flush()
+            bar.update(len(done))
     found: dict[str, dict[str, list[bool]]] = {}
-    for index in range(trials):
-        task, seed = paths.tasks[index % len(paths.tasks)], FIRST_SEED + index
-        for mode in modes:
-            for path in ("simulation", "hardware"):
-                key = f"{path} {mode} {task} {seed}"
-                if key not in done:
-                    done[key] = paths.trial(path, mode, task, seed)
-                    with log.open("a") as file:
-                        file.write(json.dumps([key, done[key]]) + "\n")
-                    print(key, done[key], flush=True)
-                found.setdefault(f"{path} {mode}", {}).setdefault(task, []).append(done[key])
+    for path, mode, task, seed in jobs:
+        found.setdefault(f"{path} {mode}", {}).setdefault(task, []).append(done[path, mode, task, seed])
     return found
 
 
@@ -208,17 +231,16 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200, help="over all tasks")
     parser.add_argument("--latency-steps", type=int, default=2, help="emulated inference latency, control steps")
     parser.add_argument("--config", type=Path, default=Path("hardware/configs/fr3_dexhand021.py"))
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--modes", nargs="+", default=["replace", "rtc"])
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    found = measure(Paths(options), options.modes, options.trials, options.out.with_suffix(".jsonl"))
+    found = measure(options, options.out.with_suffix(".jsonl"))
     differences = {
         f"hardware - simulation, {mode}": (f"hardware {mode}", f"simulation {mode}") for mode in options.modes
     }
     if {"rtc", "replace"} <= set(options.modes):
-        differences |= {
-            f"rtc - replace, {path}": (f"{path} rtc", f"{path} replace") for path in ("hardware", "simulation")
-        }
+        differences |= {f"rtc - replace, {path}": (f"{path} rtc", f"{path} replace") for path in PATHS}
     result = {
         "trials": options.trials, "latency_steps": options.latency_steps,
         "score": {name: score(outcomes) for name, outcomes in found.items()},

@@ -92,11 +92,13 @@ def test_eval_scores_a_checkpoint_and_reuses_finished_trials(trained: Path, tmp_
     arguments = [f"--checkpoint={trained}", "--config.preset=debug", f"--workdir={tmp_path}"]
     eval.main([*arguments, "--trials=1"])
     first = (tmp_path / "trials.jsonl").read_text()
-    eval.main([*arguments, "--trials=1"])
+    eval.main([*arguments, "--trials=1", f"--against={trained}"])
     assert (tmp_path / "trials.jsonl").read_text() == first
     results = report_of(tmp_path)["results"]
     assert set(results["tasks"]) == set(TASKS)
     assert results["tasks"] == report_of(trained)["results"]["score"]["tasks"]
+    assert (results["against"]["mean"], results["against"]["pairs"]) == (0.0, len(TASKS))
+    assert f"points against {trained}" in (tmp_path / "report.html").read_text()
 
 
 def test_adapters_train_over_public_weights_and_resume_without_the_file(data: Path, tmp_path: Path) -> None:

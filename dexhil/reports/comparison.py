@@ -1,0 +1,77 @@
+"""An evaluation against an earlier one: the same starts, pair by pair."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dexhil.config import ConfigError, changed_keys
+from dexhil.evaluation.intervals import mcnemar, paired_difference
+from dexhil.reports.page import Fact, Section, Table, Text, percent
+
+
+def read_outcomes(run: Path, config: Mapping[str, Any]) -> dict[str, list[bool]]:
+    """Task -> outcomes in the order of the seeds, of the evaluation or training run in `run`.
+
+    config: of the run that it is compared with. Raises ConfigError where they did not meet the same starts.
+    """
+    path = run / "report.json"
+    if not path.is_file():
+        raise ConfigError(f"--against {run}: has no report.json; expected the folder of a finished run")
+    report = json.loads(path.read_text())
+    if not report["results"].get("outcomes"):
+        raise ConfigError(f"--against {run}: its report has no trials; score its checkpoint with experiments/eval.py")
+    theirs, ours = ({"rig": c["rig"], "first_seed": c["eval"]["first_seed"]} for c in (report["config"], config))
+    if changed := changed_keys(theirs, ours):
+        raise ConfigError(f"--against {run}: its trials had other starts; {', '.join(changed)} differs")
+    return report["results"]["outcomes"]
+
+
+def compare(ours: Mapping[str, list[bool]], theirs: Mapping[str, list[bool]]) -> dict[str, Any]:
+    """Ours - theirs over the pairs that both have: {"pairs", "mean", "interval" (95 %), "mcnemar_p", "tasks": {task:
+    {"pairs", "both", "only_this", "only_other", "neither"}}}. The interval covers trials, not training seeds.
+    """
+    pairs = {task: list(zip(ours[task], theirs[task], strict=False)) for task in ours}
+    first, second = ({task: [pair[i] for pair in pairs[task]] for task in pairs} for i in (0, 1))
+    difference = paired_difference(first, second)
+    flat = [pair for task in pairs.values() for pair in task]
+    return {
+        "pairs": len(flat),
+        "mean": difference.mean,
+        "interval": list(difference.interval),
+        "mcnemar_p": mcnemar(*zip(*flat, strict=True)),
+        "tasks": {task: _counts(found) for task, found in pairs.items()},
+    }
+
+
+def comparison_facts(against: Mapping[str, Any] | None) -> list[Fact]:
+    """The difference as a headline figure."""
+    if against is None:
+        return []
+    low, high = (100 * end for end in against["interval"])
+    detail = f"95 %: {low:+.0f} to {high:+.0f}, {against['pairs']} pairs"
+    return [Fact(f"points against {against['name']}", f"{100 * against['mean']:+.0f}", detail)]
+
+
+def comparison_sections(against: Mapping[str, Any] | None) -> list[Section]:
+    """Which of the pairs both runs won."""
+    if against is None:
+        return []
+    names = ("both", "only_this", "only_other", "neither")
+    rows = [
+        (task, *(f"{found[name]} ({percent(found[name] / found['pairs'])})" for name in names))
+        for task, found in against["tasks"].items()
+    ]
+    text = (
+        f"The same starts with {against['name']}. McNemar's p over all pairs: {against['mcnemar_p']:.2g}. The interval "
+        "covers the trials; another training seed may move either run by more."
+    )
+    header = ("task", "both succeed", "only this run", f"only {against['name']}", "neither")
+    return [Section(f"Against {against['name']}", [Table(header, rows), Text(text)])]
+
+
+def _counts(pairs: list[tuple[bool, bool]]) -> dict[str, int]:
+    kinds = {"both": (True, True), "only_this": (True, False), "only_other": (False, True), "neither": (False, False)}
+    return {"pairs": len(pairs), **{name: pairs.count(kind) for name, kind in kinds.items()}}
