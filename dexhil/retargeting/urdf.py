@@ -73,11 +73,11 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise ValueError(f"{path}: the hand's card names {name!r}, which the file does not have{hint}")
-    names = links.hinges
+    names = tuple(links.hinges)
     motors, coupling, bias = _motors(path, joints, names, card)
     lower, upper = _limits(path, [joints[name] for name in names], motors, coupling, bias)
-    carriers = [links.carrier(joints[name]) for name in names]
-    tips = tuple(links.point(joints[links.of_child[link]]) for link in card.tips.values())
+    carriers = [links.carriers[name] for name in names]
+    tips = tuple(links.point(link) for link in card.tips.values())
     hand = Hand(
         name=path.stem,
         joint_names=names,
@@ -189,25 +189,35 @@ def _check_tree(path: Path, joints: list[_Joint]) -> None:
 class _Links:
     """The tree of a URDF file with its fixed and locked joints folded away.
 
-    hinges: names of the movable joints, a parent before its children. of_child: link -> the joint that carries it.
+    hinges: names of the movable joints, a parent before its children. carriers: joint -> (hinge that carries it, or
+    BASE, its frame [4, 4] at angle 0 in that hinge's). of_child: link -> the joint that carries it.
     """
 
     def __init__(self, path: Path, joints: Mapping[str, _Joint], card: HandCard) -> None:
         self._path, self._joints, self._locked = path, joints, card.locked
         self.of_child = {joint.child: name for name, joint in joints.items()}
-        hinges: list[str] = []
-        for name in joints:
-            self._add_hinges(name, hinges)
-        self.hinges = tuple(hinges)
+        self.hinges: list[str] = []
+        self.carriers: dict[str, tuple[int, np.ndarray]] = {}
+        for joint in joints.values():
+            self._place(joint.child)
 
-    def _add_hinges(self, name: str, hinges: list[str]) -> None:
-        """Adds the joint's ancestors and itself, in the file's order otherwise."""
-        parent = self._joints[name].parent
-        if parent in self.of_child:
-            self._add_hinges(self.of_child[parent], hinges)
-        moves = self._joints[name].kind != "fixed" and name not in self._locked
-        if moves and name not in hinges:
-            hinges.append(name)
+    def _place(self, link: str) -> tuple[int, np.ndarray]:
+        """(hinge that carries `link` or BASE, its frame [4, 4] in that hinge's); the joints above are placed first."""
+        name = self.of_child.get(link)
+        if name is None:
+            return BASE, np.eye(4)
+        joint = self._joints[name]
+        if name not in self.carriers:
+            hinge, frame = self._place(joint.parent)
+            self.carriers[name] = hinge, frame @ joint.frame
+            if joint.kind != "fixed" and name not in self._locked:
+                self.hinges.append(name)
+        return (self.hinges.index(name), np.eye(4)) if name in self.hinges else self.carriers[name]
+
+    def point(self, link: str) -> Point:
+        """The origin of `link`."""
+        hinge, frame = self._place(link)
+        return Point(hinge, frame[:3, 3])
 
     def hinge(self, name: str) -> int:
         """Index of a root's joint. Raises ValueError for one that does not move."""
@@ -215,28 +225,11 @@ class _Links:
             raise ValueError(f"{self._path}: the hand's card names {name!r} as a root, which is fixed or locked")
         return self.hinges.index(name)
 
-    def carrier(self, joint: _Joint) -> tuple[int, np.ndarray]:
-        """(hinge that carries `joint` or BASE, the joint's frame [4, 4] at angle 0 in that hinge's)."""
-        frame, parent = joint.frame, joint.parent
-        while parent in self.of_child:
-            above = self.of_child[parent]
-            if above in self.hinges:
-                return self.hinges.index(above), frame
-            frame, parent = self._joints[above].frame @ frame, self._joints[above].parent
-        return BASE, frame
-
-    def point(self, joint: _Joint) -> Point:
-        """The origin of the link that `joint` carries."""
-        if joint.name in self.hinges:
-            return Point(self.hinges.index(joint.name), np.zeros(3))
-        carrier, frame = self.carrier(joint)
-        return Point(carrier, frame[:3, 3])
-
     def wrist(self, where: str | Sequence[float]) -> np.ndarray:
         """[3] m in the base frame. Raises ValueError for a link that moves."""
         if not isinstance(where, str):
             return np.array(where)
-        point = self.point(self._joints[self.of_child[where]])
+        point = self.point(where)
         if point.joint != BASE:
             raise ValueError(
                 f"{self._path}: the hand's card names {where!r} as wrist, which {self.hinges[point.joint]!r} moves; "
