@@ -52,11 +52,8 @@ class EpisodeWriter:
     """Writes one episode under `root`. Use one writer per episode; `finish` or `abandon` ends it.
 
     control_hz: rate of the steps, 1/s. draft: what is known of the episode before it ends; repair uses it when the
-    process dies. jpeg_quality: of the stored images.
-
-    Raises:
-        EpisodeError: the draft's id is no plain folder name, or the rate is none.
-        SchemaError: the draft does not fit.
+    process dies. jpeg_quality: of the stored images. Raises EpisodeError where the draft's id is no plain folder name
+    or the rate is none, SchemaError where the draft does not fit.
     """
 
     def __init__(

@@ -13,8 +13,7 @@ MAX_PAIRS = 2**18  # of trials: where nobody runs as many, the answer is an erro
 def mcnemar_power(difference: float, discordant_rate: float, trials: int, alpha: float = 0.05) -> float:
     """Probability that `trials` pairs show the better policy as better: exact two-sided McNemar p-value <= alpha.
 
-    difference: of the success rates, 0..discordant_rate. discordant_rate: fraction of the pairs in which exactly one
-    succeeds.
+    difference: of the success rates, 0..discordant_rate. discordant_rate: fraction of pairs where exactly one succeeds.
     The disagreeing pairs are binomial, and so are the better policy's wins among them: both are summed over, without
     the normal approximation of the usual formula (Connor, Biometrics 43, 1987), which promises too much for few pairs.
     Raises ValueError where the rates are impossible.

@@ -43,8 +43,13 @@ def write_study_report(workdir: Path, report: Mapping[str, Any], study: Study) -
         *drift_sections(study),
         *mixture_sections(study),
     ]
-    lineage = report["lineage"] | _policies(study)
-    return write_run_page(workdir, {**report, "lineage": lineage}, study_facts(study, results), sections)
+    # Data sets, parent checkpoints and code versions of every policy; drift has a section of its own.
+    of_cells = {f"{cell.arm} {cell.round}": {**cell.lineage} for cell in study.cells if cell.lineage}
+    for lineage in of_cells.values():
+        lineage.pop("drift", None)
+    return write_run_page(
+        workdir, {**report, "lineage": report["lineage"] | of_cells}, study_facts(study, results), sections
+    )
 
 
 def study_facts(study: Study, results: Mapping[str, Any]) -> list[Fact]:
@@ -184,15 +189,6 @@ def mixture_sections(study: Study) -> list[Section]:
         if any(cell.round for cell in cells):
             tables += [Text(f"{arm}:"), _cards_table([(_round_name(cell.round), cell.mixture) for cell in cells])]
     return [Section("Training data", tables, folded=True)] if tables else []
-
-
-def _policies(study: Study) -> dict[str, Any]:
-    """Data sets, parent checkpoints and code versions of every policy; drift has a section of its own."""
-    return {
-        f"{cell.arm} {cell.round}": {key: value for key, value in cell.lineage.items() if key != "drift"}
-        for cell in study.cells
-        if cell.lineage
-    }
 
 
 def _paper_table(study: Study) -> Table:

@@ -142,7 +142,7 @@ def _nested(arrays: dict[str, np.ndarray]) -> network.Params:
 def _hand_from_dict(values: dict[str, Any]) -> Hand:
     arrays = ("positions", "rotations", "axes", "lower", "upper", "coupling", "bias", "wrist")
     built: dict[str, Any] = {name: np.array(values[name], np.float64) for name in arrays}
-    for name in ("tips", "pads", "roots"):
+    for name in ("tips", "roots"):
         built[name] = tuple(Point(point["joint"], np.array(point["offset"])) for point in values[name])
     for name in ("joint_names", "parents", "motor_names", "fingers"):
         built[name] = tuple(values[name])

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.names import did_you_mean
-from dexhil.retargeting.hand import Hand, Point, check_right_hand, pad_of
+from dexhil.retargeting.hand import Hand, Point, check_right_hand
 from dexhil.retargeting.keypoints import PALM_FINGERS
 from dexhil.robots.geometry import FINGERS
 from dexhil.robots.tree import BASE
@@ -77,7 +77,6 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
     motors, coupling, bias = _motors(path, joints, names, card)
     lower, upper = _limits(path, [joints[name] for name in names], motors, coupling, bias)
     carriers = [links.carriers[name] for name in names]
-    tips = tuple(links.point(link) for link in card.tips.values())
     hand = Hand(
         name=path.stem,
         joint_names=names,
@@ -91,8 +90,7 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
         coupling=coupling,
         bias=bias,
         fingers=tuple(card.tips),
-        tips=tips,
-        pads=tuple(pad_of(tip) for tip in tips),
+        tips=tuple(links.point(link) for link in card.tips.values()),
         roots=tuple(Point(links.hinge(joint), np.zeros(3)) for joint in card.roots.values()),
         wrist=links.wrist(card.wrist),
     )

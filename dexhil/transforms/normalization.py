@@ -302,19 +302,13 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
         return image
     scale = size / max(height, width)
     new_height, new_width = max(round(height * scale), 1), max(round(width * scale), 1)
-    resized = np.rint(_resample(image.astype(np.float32), new_height, new_width)).astype(np.uint8)
+    lead = image.shape[:-3]
+    rows = _resize_matrix(height, new_height) @ image.astype(np.float32).reshape(*lead, height, width * 3)
+    resized = _resize_matrix(width, new_width) @ rows.reshape(*lead, new_height, width, 3)
     top, left = (size - new_height) // 2, (size - new_width) // 2
-    result = np.zeros((*image.shape[:-3], size, size, 3), np.uint8)
-    result[..., top : top + new_height, left : left + new_width, :] = resized
+    result = np.zeros((*lead, size, size, 3), np.uint8)
+    result[..., top : top + new_height, left : left + new_width, :] = np.rint(resized)
     return result
-
-
-def _resample(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """float32 [..., H, W, 3] -> [..., height, width, 3] by two matrix products."""
-    *lead, height_in, width_in, channels = image.shape
-    rows = _resize_matrix(height_in, height) @ image.reshape(*lead, height_in, width_in * channels)
-    rows = rows.reshape(*lead, height, width_in, channels)
-    return _resize_matrix(width_in, width) @ rows
 
 
 def images_to_float(images: Mapping[str, Any]) -> dict[str, Any]:
