@@ -1,6 +1,6 @@
 """How often the scripted operator succeeds, over seeded trials of every task.
 
-    python experiments/benchmarks/operator.py --out FILE.json [--trials 100] [--difficulty 0.5] [--workers 2]
+    python experiments/benchmarks/scripted_operator.py --out FILE.json [--trials 100] [--difficulty 0.5] [--workers 2]
         [--retargeter runs/retarget/retargeter.npz]     # the same trials through the whole teleoperation chain too
 
 Writes per task {"successes", "trials", "rate", "interval" (95 %, Wilson), "seconds" (median and 90 % of the successes),
