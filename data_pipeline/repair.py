@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from dexhil.episodes.format import EpisodeError
-from dexhil.episodes.recorder import repair
+from dexhil.episodes.repair import repair
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from dexhil.robots.geometry import ee_of_flange, finger_tips, fr3_joint_frames
+from dexhil.robots.geometry import ee_of_palm, finger_tips, fr3_joint_frames
 
 # Capsules: between which of `_points`, and how thick (m).
 _ENDS = {"base": (0, 1), "upper arm": (1, 4), "forearm": (4, 5), "wrist": (6, 7), "flange": (7, 8), "palm": (8, 9)}
@@ -43,7 +43,7 @@ def depths(q_arm: np.ndarray, q_hand: np.ndarray, box: Box) -> np.ndarray:
     inside of what it must keep out of; negative: the clearance.
     """
     frames = fr3_joint_frames(q_arm)
-    ee, turn = ee_of_flange(frames[..., -1, :, :])
+    ee, turn = ee_of_palm(frames[..., -1, :, :])
     beyond = np.maximum(box.lower - ee, ee - box.upper).max(-1)
     points = _points(frames)
     lowest = [points[list(_ENDS[name])][..., 2].min(0) - _RADII[name] for name in _ABOVE_TABLE]

@@ -73,18 +73,17 @@ def encode_step(step: Step, quality: int) -> EncodedStep:
 
 def decode_step(step: EncodedStep) -> Step:
     """The step with its images as uint8 [H, W, 3] arrays."""
+    arrays = step.arrays
     observation = Observation(
         images={camera: simplejpeg.decode_jpeg(data) for camera, data in step.images.items()},
-        q_arm=step.arrays["q_arm"],
-        q_hand=step.arrays["q_hand"],
-        pose_base_ee=step.arrays["pose_base_ee"],
+        **{name: arrays[name] for name in ("q_arm", "q_hand", "pose_base_ee")},
         timestamp=step.timestamp,
         language_instruction=step.language_instruction,
     )
     return Step(
         observation=observation,
-        action=step.arrays["action"],
-        policy_action=step.arrays["policy_action"],
+        action=arrays["action"],
+        policy_action=arrays["policy_action"],
         is_intervention=step.is_intervention,
         reward=step.reward,
         discount=step.discount,
@@ -94,17 +93,12 @@ def decode_step(step: EncodedStep) -> Step:
 
 def pack_step(step: EncodedStep) -> bytes:
     """Payload of one step record."""
-    scalars = {
-        "timestamp": step.timestamp,
-        "language_instruction": step.language_instruction,
-        "is_intervention": step.is_intervention,
-        "is_commanded": step.is_commanded,
-        "reward": step.reward,
-        "discount": step.discount,
+    scalars = {name: value for name, value in vars(step).items() if name not in ("images", "arrays")}
+    sizes = {
         "arrays": {name: len(step.arrays[name]) for name in ARRAYS},
         "images": {camera: len(data) for camera, data in step.images.items()},
     }
-    head = json.dumps(scalars, ensure_ascii=False).encode()
+    head = json.dumps(scalars | sizes, ensure_ascii=False).encode()
     arrays = [step.arrays[name].astype("<f4").tobytes() for name in ARRAYS]
     return b"".join([_LENGTH.pack(len(head)), head, *arrays, *step.images.values()])
 

@@ -1,18 +1,16 @@
 """The recorder: episodes as directories that become visible whole, by one atomic rename after fsync.
 
 While open, an episode is `root/.open-<unique>/steps.bin`, one verified record per step, written straight to the file: a
-killed process loses at most the step it was writing. `repair` turns what such a process left into an episode.
-Several processes may write under one root. Layout of the bytes: `dexhil.episodes.format`.
+killed process loses at most the step it was writing. `dexhil.episodes.repair` turns what such a process left into an
+episode. Several processes may write under one root. Layout of the bytes: `dexhil.episodes.format`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -28,24 +26,18 @@ from dexhil.episodes.format import (
     STEPS_FILE,
     EncodedStep,
     EpisodeError,
-    Verified,
     decode_step,
     encode_step,
     frame,
     pack_step,
     read_records,
     unpack_step,
-    verify,
 )
 from dexhil.files import sync_directory, write_durably
 from dexhil.schema import Episode, EpisodeMetadata, SchemaError, Step
 
 OPEN_PREFIX = ".open-"
 REPAIR_COMMAND = "python -m data_pipeline.repair"
-_UNKNOWN = EpisodeMetadata(
-    episode_id="", task="", success=-1, source="online", round=0, policy="", operator="", robot="", seed=-1,
-    takeovers=0, max_takeover_jump=float("nan"),
-)  # fmt: skip
 MAX_ID = 200  # bytes of an episode's id: file systems take 255, and repair and films add to it
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?<!\.)")
 _RESERVED = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # no folder can be called so on Windows
@@ -60,11 +52,8 @@ class EpisodeWriter:
     """Writes one episode under `root`. Use one writer per episode; `finish` or `abandon` ends it.
 
     control_hz: rate of the steps, 1/s. draft: what is known of the episode before it ends; repair uses it when the
-    process dies. jpeg_quality: of the stored images.
-
-    Raises:
-        EpisodeError: the draft's id is no plain folder name, or the rate is none.
-        SchemaError: the draft does not fit.
+    process dies. jpeg_quality: of the stored images. Raises EpisodeError where the draft's id is no plain folder name
+    or the rate is none, SchemaError where the draft does not fit.
     """
 
     def __init__(
@@ -112,11 +101,14 @@ class EpisodeWriter:
         file = self._require_open()
         if self.num_steps == 0:
             raise EpisodeError(f"episode {metadata.episode_id!r} has no steps; append some, or abandon() it")
-        target = _visible_path(self.root, metadata.episode_id)
+        check_episode_id(metadata.episode_id)
+        target = self.root / metadata.episode_id
+        if target.exists():
+            raise _taken(target)
         try:
             os.fsync(file)
-            _write_metadata(self.directory, metadata, self.num_steps, self._hash.hexdigest())
-            _publish(self.directory, target)
+            write_metadata(self.directory, metadata, self.num_steps, self._hash.hexdigest())
+            publish(self.directory, target)
         except OSError as error:
             raise self._explain(error) from error
         self._close()
@@ -185,25 +177,18 @@ def check_episode_id(episode_id: str) -> None:
         raise EpisodeError(
             f"episode_id {episode_id!r}: expected a plain folder name of at most {MAX_ID} letters, digits, '_', '-' "
             f"and '.', that begins with none of the last two, does not end with '.', and is not reserved, such as "
-            f"{_plain_id(episode_id) or 'demo-0001'!r}"
+            f"{plain_id(episode_id) or 'demo-0001'!r}"
         )
 
 
-def _plain_id(text: str) -> str:
+def plain_id(text: str) -> str:
     """`text` as an id that `check_episode_id` takes; "" where nothing of it is left."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:MAX_ID].strip(".-")
     return f"episode-{plain}" if _RESERVED.fullmatch(plain) else plain
 
 
-def _visible_path(root: Path, episode_id: str) -> Path:
-    check_episode_id(episode_id)
-    target = root / episode_id
-    if target.exists():
-        raise _taken(target)
-    return target
-
-
-def _write_metadata(directory: Path, metadata: EpisodeMetadata, num_steps: int, sha256: str) -> None:
+def write_metadata(directory: Path, metadata: EpisodeMetadata, num_steps: int, sha256: str) -> None:
+    """Writes what makes an open episode complete: metadata, number of steps and the hash of their file."""
     facts = {"num_steps": num_steps, "steps_sha256": sha256, "metadata": dataclasses.asdict(metadata)}
     write_durably(directory / METADATA_FILE, _to_json(facts))
     sync_directory(directory)
@@ -213,7 +198,8 @@ def _to_json(value: object) -> bytes:
     return json.dumps(value, indent=1, default=lambda scalar: scalar.item()).encode()  # numpy scalars to Python's
 
 
-def _publish(directory: Path, target: Path) -> None:
+def publish(directory: Path, target: Path) -> None:
+    """Makes the complete episode in `directory` visible as `target`. Raises EpisodeError where that name is taken."""
     try:
         os.rename(directory, target)
     except OSError as error:
@@ -281,120 +267,3 @@ def read_episode(path: Path) -> Episode:
     """A finished episode with decoded images. Raises EpisodeError on damage."""
     metadata, _ = read_facts(path)
     return Episode(steps=[decode_step(step) for step in read_steps(path)], metadata=metadata)
-
-
-@dataclasses.dataclass(frozen=True)
-class RepairReport:
-    """What `repair` did. salvaged: episode -> steps; the others: paths with the reason."""
-
-    salvaged: dict[str, int]
-    empty: list[str]
-    still_recording: list[str]
-    unreadable: dict[str, str]
-    damaged: dict[str, str]
-
-    def lines(self) -> list[str]:
-        """The report for a person."""
-        said = [f"salvaged {name}: {steps} steps, success not known" for name, steps in self.salvaged.items()]
-        said += [f"removed {name}: no step had been recorded" for name in self.empty]
-        said += [f"left {name}: it is being recorded now" for name in self.still_recording]
-        said += [f"left {name}: {why}" for name, why in self.unreadable.items()]
-        said += [f"DAMAGED finished episode {name}: {why}" for name, why in self.damaged.items()]
-        return said or ["nothing to repair"]
-
-
-def repair(root: Path) -> RepairReport:
-    """Salvages the verified prefix of every open episode under `root` that no process records any more.
-
-    A salvaged episode gets the writer's draft metadata with success = -1, or the full metadata if the process died
-    between writing them and the rename. Finished episodes are verified and reported, never changed.
-    """
-    list_episodes(root)
-    report = RepairReport({}, [], [], {}, {})
-    for directory in sorted(Path(root).glob(f"{OPEN_PREFIX}*")):
-        _repair_one(directory, report)
-    for path in list_episodes(root):
-        if path.name not in report.salvaged and (damage := _damage(path)):
-            report.damaged[path.name] = damage
-    return report
-
-
-def _damage(path: Path) -> str:
-    """What is wrong with a finished episode, "" where nothing is."""
-    try:
-        verified, (_, facts) = verify(path / STEPS_FILE), read_facts(path)
-    except (OSError, EpisodeError) as error:
-        return str(error)
-    missing = verified.num_steps != facts["num_steps"]
-    return verified.damage or (f"{verified.num_steps} steps, {facts['num_steps']} were recorded" if missing else "")
-
-
-def _repair_one(directory: Path, report: RepairReport) -> None:
-    file = None
-    try:
-        if not (directory / STEPS_FILE).is_file():
-            raise EpisodeError(f"{STEPS_FILE}: no such file; it is no recorded episode")
-        file = os.open(directory / STEPS_FILE, os.O_RDWR)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _salvage(directory, file, report)
-    except BlockingIOError:
-        report.still_recording.append(directory.name)
-    except Exception as error:  # whatever lies there: the others are still salvaged
-        report.unreadable[directory.name] = str(error) or type(error).__name__
-    finally:
-        if file is not None:
-            os.close(file)
-
-
-def _salvage(directory: Path, file: int, report: RepairReport) -> None:
-    verified = verify(directory / STEPS_FILE)
-    if verified.header is None:
-        report.unreadable[directory.name] = verified.damage or "no header"
-    elif verified.num_steps == 0:
-        shutil.rmtree(directory)
-        report.empty.append(directory.name)
-    else:
-        os.ftruncate(file, verified.end)
-        os.fsync(file)
-        content = (directory / STEPS_FILE).read_bytes()
-        metadata = _salvaged_metadata(directory, verified)
-        _write_metadata(directory, metadata, verified.num_steps, hashlib.sha256(content).hexdigest())
-        _publish(directory, directory.parent / metadata.episode_id)
-        report.salvaged[metadata.episode_id] = verified.num_steps
-
-
-def _salvaged_metadata(directory: Path, verified: Verified) -> EpisodeMetadata:
-    """The metadata the writer had written if the process died just before the rename, else its draft, success -1."""
-    with contextlib.suppress(EpisodeError, OSError):
-        metadata, facts = read_facts(directory)
-        if facts["num_steps"] == verified.num_steps:
-            return dataclasses.replace(metadata, episode_id=_free_id(directory, metadata.episode_id))
-    try:
-        metadata = EpisodeMetadata(**(verified.header or {})["draft"])
-        metadata.validate()
-    except (KeyError, TypeError, SchemaError):  # no draft, or one of another time
-        metadata = _UNKNOWN
-    return dataclasses.replace(
-        metadata,
-        episode_id=_free_id(directory, metadata.episode_id),
-        success=-1,
-        takeovers=_count_takeovers(directory / STEPS_FILE),
-        max_takeover_jump=float("nan"),
-    )
-
-
-def _count_takeovers(file: Path) -> int:
-    """Times that control passed to a person after the first step."""
-    records = read_records(file)
-    next(records)
-    flags = [unpack_step(payload).is_intervention for payload in records]
-    return sum(now and not before for before, now in itertools.pairwise(flags))
-
-
-def _free_id(directory: Path, episode_id: str) -> str:
-    """A plain id that no episode beside the open `directory` has; without an id the episode is named after it."""
-    plain = _plain_id(episode_id) or _plain_id(f"salvaged-{directory.name.removeprefix(OPEN_PREFIX)}")
-    free, count = plain, 1
-    while (directory.parent / free).exists():
-        free, count = f"{plain}-salvaged{count}", count + 1
-    return free

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
+
 import numpy as np
 from scipy.stats import binom
+
+MAX_PAIRS = 2**18  # of trials: where nobody runs as many, the answer is an error
 
 
 def mcnemar_power(difference: float, discordant_rate: float, trials: int, alpha: float = 0.05) -> float:
     """Probability that `trials` pairs show the better policy as better: exact two-sided McNemar p-value <= alpha.
 
-    difference: of the success rates, 0..discordant_rate. discordant_rate: share of pairs in which exactly one succeeds.
+    difference: of the success rates, 0..discordant_rate. discordant_rate: fraction of pairs where exactly one succeeds.
     The disagreeing pairs are binomial, and so are the better policy's wins among them: both are summed over, without
     the normal approximation of the usual formula (Connor, Biometrics 43, 1987), which promises too much for few pairs.
     Raises ValueError where the rates are impossible.
@@ -17,7 +21,7 @@ def mcnemar_power(difference: float, discordant_rate: float, trials: int, alpha:
     if not 0 <= difference <= discordant_rate <= 1:
         raise ValueError(
             f"expected 0 <= difference <= discordant rate <= 1, got {difference} and {discordant_rate}: rates cannot "
-            "differ by more than the share of the pairs that disagree"
+            "differ by more than the fraction of the pairs that disagree"
         )
     if discordant_rate == 0:
         return 0.0
@@ -31,37 +35,36 @@ def mcnemar_power(difference: float, discordant_rate: float, trials: int, alpha:
 def trials_needed(difference: float, discordant_rate: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Pairs of trials that show a difference of success rates, > 0, with probability `power` (see `mcnemar_power`).
 
-    One pair fewer falls short. Raises ValueError where the difference is not in 0 < difference <= discordant_rate.
+    One pair fewer falls short. Raises ValueError where the difference is not in 0 < difference <= discordant_rate, or
+    needs more than MAX_PAIRS.
     """
     if difference <= 0:
         raise ValueError(
             f"difference {difference}: expected more than 0; no number of trials shows that rates are equal"
         )
+
+    def power_of(pairs: int) -> float:
+        return mcnemar_power(difference, discordant_rate, pairs, alpha)
+
     enough = 1
-    while mcnemar_power(difference, discordant_rate, enough, alpha) < power:
+    while power_of(enough) < power:
         enough *= 2
-    too_few = enough // 2
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        if mcnemar_power(difference, discordant_rate, middle, alpha) < power:
-            too_few = middle
-        else:
-            enough = middle
-    return enough
+        if enough > MAX_PAIRS:
+            raise ValueError(
+                f"difference {difference}: more than {MAX_PAIRS:,} pairs of trials are needed for a power of {power}"
+            )
+    return bisect.bisect_left(range(enough), power, lo=enough // 2 + 1, key=power_of)
 
 
 def detectable_difference(trials: int, discordant_rate: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
-    """Smallest difference of success rates that `trials` pairs show with probability `power`, to 0.001.
+    """Smallest difference of success rates, in thousandths, that `trials` pairs show with probability `power`.
 
     A difference above discordant_rate makes at least so many pairs disagree. None where not even 1 against 0 shows.
     """
-    if mcnemar_power(1.0, 1.0, trials, alpha) < power:
-        return None
-    low, high = 0.0, 1.0
-    while high - low > 0.001:
-        middle = (low + high) / 2
-        if mcnemar_power(middle, max(middle, discordant_rate), trials, alpha) < power:
-            low = middle
-        else:
-            high = middle
-    return high
+
+    def power_of(thousandths: int) -> float:
+        difference = thousandths / 1000
+        return mcnemar_power(difference, max(difference, discordant_rate), trials, alpha)
+
+    found = bisect.bisect_left(range(1001), power, key=power_of)
+    return found / 1000 if found <= 1000 else None

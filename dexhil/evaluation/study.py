@@ -101,8 +101,8 @@ def study_results(study: Study) -> dict[str, Any]:
     for; …_executed: after limits. human_seconds_with_watching: as human_seconds, supervised rollouts counted whole.
     labour, forgetting: see these functions. trials_needed: `power_summary`.
     """
-    first = study.arms[0]
-    pairs = {f"{first}-{arm}": difference_of_arms(study, first, arm) for arm in study.arms[1:]}
+    first, *others = study.arms
+    pairs = {f"{first}-{arm}": difference_of_arms(study, first, arm) for arm in others}
     differences = {name: pair for name, pair in pairs.items() if pair is not None}
     return {
         "arms": {arm: [score(cell.outcomes) for cell in scored_cells(study, arm)] for arm in study.arms},
@@ -143,7 +143,7 @@ def difference_of_arms(study: Study, first: str, second: str) -> dict[str, Any] 
     """First minus second in the last round which both have finished; None while that is the shared warm-up.
 
     {"round", "mean" and "interval" (95 %, bootstrap over pairs) of the rates' difference averaged over the tasks,
-    "tasks": task -> {"mean", "interval"}, "p_value": task -> exact McNemar, "discordant_rate": share of the pairs in
+    "tasks": task -> {"mean", "interval"}, "p_value": task -> exact McNemar, "discordant_rate": fraction of the pairs in
     which exactly one succeeded, "trials": pairs in all}.
     """
     a, b = scored_cells(study, first), scored_cells(study, second)
@@ -151,12 +151,12 @@ def difference_of_arms(study: Study, first: str, second: str) -> dict[str, Any] 
     if last < 1:
         return None
     ours, theirs = a[last].outcomes, b[last].outcomes
-    difference = _difference(ours, theirs)
+    difference = paired_difference(ours, theirs)
     disagree = [x != y for task in ours for x, y in zip(ours[task], theirs[task], strict=True)]
     return {
         "round": last,
-        **difference,
-        "tasks": {task: _difference({task: ours[task]}, {task: theirs[task]}) for task in ours},
+        **difference._asdict(),
+        "tasks": {task: paired_difference({task: ours[task]}, {task: theirs[task]})._asdict() for task in ours},
         "p_value": {task: mcnemar(ours[task], theirs[task]) for task in ours},
         "discordant_rate": float(np.mean(disagree)),
         "trials": len(disagree),
@@ -201,13 +201,8 @@ def forgetting(study: Study) -> list[dict[str, Any]]:
     earlier rate - rate now, "interval": 95 % of the drop, paired, "flagged": the interval lies above 0}. The best of
     several rounds is partly luck, so that small drops are expected.
     """
-    return [
-        _drop(cells[: cell.round], cell, task)
-        for arm in study.arms
-        for cells in [scored_cells(study, arm)]
-        for cell in cells[1:]
-        for task in study.tasks
-    ]
+    arms = [scored_cells(study, arm) for arm in study.arms]
+    return [_drop(cells[: c.round], c, task) for cells in arms for c in cells[1:] for task in study.tasks]
 
 
 def visible(power: Mapping[str, Any]) -> str:
@@ -221,10 +216,10 @@ def visible(power: Mapping[str, Any]) -> str:
 def power_summary(differences: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How many pairs of trials a difference of success rates needs. differences: as from `difference_of_arms`.
 
-    {"discordant_rate": share of disagreeing pairs over all differences, None without any; "trials": pairs of the
+    {"discordant_rate": fraction of disagreeing pairs over all differences, None without any; "trials": pairs of the
     smallest comparison; "detectable": difference which these show with 80 % power, None where none would;
-    "table": rows {"difference", "observed": pairs needed with the observed share, or with the difference itself where
-    that is larger, "worst": pairs needed where every pair disagrees}}.
+    "table": rows {"difference", "observed": pairs needed with the observed fraction, or with the difference itself
+    where that is larger, "worst": pairs needed where every pair disagrees}}.
     """
     observed = float(np.mean([pair["discordant_rate"] for pair in differences])) if differences else None
     trials = min((pair["trials"] for pair in differences), default=0)
@@ -243,15 +238,10 @@ def power_summary(differences: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _difference(ours: dict[str, list[bool]], theirs: dict[str, list[bool]]) -> dict[str, Any]:
-    difference = paired_difference(ours, theirs)
-    return {"mean": difference.mean, "interval": list(difference.interval)}
-
-
 def _drop(earlier: Sequence[Cell], now: Cell, task: str) -> dict[str, Any]:
     best = max(earlier, key=lambda cell: np.mean(cell.outcomes[task]))
     shared = min(len(best.outcomes[task]), len(now.outcomes[task]))  # the last round may have more trials
-    lost = _difference({task: best.outcomes[task][:shared]}, {task: now.outcomes[task][:shared]})
+    drop, interval = paired_difference({task: best.outcomes[task][:shared]}, {task: now.outcomes[task][:shared]})
     return {
         "arm": now.arm,
         "round": now.round,
@@ -259,9 +249,9 @@ def _drop(earlier: Sequence[Cell], now: Cell, task: str) -> dict[str, Any]:
         "before": float(np.mean(earlier[-1].outcomes[task])),
         "after": float(np.mean(now.outcomes[task])),
         "best_round": best.round,
-        "drop": lost["mean"],
-        "interval": lost["interval"],
-        "flagged": lost["interval"][0] > 0,
+        "drop": drop,
+        "interval": interval,
+        "flagged": interval.low > 0,
     }
 
 

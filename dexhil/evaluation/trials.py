@@ -65,7 +65,9 @@ def run_trials(
     finished = {job[:2]: finished[job[:2]] for job in jobs if job[:2] in finished}
     results = _in_workers(bench, open_jobs, workers, stop) if workers else _in_this_process(bench, open_jobs, stop)
     for trial in results:
-        _append(bench, trial)
+        row = {field: value for field, value in vars(trial).items() if field != "frames"}
+        with (bench.folder / TRIALS_FILE).open("a") as file:
+            file.write(json.dumps({"identity": bench.identity, "trial": row}) + "\n")
         finished[trial.task, trial.seed] = trial
         on_trial(trial, len(finished), len(jobs))
     return sorted(finished.values(), key=lambda trial: (tasks.index(trial.task), trial.seed))
@@ -115,12 +117,6 @@ def _drop_torn_line(path: Path) -> None:
     if path.is_file():
         text = path.read_bytes()
         os.truncate(path, text.rfind(b"\n") + 1)
-
-
-def _append(bench: Bench, trial: Trial) -> None:
-    row = {field: value for field, value in vars(trial).items() if field != "frames"}
-    with (bench.folder / TRIALS_FILE).open("a") as file:
-        file.write(json.dumps({"identity": bench.identity, "trial": row}) + "\n")
 
 
 def _one_trial(bench: Bench, rig: ScoredRig, policy: Policy, job: Job) -> Trial:

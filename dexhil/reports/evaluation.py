@@ -25,17 +25,16 @@ def write_report(
 
     report: as `Run.report` returns it; its results may hold a score, or be one. media: the folder of the trials' files.
     """
-    workdir = Path(workdir)
-    score, against = _score_of(report["results"]), report["results"].get("against")
-    metrics = read_metrics(workdir)
+    results, metrics = report["results"], read_metrics(workdir)
+    score, against = results if "mean_rate" in results else results.get("score"), results.get("against")
     sections = [
         *score_sections(score, trials),
         *comparison_sections(against),
         *(media_sections(workdir, trials, media) if media else []),
-        *training_sections(report["results"], metrics),
+        *training_sections(results, metrics),
         *trial_sections(trials),
     ]
-    facts = [*score_facts(score), *comparison_facts(against), *training_facts(report["results"])]
+    facts = [*score_facts(score), *comparison_facts(against), *training_facts(results)]
     return write_run_page(workdir, report, facts, sections)
 
 
@@ -93,23 +92,20 @@ def trial_sections(trials: Sequence[Trial]) -> list[Section]:
     if not trials:
         return []
     rows = [(t.task, str(t.seed), t.success, f"{t.seconds:.1f}", t.failure) for t in trials]
-    return [
-        Section(
-            f"All {len(trials)} trials", [Table(("task", "seed", "outcome", "seconds", "failure"), rows, tall=True)]
-        )
-    ]
+    table = Table(("task", "seed", "outcome", "seconds", "failure"), rows, tall=True)
+    return [Section(f"All {len(trials)} trials", [table])]
 
 
 def training_facts(results: Mapping[str, Any]) -> list[Fact]:
     """Headline figures of a training run; empty for other commands."""
     facts = []
-    if results.get("heldout_loss") is not None and results.get("heldout_loss_untrained") is not None:
-        before, after = results["heldout_loss_untrained"], results["heldout_loss"]
+    before, after = results.get("heldout_loss_untrained"), results.get("heldout_loss")
+    if before is not None and after is not None:
         facts.append(Fact("held-out loss", f"{after:.3g}", f"untrained {before:.3g}"))
-    if results.get("final_loss") is not None:
-        facts.append(Fact("training loss", f"{results['final_loss']:.3g}", f"after {results.get('steps', 0):,} steps"))
-    if results.get("samples_per_second") is not None:
-        facts.append(Fact("speed", f"{results['samples_per_second']:.3g}", "samples per second"))
+    if (loss := results.get("final_loss")) is not None:
+        facts.append(Fact("training loss", f"{loss:.3g}", f"after {results.get('steps', 0):,} steps"))
+    if (speed := results.get("samples_per_second")) is not None:
+        facts.append(Fact("speed", f"{speed:.3g}", "samples per second"))
     return facts
 
 
@@ -124,31 +120,19 @@ def training_sections(results: Mapping[str, Any], metrics: Sequence[Mapping[str,
     blocks: list[Block] = []
     if losses:
         positive = all((series(metrics, name)[1] > 0).all() for name in losses)
-        blocks.append(Image(curves_plot(metrics, losses, log=positive), _loss_caption(results)))
+        untrained = results.get("heldout_loss_untrained")
+        before = "" if untrained is None else f" Held-out loss before training: {untrained:.3g}."
+        caption = f"Losses over the training steps.{before}"
+        blocks.append(Image(curves_plot(metrics, losses, log=positive), caption))
     if others:
         blocks.append(Image(small_curves_plot(metrics, others)))
     return [Section("Training", blocks)]
 
 
-def _loss_caption(results: Mapping[str, Any]) -> str:
-    untrained = results.get("heldout_loss_untrained")
-    start = "" if untrained is None else f" Held-out loss before training: {untrained:.3g}."
-    return "Losses over the training steps." + start
-
-
-def _score_of(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    if "tasks" in results and "mean_rate" in results:
-        return results
-    return results.get("score")
-
-
 def _task_fact(task: str, entry: Mapping[str, Any]) -> Fact:
     low, high = entry["interval"]
-    return Fact(
-        task,
-        percent(entry["rate"]),
-        f"{entry['successes']} of {entry['trials']} (95 %: {100 * low:.0f} to {100 * high:.0f})",
-    )
+    detail = f"{entry['successes']} of {entry['trials']} (95 %: {100 * low:.0f} to {100 * high:.0f})"
+    return Fact(task, percent(entry["rate"]), detail)
 
 
 def _clip(trial: Trial, media: Path) -> Clip:

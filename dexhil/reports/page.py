@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -112,12 +112,7 @@ def write_run_page(
 ) -> Path:
     """Writes workdir/report.html: `sections`, then lineage, config and the command that made it.
 
-    Args:
-        workdir: of the run.
-        report: as `Run.report` returns it.
-        facts: headline figures.
-        sections: what the run shows.
-        title: by default the command and the folder's name.
+    report: as `Run.report` returns it. title: by default the command and the folder's name.
     """
     lineage = key_values(report["lineage"], workdir) if report["lineage"] else Text("This run has no parents.")
     page = Page(
@@ -157,13 +152,12 @@ def percent(rate: float) -> str:
 
 def key_values(values: Mapping[str, Any], workdir: Path | None = None) -> Table:
     """Nested values as a table of dotted keys. workdir: a value that names another run's folder links to its page."""
-    rows = [(key, _linked(_plain(value), workdir)) for key, value in _flatten(values)]
+    rows: list[tuple[str, str | Cell]] = []
+    for key, value in _flatten(values):
+        text = _plain(value)
+        page = None if workdir is None else _page_of(Path(text))
+        rows.append((key, text if page is None else Cell(text, href=os.path.relpath(page, workdir))))
     return Table(("key", "value"), rows, tall=True)
-
-
-def _linked(text: str, workdir: Path | None) -> str | Cell:
-    page = None if workdir is None else _page_of(Path(text))
-    return text if page is None else Cell(text, href=os.path.relpath(page, workdir))
 
 
 def _page_of(path: Path) -> Path | None:
@@ -173,14 +167,12 @@ def _page_of(path: Path) -> Path | None:
     return next((page for page in (up / "report.html" for up in (path, *path.parents[:3])) if page.is_file()), None)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            rows += _flatten(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
-            rows.append((f"{prefix}{key}", value))
-    return rows
+            yield f"{prefix}{key}", value
 
 
 def _plain(value: Any) -> str:

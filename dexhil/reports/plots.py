@@ -15,6 +15,7 @@ INK, MUTED, GRID = "#1c2430", "#6b7686", "#e6e9ee"
 COLOURS = ("#2563a8", "#d9782d", "#2a8f6a", "#8a5bb5", "#b8434e", "#5c6b7a")
 _WIDTH_IN = 9.4  # so that 9 points look like the page's small print
 _DPI = 160
+PERCENT_TICKS = np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)]  # of an axis of rates
 
 
 def rates_plot(score: Mapping[str, Any]) -> bytes:
@@ -29,7 +30,7 @@ def rates_plot(score: Mapping[str, Any]) -> bytes:
         axes.plot([low, high], [row, row], "|", color=INK, markersize=9)
         axes.text(1.02, row, f"{entry['successes']}/{entry['trials']}", va="center", color=INK, fontsize=9)
     axes.set(xlim=(0, 1), ylim=(len(tasks) - 0.5, -0.5), yticks=range(len(tasks)), yticklabels=tasks)
-    axes.set_xticks(np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)])
+    axes.set_xticks(*PERCENT_TICKS)
     axes.grid(axis="x", color=GRID)
     axes.grid(visible=False, axis="y")
     return to_png(figure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 from collections.abc import Callable, Mapping
@@ -21,25 +20,13 @@ from dexhil.retargeting.view import COLOURS
 Method = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Goal:
-    """A metric from `low` to `high` is good enough."""
-
-    text: str
-    low: float = -math.inf
-    high: float = math.inf
-
-    def __call__(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
-
-GOALS = {
-    "tip_error_mm": Goal("<= 15", high=15), "pinch_contact": Goal(">= 0.95", low=0.95),
-    "max_step_mm": Goal("<= 10", high=10), "sweep_jump_mm": Goal("<= 3", high=3),
-    "sweep_hysteresis_mm": Goal("0", high=0.05), "fist_completeness": Goal("0.95 to 1.05", 0.95, 1.05),
-    "open_hand_error_deg": Goal("<= 15", high=15), "coverage": Goal(">= 0.80", low=0.8),
-    "motion_preservation": Goal(">= 0.95", low=0.95), "jerk_gain": Goal("<= 1", high=1),
-    "lag_frames": Goal("0", high=0),
+GOALS: dict[str, tuple[str, float, float]] = {  # metric -> in words, the lowest and the highest figure that is good
+    "tip_error_mm": ("<= 15", -math.inf, 15), "pinch_contact": (">= 0.95", 0.95, math.inf),
+    "max_step_mm": ("<= 10", -math.inf, 10), "sweep_jump_mm": ("<= 3", -math.inf, 3),
+    "sweep_hysteresis_mm": ("0", -math.inf, 0.05), "fist_completeness": ("0.95 to 1.05", 0.95, 1.05),
+    "open_hand_error_deg": ("<= 15", -math.inf, 15), "coverage": (">= 0.80", 0.8, math.inf),
+    "motion_preservation": (">= 0.95", 0.95, math.inf), "jerk_gain": ("<= 1", -math.inf, 1),
+    "lag_frames": ("0", -math.inf, 0),
 }  # fmt: skip
 
 
@@ -63,7 +50,7 @@ def write_retargeting_report(
 READING = (
     "Tip error is against the person's tips in the wrist frame, scaled by the ratio of the hands' sizes. A pinch "
     "counts when the robot's pads are less than 5 mm apart while the person's tips are less than 15 mm apart. A small "
-    "motion is a frame in which no tip of the person moves 5 mm. Coverage is the share of what the robot's tips can "
+    "motion is a frame in which no tip of the person moves 5 mm. Coverage is the fraction of what the robot's tips can "
     "reach that they visited; it pulls against the tip error: a person's tips, scaled, do not go everywhere."
 )
 
@@ -71,14 +58,14 @@ READING = (
 def metrics_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """One row per metric, one column per method; a figure that misses its goal is marked."""
 
-    def cell(value: float | None, goal: Goal) -> Cell:
+    def cell(value: float | None, low: float, high: float) -> Cell:
         if value is None:  # such as of a fist that no held-out frame shows
             return Cell("not seen")
-        return Cell(f"{value:.3g}", missed=not goal(value))
+        return Cell(f"{value:.3g}", missed=not low <= value <= high)
 
     rows = [
-        [metric, *(cell(values[metric], goal) for values in scores.values()), goal.text]
-        for metric, goal in GOALS.items()
+        [metric, *(cell(values[metric], low, high) for values in scores.values()), text]
+        for metric, (text, low, high) in GOALS.items()
     ]
     return Table(("metric", *scores, "goal"), rows)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.evaluation.study import PAPER_SECONDS, Cell, Study, scored_cells, visible
+from dexhil.evaluation.study import PAPER_SECONDS, Study, scored_cells, visible
 from dexhil.reports.page import NOTHING, Block, Fact, Image, Section, Table, Text, key_values, percent, write_run_page
 from dexhil.reports.study_plots import differences_plot, labour_plot, losses_plot, success_plot
 from dexhil.reports.takeovers import takeover_sections
@@ -29,7 +29,7 @@ def write_study_report(workdir: Path, report: Mapping[str, Any], study: Study) -
 
     report: as `Run.report` returns it, its results from `study_results`.
     """
-    workdir, results = Path(workdir), report["results"]
+    results = report["results"]
     curves = success_plot(study) if any(scored_cells(study, arm) for arm in study.arms) else None
     if curves:
         (workdir / "success.png").write_bytes(curves)
@@ -43,8 +43,13 @@ def write_study_report(workdir: Path, report: Mapping[str, Any], study: Study) -
         *drift_sections(study),
         *mixture_sections(study),
     ]
-    lineage = report["lineage"] | _policies(study)
-    return write_run_page(workdir, {**report, "lineage": lineage}, study_facts(study, results), sections)
+    # Data sets, parent checkpoints and code versions of every policy; drift has a section of its own.
+    of_cells = {f"{cell.arm} {cell.round}": {**cell.lineage} for cell in study.cells if cell.lineage}
+    for lineage in of_cells.values():
+        lineage.pop("drift", None)
+    return write_run_page(
+        workdir, {**report, "lineage": report["lineage"] | of_cells}, study_facts(study, results), sections
+    )
 
 
 def study_facts(study: Study, results: Mapping[str, Any]) -> list[Fact]:
@@ -105,17 +110,17 @@ def labour_sections(study: Study, results: Mapping[str, Any]) -> list[Section]:
     work = results["labour"]
     if not work["demonstrations"] and not work["corrections"]:
         return []
-    rows = [
-        (name, str(work[f"{name}s"]), _seconds(work[f"{name}_s"]), _seconds(paper))
-        for name, paper in PAPER_SECONDS.items()
-    ]
+    rows = []
+    for name, paper in PAPER_SECONDS.items():
+        mean = work[f"{name}_s"]
+        rows.append((name, str(work[f"{name}s"]), NOTHING if mean is None else f"{mean:.1f}", f"{paper:.1f}"))
     blocks: list[Block] = [
         Table(("kind", "count", "seconds each, here (simulated time)", "seconds each, paper"), rows),
         _human_time_table(study, work, results["human_seconds_with_watching"]),
     ]
     if any(len(scored_cells(study, arm)) > 1 for arm in study.arms):
         caption = (
-            "The number at a point is its round, 0 the warm-up. Watching the policy until it needs help is not counted."
+            "The number at a point is its round, 0 the warm-up. Watching until the policy needs help is not counted."
         )
         blocks.insert(0, Image(labour_plot(study, work["cumulative_seconds"]), caption))
     return [Section("Human time", blocks)]
@@ -138,17 +143,8 @@ def forgetting_sections(results: Mapping[str, Any]) -> list[Section]:
         return []
     flagged = sum(row["flagged"] for row in rows)
     verdict = f"In {flagged} of {len(rows)} cases a task is surely (95 %) worse than in its best earlier round."
-    header = (
-        "arm",
-        "round",
-        "task",
-        "before",
-        "after",
-        "best earlier",
-        "change against it",
-        "95 % interval",
-        "forgotten?",
-    )
+    header = ("arm", "round", "task", "before", "after", "best earlier")
+    header = (*header, "change against it", "95 % interval", "forgotten?")
     cells = [
         (
             *(row["arm"], str(row["round"]), row["task"], percent(row["before"]), percent(row["after"])),
@@ -188,19 +184,11 @@ def mixture_sections(study: Study) -> list[Section]:
     """The mixture cards of each arm, a column per round."""
     tables: list[Block] = []
     for arm in study.arms:
-        cells = [cell for cell in _cells_of(study, arm) if cell.mixture]
+        cells = [cell for cell in study.cells if (cell.round == 0 or cell.arm == arm) and cell.mixture]
+        cells.sort(key=lambda cell: cell.round)
         if any(cell.round for cell in cells):
             tables += [Text(f"{arm}:"), _cards_table([(_round_name(cell.round), cell.mixture) for cell in cells])]
     return [Section("Training data", tables, folded=True)] if tables else []
-
-
-def _policies(study: Study) -> dict[str, Any]:
-    """Data sets, parent checkpoints and code versions of every policy; drift has a section of its own."""
-    return {
-        f"{cell.arm} {cell.round}": {key: value for key, value in cell.lineage.items() if key != "drift"}
-        for cell in study.cells
-        if cell.lineage
-    }
 
 
 def _paper_table(study: Study) -> Table:
@@ -212,7 +200,7 @@ def _paper_table(study: Study) -> Table:
             paper = [(successes, PAPER_TRIALS) for successes in PAPER_SUCCESSES.get((task, arm), ())]
             rows += [(task, arm, "paper", *_successes(paper, rounds))] if paper else []
             rows.append((task, arm, "here", *_successes(ours, rounds)))
-    return Table(("task", "arm", "source", "warm-up", *(f"round {number}" for number in range(1, rounds))), rows)
+    return Table(("task", "arm", "source", *map(_round_name, range(rounds))), rows)
 
 
 def _successes(counts: Sequence[tuple[int, int]], columns: int) -> list[str]:
@@ -225,7 +213,7 @@ def _p_value_table(study: Study, differences: Mapping[str, Any]) -> Table:
     rows = [
         (
             *(name, str(pair["round"]), f"{_signed(pair['mean'])} points", _points(pair["interval"])),
-            *(_p_value(pair["p_value"][task]) for task in study.tasks),
+            *(f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (pair["p_value"][task] for task in study.tasks)),
         )
         for name, pair in differences.items()
     ]
@@ -266,7 +254,7 @@ def _human_time_table(study: Study, work: Mapping[str, Any], watching: Mapping[s
         )
         for arm in study.arms
     ]
-    names = ["warm-up", *(f"round {number}" for number in range(1, rounds))]
+    names = map(_round_name, range(rounds))
     return Table(("human time so far", *names, "rollouts under supervision", "in the rounds, with watching"), rows)
 
 
@@ -278,16 +266,8 @@ def _cards_table(cards: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     return Table(("", *(name for name, _ in cards)), rows, tall=len(rows) > 16)
 
 
-def _cells_of(study: Study, arm: str) -> list[Cell]:
-    return sorted((c for c in study.cells if c.round == 0 or c.arm == arm), key=lambda cell: cell.round)
-
-
 def _round_name(number: int) -> str:
     return f"round {number}" if number else "warm-up"
-
-
-def _p_value(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _points(interval: Sequence[float]) -> str:
@@ -297,10 +277,6 @@ def _points(interval: Sequence[float]) -> str:
 def _signed(rate: float) -> str:
     """A difference of rates in whole points; never -0."""
     return f"{round(100 * rate):+d}"
-
-
-def _seconds(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.1f}"
 
 
 def _minutes(seconds: float) -> str:

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from dexhil.evaluation.intervals import wilson
 from dexhil.evaluation.study import WARMUP, Cell, OnlineEpisode, Study, mean_interval, scored_cells
-from dexhil.reports.plots import COLOURS, INK, MUTED, draw_curve, new_figure, series, to_png
+from dexhil.reports.plots import COLOURS, INK, MUTED, PERCENT_TICKS, draw_curve, new_figure, series, to_png
 from dexhil.reports.video import CONTROL_COLOURS, FAILURE_COLOUR, SUCCESS_COLOUR
 
 _REASON_LETTERS = 58
@@ -32,7 +32,7 @@ def success_plot(study: Study) -> bytes:
         panel.set_title(task or "mean over the tasks", fontsize=9.5, loc="left", color=INK)
         panel.set(ylim=(-0.04, 1.04), xlim=(-0.25, _rounds(study) + 0.25))
         panel.set_xticks(range(_rounds(study) + 1), ["warm-up", *(f"{n}" for n in range(1, _rounds(study) + 1))])
-        _percent_axis(panel)
+        panel.set_yticks(*PERCENT_TICKS)
     for panel in axes[len(panels) :]:
         panel.set_visible(False)
     figure.legend(*axes[0].get_legend_handles_labels(), **_LEGEND)
@@ -48,9 +48,8 @@ def differences_plot(differences: Mapping[str, Any]) -> bytes:
         low, high = (100 * bound for bound in entry["interval"])
         mean, colour = 100 * entry["mean"], INK if is_mean else MUTED
         axes.plot([low, high], [y, y], color=colour, linewidth=2.2 if is_mean else 1.2, solid_capstyle="butt")
-        axes.plot(
-            mean, y, "D" if is_mean else "o", color=COLOURS[0] if is_mean else MUTED, markersize=7 - 2 * (not is_mean)
-        )
+        mark, size, fill = ("D", 7, COLOURS[0]) if is_mean else ("o", 5, MUTED)
+        axes.plot(mean, y, mark, color=fill, markersize=size)
         axes.annotate(
             f"{round(mean):+d}  [{round(low):+d}, {round(high):+d}]", (1.01, y), xycoords=("axes fraction", "data"),
             va="center", fontsize=8.5, color=colour,
@@ -90,7 +89,7 @@ def labour_plot(study: Study, cumulative_seconds: Mapping[str, Sequence[float]])
             axes.annotate(str(number), point, xytext=(4, 5), textcoords="offset points", fontsize=8, color=colour)
     axes.set(ylim=(-0.04, 1.04), xlabel="human time so far, minutes (demonstrations and corrections)")
     axes.set_ylabel("mean success", fontsize=9, color=MUTED)
-    _percent_axis(axes)
+    axes.set_yticks(*PERCENT_TICKS)
     figure.legend(*axes.get_legend_handles_labels(), **_LEGEND)
     return to_png(figure)
 
@@ -148,10 +147,6 @@ def _rounds(study: Study) -> int:
     return max(1, *(len(scored_cells(study, arm)) - 1 for arm in study.arms))
 
 
-def _percent_axis(axes: Axes) -> None:
-    axes.set_yticks(np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)])
-
-
 def _forest_rows(name: str, pair: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], bool]]:
     tasks = [(task, entry, False) for task, entry in pair["tasks"].items()]
     return [(f"{name}, round {pair['round']}", pair, True), *(tasks if len(tasks) > 1 else [])]
@@ -160,9 +155,8 @@ def _forest_rows(name: str, pair: Mapping[str, Any]) -> list[tuple[str, Mapping[
 def _runs_with_loss(study: Study) -> dict[str, list[Cell]]:
     """arm -> the warm-up and the arm's cells in order, where a loss was logged; the warm-up alone before any round."""
     logged = sorted((c for c in study.cells if len(series(c.metrics, "loss")[0])), key=lambda cell: cell.round)
-    runs = {
-        arm: [c for c in logged if c.arm in (arm, WARMUP)] for arm in study.arms if any(c.arm == arm for c in logged)
-    }
+    arms = [arm for arm in study.arms if any(cell.arm == arm for cell in logged)]
+    runs = {arm: [cell for cell in logged if cell.arm in (arm, WARMUP)] for arm in arms}
     return runs or ({WARMUP: logged} if logged else {})
 
 

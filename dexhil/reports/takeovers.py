@@ -20,31 +20,27 @@ def takeover_sections(study: Study) -> list[Section]:
         episodes = [episode for episode in study.online if episode.arm == arm]
         if not episodes:
             continue
-        shown = _some_of_each_round(episodes)
+        rounds = [[e for e in episodes if e.round == number] for number in sorted({e.round for e in episodes})]
+        shown = [episode for of_round in rounds for episode in in_turns(of_round)[:EPISODES_PER_ROUND]]
         caption = f"{len(shown)} of {len(episodes)} supervised rollouts, the first of each round. ✓ and ✕: the outcome."
         films = _correction_clips(episodes)
-        blocks: list[Block] = [
-            _control_table(episodes),
-            *_reasons_table(episodes),
-            Image(timeline_plot(shown), caption),
-        ]
+        blocks: list[Block] = [_control_table(rounds), *_reasons_table(episodes), Image(timeline_plot(shown), caption)]
         sections.append(Section(f"Supervised rollouts: {arm}", [*blocks, *([Clips(films)] if films else [])]))
     return sections
 
 
-def _control_table(episodes: Sequence[OnlineEpisode]) -> Table:
-    rounds = sorted({episode.round for episode in episodes})
-    rows = [_control_row(number, [e for e in episodes if e.round == number]) for number in rounds]
+def _control_table(rounds: Sequence[Sequence[OnlineEpisode]]) -> Table:
     header = ("round", "rollouts", "with a takeover", "corrected", "successes", "time under the person's control")
-    return Table((*header, "largest jump at a takeover, rad", "at a hand-back, rad"), rows)
+    header = (*header, "largest jump at a takeover, rad", "at a hand-back, rad")
+    return Table(header, [_control_row(episodes) for episodes in rounds])
 
 
-def _control_row(number: int, episodes: Sequence[OnlineEpisode]) -> tuple[str, ...]:
+def _control_row(episodes: Sequence[OnlineEpisode]) -> tuple[str, ...]:
     stretches = [stretch for episode in episodes for stretch in episode.control]
     person = sum(end - start for start, end, who in stretches if who == "person")
     total = sum(end - start for start, end, _ in stretches)
     return (
-        *(str(number), str(len(episodes)), str(sum(bool(episode.reasons) for episode in episodes))),
+        *(str(episodes[0].round), str(len(episodes)), str(sum(bool(episode.reasons) for episode in episodes))),
         *(str(sum(episode.corrected for episode in episodes)), str(sum(episode.success for episode in episodes))),
         percent(person / total) if total else NOTHING,
         f"{largest(jump for episode in episodes for jump, _ in episode.engaged):.3g}",
@@ -59,12 +55,6 @@ def _reasons_table(episodes: Sequence[OnlineEpisode]) -> list[Table]:
     totals = Counter(reason for episode in episodes for reason in episode.reasons)
     rows = [(reason, *(str(counts[reason, number]) for number in rounds)) for reason, _ in totals.most_common()]
     return [Table(("why a person took over", *(f"round {number}" for number in rounds)), rows)] if rows else []
-
-
-def _some_of_each_round(episodes: Sequence[OnlineEpisode]) -> list[OnlineEpisode]:
-    rounds = sorted({episode.round for episode in episodes})
-    by_round = [in_turns([episode for episode in episodes if episode.round == number]) for number in rounds]
-    return [episode for group in by_round for episode in group[:EPISODES_PER_ROUND]]
 
 
 def in_turns(episodes: Sequence[OnlineEpisode]) -> list[OnlineEpisode]:

@@ -12,7 +12,7 @@ class HandConfig(Settings):
     """Whose joints are learnt."""
 
     urdf: str = ""  # a URDF file; "": the simulated DexHand021
-    card: str = "allegro"  # what the file does not say: a name of `dexhil.retargeting.urdf.CARDS`
+    card: str = "allegro"  # what the file does not say: a name of `dexhil/retargeting/hands.toml`
 
 
 @dataclasses.dataclass(frozen=True)

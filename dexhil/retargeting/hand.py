@@ -21,7 +21,6 @@ from dexhil.robots.tree import BASE, Tree
 from dexhil.schema import ARM_DOF
 
 PAD_RADIUS_M = 0.012  # a finger pad is a sphere whose centre is its radius behind the tip
-DEXHAND_WRIST_M = (0.004, 0.006, 0.105)  # behind its knuckles as far as a person's is, by the fingers' length
 _BENDS = 0.7  # a joint whose axis is this much along the row of knuckles bends a finger, any other spreads or turns it
 
 
@@ -38,7 +37,7 @@ class Hand(Tree):
     """A hand whose J hinges are driven by m motors.
 
     motor_names: m names. lower, upper: [m] rad. coupling [J, m], bias [J] rad: joints = coupling @ motors + bias.
-    fingers: names among FINGERS, thumb first. tips, pads, roots: a point of each finger; a root is its knuckle.
+    fingers: names among FINGERS, thumb first. tips, roots: a point of each finger; a root is its knuckle.
     wrist: [3] m, where the human wrist would be, in the base frame.
     """
 
@@ -50,9 +49,15 @@ class Hand(Tree):
     bias: np.ndarray
     fingers: tuple[str, ...]
     tips: tuple[Point, ...]
-    pads: tuple[Point, ...]
     roots: tuple[Point, ...]
     wrist: np.ndarray
+
+    @functools.cached_property
+    def pads(self) -> tuple[Point, ...]:
+        """The centre of each finger's pad: behind the tip, on the way back to the last joint."""
+        lengths = [max(float(np.linalg.norm(tip.offset)), PAD_RADIUS_M) for tip in self.tips]
+        scales = [1.0 - PAD_RADIUS_M / length for length in lengths]
+        return tuple(Point(tip.joint, tip.offset * scale) for tip, scale in zip(self.tips, scales, strict=True))
 
     @property
     def num_motors(self) -> int:
@@ -78,7 +83,6 @@ class Hand(Tree):
 def simulated_dexhand021() -> Hand:
     """The hand of the simulator, in its palm frame: the same joints, limits and coupling as `robot.FR3_DEXHAND021`."""
     tree, names = DEXHAND_TREE, DEXHAND_TREE.joint_names
-    tips = tuple(Point(names.index(f"{finger}_dip"), np.array(TIP_IN_DIP_M)) for finger in FINGERS)
     knuckles = [names.index("thumb_rotation"), *(names.index(f"{finger}_mcp") for finger in FINGERS[1:])]
     return Hand(
         name="simulated_dexhand021",
@@ -89,17 +93,10 @@ def simulated_dexhand021() -> Hand:
         coupling=FR3_DEXHAND021.coupling.astype(np.float64),
         bias=np.zeros(len(names)),
         fingers=FINGERS,
-        tips=tips,
-        pads=tuple(pad_of(tip) for tip in tips),
+        tips=tuple(Point(names.index(f"{finger}_dip"), TIP_IN_DIP_M) for finger in FINGERS),
         roots=tuple(Point(joint, np.zeros(3)) for joint in knuckles),
         wrist=np.zeros(3),
     )
-
-
-def pad_of(tip: Point) -> Point:
-    """The centre of the pad behind a tip, on the way back to the last joint."""
-    length = float(np.linalg.norm(tip.offset))
-    return Point(tip.joint, tip.offset * max(0.0, 1.0 - PAD_RADIUS_M / length) if length else tip.offset)
 
 
 @functools.cache

@@ -24,10 +24,8 @@ _PALM_M = (0.05, 0.14)  # wrist to middle knuckle of people
 _FINGERS = np.stack([np.arange(part.start, part.stop) for part in OF_FINGER.values()])
 # Wrist to the root of each finger, then every bone of a finger: which points, and how long, in units of wrist to middle
 # knuckle, of people and of gloves' skeletons, with room to spare.
-_FROM, _TO = (
-    np.concatenate([np.zeros(5, int), _FINGERS[:, :3].ravel()]),
-    np.concatenate([KNUCKLES, _FINGERS[:, 1:].ravel()]),
-)
+_FROM = np.concatenate([np.zeros(5, int), _FINGERS[:, :3].ravel()])
+_TO = np.concatenate([KNUCKLES, _FINGERS[:, 1:].ravel()])
 _SHORTEST, _LONGEST = np.array([[0.1, 0.75, 0.9, 0.7, 0.6, *[0.03] * 15], [0.65, 1.3, 1.1, 1.25, 1.15, *[0.85] * 15]])
 _BESIDE = 0.05  # in that unit: every knuckle is beside the next one, from index to little, and the thumb at the index
 _STRETCH = 2.3  # between the 5th and the 95th percentile of a bone's length: bones are rigid, webcams are not exact
@@ -122,9 +120,8 @@ def canonical_axes(knuckles: np.ndarray) -> np.ndarray:
     across = index - ring
     y = across - (across * z).sum(axis=-1, keepdims=True) * z
     y /= np.linalg.norm(y, axis=-1, keepdims=True)
-    x = (
-        y[..., [1, 2, 0]] * z[..., [2, 0, 1]] - y[..., [2, 0, 1]] * z[..., [1, 2, 0]]
-    )  # np.cross takes five times as long
+    # np.cross takes five times as long.
+    x = y[..., [1, 2, 0]] * z[..., [2, 0, 1]] - y[..., [2, 0, 1]] * z[..., [1, 2, 0]]
     return np.stack([x, y, z], axis=-1)
 
 
@@ -154,9 +151,6 @@ def skeleton(points: np.ndarray) -> dict[str, np.ndarray]:
 def gesture_frames(clip: np.ndarray, fingers: Sequence[str] = FINGERS) -> dict[str, int]:
     """Frames of `clip` [T, 21, 3] that show the canonical gestures best: open, fist, and a pinch with each finger."""
     bent = np.mean([bending(clip, finger) for finger in PALM_FINGERS], axis=0)
-    frames = {"open": int(bent.argmin()), "fist": int(bent.argmax())}
-    for finger in fingers:
-        if finger != "thumb":
-            gap = np.linalg.norm(clip[:, TIPS[FINGERS.index(finger)]] - clip[:, TIPS[0]], axis=-1)
-            frames[f"pinch {finger}"] = int(gap.argmin())
-    return frames
+    gaps = np.linalg.norm(clip[:, TIPS] - clip[:, TIPS[:1]], axis=-1).argmin(axis=0)
+    pinches = {f"pinch {finger}": int(gaps[FINGERS.index(finger)]) for finger in fingers if finger != "thumb"}
+    return {"open": int(bent.argmin()), "fist": int(bent.argmax()), **pinches}

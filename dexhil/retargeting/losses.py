@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from dexhil.retargeting.hand import PAD_RADIUS_M
 
 PAD_GAP_M = 2 * PAD_RADIUS_M  # between the centres of two pads that touch
-SQUEEZED_M = PAD_GAP_M / 2  # told to a robot that should press: it never gets there, and pushes
+SQUEEZED_M = PAD_GAP_M / 2  # commanded to a robot that should press: it never gets there, and pushes
 
 
 def vector_loss(robot: jax.Array, human: jax.Array, weights: jax.Array) -> jax.Array:

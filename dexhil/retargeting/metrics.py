@@ -66,7 +66,7 @@ def human_tips(clip: np.ndarray, robot: CanonicalHand) -> np.ndarray:
 
 
 def pinch_contact(clip: np.ndarray, motors: np.ndarray, robot: CanonicalHand) -> float:
-    """Of the moments when thumb and a finger of the person are together, the share in which the robot's pads are."""
+    """Of the moments when thumb and a finger of the person are together, the fraction in which the robot's pads are."""
     pinched = thumb_distances(human_tips(clip, robot)) < PINCHED_M
     touching = thumb_distances(robot.pads(motors)) - 2 * PAD_RADIUS_M < CONTACT_M
     return float(touching[pinched].mean()) if pinched.any() else float("nan")
@@ -85,12 +85,12 @@ def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand, held: np
     """
     opened = clip[int(np.argmin(_human_bending(clip)))]
     there = np.linspace(0.0, 1.0, SWEEP_STEPS + 1)
-    share = np.concatenate([there, there[-2::-1]])[:, None, None]
+    fraction = np.concatenate([there, there[-2::-1]])[:, None, None]
     jump = hysteresis = 0.0
     for gap in thumb_distances(human_tips(clip, robot)).T:
         pinched = np.flatnonzero((gap < PINCHED_M) & held)
         for frame in pinched[np.linspace(0, len(pinched) - 1, min(SWEEPS, len(pinched))).astype(int)]:
-            path = opened + share * (clip[frame] - opened)
+            path = opened + fraction * (clip[frame] - opened)
             tips = robot.tips(method(path))
             step = np.maximum(_steps(human_tips(path, robot)), 1e-9)
             jump = max(jump, float((_steps(tips) * 0.0005 / step).max()))
@@ -114,13 +114,13 @@ def _human_bending(clip: np.ndarray) -> np.ndarray:
 
 
 def coverage(tips: np.ndarray, reachable: np.ndarray) -> float:
-    """Share of the voxels that robot tips can reach [N, F, 3] with a visited one [T, F, 3] near; GeoRT's measure."""
-    shares = []
+    """Fraction of the voxels that robot tips can reach [N, F, 3] with a visited one [T, F, 3] near; GeoRT's measure."""
+    fractions = []
     for finger in range(tips.shape[1]):
         voxels = np.unique(np.round(reachable[:, finger] / VOXEL_M), axis=0) * VOXEL_M
         distance, _ = KDTree(tips[:, finger]).query(voxels, distance_upper_bound=REACHED_M)
-        shares.append(np.isfinite(distance).mean())
-    return float(np.mean(shares))
+        fractions.append(np.isfinite(distance).mean())
+    return float(np.mean(fractions))
 
 
 def motion_preservation(method: Method, clip: np.ndarray, robot: CanonicalHand, seed: int) -> float:
@@ -142,9 +142,8 @@ def lag(human: np.ndarray, tips: np.ndarray) -> int:
     """Frames by which the robot's motion follows the person's: where the velocities correlate best."""
     mine, theirs = np.diff(human, axis=0).ravel(), np.diff(tips, axis=0)
     size = human[0].size
-    return max(
-        range(LAGS), key=lambda shift: np.corrcoef(mine[: mine.size - shift * size], theirs[shift:].ravel())[0, 1]
-    )
+    fits = [np.corrcoef(mine[: mine.size - shift * size], theirs[shift:].ravel())[0, 1] for shift in range(LAGS)]
+    return int(np.argmax(fits))
 
 
 def thumb_distances(positions: np.ndarray) -> np.ndarray:

@@ -50,9 +50,7 @@ def init(rng: np.random.Generator, hand: Hand, width: int, *, meet: bool = True)
     """New parameters; residuals start at zero."""
     every, meeting = 3 * len(hand.fingers), meeting_groups(hand) if meet else ()
     return {
-        "groups": [
-            _init_layers(rng, (3 * len(group.fingers), width, width, len(group.motors))) for group in groups_of(hand)
-        ],
+        "groups": [_init_layers(rng, (3 * len(g.fingers), width, width, len(g.motors))) for g in groups_of(hand)],
         "thumb": _init_residual(rng, (every, width, width, len(thumb_group(hand).motors))),
         "meet": [_init_residual(rng, (6, width, width, len(group.motors))) for group in meeting],
     }
@@ -80,8 +78,8 @@ def gaps(tips: Any, hand: Hand, xp: ModuleType = np) -> Any:
 
 def closeness(gap: Any, xp: ModuleType = np) -> Any:
     """How much two tips of a person, `gap` m apart, mean to touch: 1 where they do, smoothly 0 where far apart."""
-    share = xp.clip((APART_M - gap) / (APART_M - TOGETHER_M), 0.0, 1.0)
-    return share * share * (3.0 - 2.0 * share)
+    near = xp.clip((APART_M - gap) / (APART_M - TOGETHER_M), 0.0, 1.0)
+    return near * near * (3.0 - 2.0 * near)
 
 
 def forward(params: Params, hand: Hand, tips: Any, xp: ModuleType = np) -> Any:
@@ -115,13 +113,8 @@ def raw_angles(params: Params, hand: Hand, tips: Any, xp: ModuleType = np) -> An
 
 
 def _init_layers(rng: np.random.Generator, sizes: tuple[int, ...]) -> Layers:
-    return [
-        {
-            "w": (rng.normal(size=(fan_in, fan_out)) / np.sqrt(fan_in)).astype(np.float32),
-            "b": np.zeros(fan_out, np.float32),
-        }
-        for fan_in, fan_out in itertools.pairwise(sizes)
-    ]
+    weights = [rng.normal(size=(fan_in, out)) / np.sqrt(fan_in) for fan_in, out in itertools.pairwise(sizes)]
+    return [{"w": w.astype(np.float32), "b": np.zeros(w.shape[1], np.float32)} for w in weights]
 
 
 def _init_residual(rng: np.random.Generator, sizes: tuple[int, ...]) -> Layers:

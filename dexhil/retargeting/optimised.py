@@ -40,7 +40,8 @@ class OptimisedRetargeter:
         card = dataclasses.replace(card, motors={})  # here they are called as in the file
         self.hand = load_urdf(urdf, card)
         root = ElementTree.parse(urdf).getroot()
-        base = _base_link(root)
+        children = {child.attrib["link"] for child in root.iter("child")}
+        base = next(link.attrib["name"] for link in root.iter("link") if link.attrib["name"] not in children)
         wrist, tips = card.wrist if isinstance(card.wrist, str) else base, list(card.tips.values())
         human_tips = [int(TIPS[FINGERS.index(finger)]) for finger in card.tips]
         if kind == "vector":
@@ -83,12 +84,6 @@ class OptimisedRetargeter:
         """[T, m] rad of key points [T, 21, 3]; starts afresh."""
         self._solver.reset()
         return np.stack([self(points) for points in clip])
-
-
-def _base_link(root: ElementTree.Element) -> str:
-    """The link of the file that is nobody's child."""
-    children = {child.attrib["link"] for child in root.iter("child")}
-    return next(link.attrib["name"] for link in root.iter("link") if link.attrib["name"] not in children)
 
 
 def with_coupling(root: ElementTree.Element, card: HandCard, hand: Hand) -> None:

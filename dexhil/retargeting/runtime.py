@@ -55,13 +55,13 @@ class Retargeter:
     size_m: the person's hand, wrist to the middle finger's tip; None measures it on the first good frame. What comes
     out is the absolute mapping; `dexhil.control.takeover` anchors it to the last command. valid: whether the last frame
     was used. One that is not finite, no hand in size, a left hand or the same for the FROZEN-th time is not: the
-    last joints are held and `reason` says why.
+    last joints, at first the middle of their ranges, are held and `reason` says why.
     """
 
     def __init__(self, model: Model, *, size_m: float | None = None) -> None:
         self.model = model
         self._size = size_m
-        self._last: np.ndarray | None = None
+        self._last = (model.hand.lower + model.hand.upper) / 2
         self._frozen = FrozenSignal(FROZEN, "frame")
         self.valid, self.reason = False, "no frame yet"
 
@@ -76,15 +76,9 @@ class Retargeter:
         frozen, (canonical, fault) = self._frozen(points), canonical_or_fault(points)
         self.reason = fault or frozen
         self.valid = not self.reason
-        if not self.valid or self._size is None:
-            return self._held()
-        self._last = self.model.motors(canonical, hand_length(self.model.hand) / self._size)
+        if self.valid and self._size is not None:
+            self._last = self.model.motors(canonical, hand_length(self.model.hand) / self._size)
         return self._last.copy()
-
-    def _held(self) -> np.ndarray:
-        """The last joints; before any good frame, the middle of the ranges."""
-        hand = self.model.hand
-        return (hand.lower + hand.upper) / 2 if self._last is None else self._last.copy()
 
 
 def save(model: Model, path: str | Path) -> None:
@@ -92,8 +86,8 @@ def save(model: Model, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {f"params/{name}": value for name, value in _flat(model.params)}
-    facts = {"format": FORMAT, "hand": _hand_to_dict(model.hand), "config": model.config}
-    np.savez(path, facts=json.dumps(facts), **arrays)
+    facts = {"format": FORMAT, "hand": dataclasses.asdict(model.hand), "config": model.config}
+    np.savez(path, facts=json.dumps(facts, default=np.ndarray.tolist), **arrays)
 
 
 def load(path: str | Path) -> Model:
@@ -120,18 +114,15 @@ def load(path: str | Path) -> Model:
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, np.ndarray]]:
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    else:
+    if not isinstance(value, dict | list):
         return [(prefix, np.asarray(value))]
+    items = value.items() if isinstance(value, dict) else enumerate(value)
     return [leaf for key, part in items for leaf in _flat(part, f"{prefix}/{key}" if prefix else str(key))]
 
 
 def _nested(arrays: dict[str, np.ndarray]) -> network.Params:
     """groups/0/1/w -> {"groups": [[…, {"w": …}]]}; empty lists were not written."""
-    root: dict[str, Any] = {}
+    root: dict[str, Any] = {"groups": {}, "thumb": {}, "meet": {}}
     for name, value in arrays.items():
         *path, last = name.split("/")
         node = root
@@ -142,28 +133,16 @@ def _nested(arrays: dict[str, np.ndarray]) -> network.Params:
     def lists(node: Any) -> Any:
         if not isinstance(node, dict):
             return node
-        if node and all(key.isdigit() for key in node):
-            return [lists(node[str(index)]) for index in range(len(node))]
-        return {key: lists(part) for key, part in node.items()}
+        parts = {key: lists(part) for key, part in node.items()}
+        return parts if "w" in parts else [parts[str(index)] for index in range(len(parts))]
 
-    return {"groups": [], "thumb": [], "meet": [], **lists(root)}
-
-
-def _hand_to_dict(hand: Hand) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, Point):
-            return {"joint": value.joint, "offset": value.offset.tolist()}
-        if isinstance(value, np.ndarray):
-            return value.tolist()
-        return [plain(item) for item in value] if isinstance(value, tuple) else value
-
-    return {field.name: plain(getattr(hand, field.name)) for field in dataclasses.fields(hand)}
+    return {name: lists(node) for name, node in root.items()}
 
 
 def _hand_from_dict(values: dict[str, Any]) -> Hand:
     arrays = ("positions", "rotations", "axes", "lower", "upper", "coupling", "bias", "wrist")
     built: dict[str, Any] = {name: np.array(values[name], np.float64) for name in arrays}
-    for name in ("tips", "pads", "roots"):
+    for name in ("tips", "roots"):
         built[name] = tuple(Point(point["joint"], np.array(point["offset"])) for point in values[name])
     for name in ("joint_names", "parents", "motor_names", "fingers"):
         built[name] = tuple(values[name])

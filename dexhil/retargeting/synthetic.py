@@ -1,7 +1,7 @@
 """Human hands of any size as key points: a kinematic model with measured proportions, and people who move freely.
 
 Canonical frame of a right hand, as in `keypoints`. Proportions: Buchholz, Armstrong, Goldstein 1992, "Anthropometric
-data for describing the kinematics of the human hand", segment lengths as shares of the hand's length. NumPy and SciPy.
+data for describing the kinematics of the human hand", segments as fractions of the hand's length. NumPy and SciPy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FIST = np.array([[1.5, 0.55, 0.7, 0.8], *[[0.0, 1.55, 1.78, 1.19]] * 4])
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """length: m, wrist to the middle finger's tip. metacarpal [5], phalanges [5, 3]: shares of it."""
+    """length: m, wrist to the middle finger's tip. metacarpal [5], phalanges [5, 3]: fractions of it."""
 
     length: float = HAND_M
     metacarpal: np.ndarray = dataclasses.field(default_factory=_METACARPAL.copy)
@@ -148,8 +148,8 @@ def _any_gesture(rng: np.random.Generator, pinches: Sequence[np.ndarray]) -> np.
     kind = rng.uniform()
     if kind < 0.4:
         return pinches[int(rng.integers(len(pinches)))]
-    share = rng.uniform(0.0, 1.0, (5, 1)) if kind < 0.8 else np.full((5, 1), rng.integers(2))
-    pose = OPEN + share * (FIST - OPEN)
-    pose[1:, 0] += rng.normal(0.0, 0.08) * np.array([1.0, 0.0, -1.0, -1.5]) * (1.0 - share[1:, 0])
+    closed = rng.uniform(0.0, 1.0, (5, 1)) if kind < 0.8 else np.full((5, 1), rng.integers(2))
+    pose = OPEN + closed * (FIST - OPEN)
+    pose[1:, 0] += rng.normal(0.0, 0.08) * np.array([1.0, 0.0, -1.0, -1.5]) * (1.0 - closed[1:, 0])
     pose[0, :2] += rng.normal(0.0, [0.3, 0.12])
     return pose

@@ -6,7 +6,6 @@ which is what lets a network that one person's recording made serve another.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,27 +28,19 @@ _COVER_POINTS = 512  # of them and of a batch, per step
 _HALF_BENT = 3.0  # rad, a finger's three joints together
 
 
-@dataclasses.dataclass(frozen=True)
-class Samples:
-    """tips: [N, F, 3] m, scaled to the robot. bent: [N, F] rad."""
-
-    tips: np.ndarray
-    bent: np.ndarray
-
-
 def scale_of(points: np.ndarray, robot: CanonicalHand) -> float:
     """How many times larger the robot's hand is than the person's."""
     return hand_length(robot.hand) / hand_size(points)
 
 
-def samples_of(clips: Sequence[np.ndarray], robot: CanonicalHand) -> Samples:
-    """Training samples of recordings [T, 21, 3] m, one person each; frames that are not finite are left out."""
+def samples_of(clips: Sequence[np.ndarray], robot: CanonicalHand) -> dict[str, np.ndarray]:
+    """{"tips": [N, F, 3] m, scaled to the robot, "bent": [N, F] rad} of the finite frames of clips [T, 21, 3] m."""
     tips, bent = [], []
     for clip in clips:
         points = to_canonical(clip[np.isfinite(clip).all(axis=(1, 2))])
         tips.append(scale_of(points, robot) * points[:, TIPS[robot.columns]])
         bent.append(np.stack([bending(points, finger) for finger in robot.hand.fingers], axis=-1))
-    return Samples(*(np.concatenate(part).astype(np.float32) for part in (tips, bent)))
+    return {"tips": np.concatenate(tips).astype(np.float32), "bent": np.concatenate(bent).astype(np.float32)}
 
 
 def synthetic_clips(config: TrainingConfig) -> list[np.ndarray]:
@@ -91,7 +82,7 @@ def train(
         rng = np.random.default_rng([config.seed, 2, stage])
         for index in range(steps):
             rows = np.minimum(np.searchsorted(chances, rng.random(config.batch_size)), len(chances) - 1)
-            batch = {name: getattr(samples, name)[rows] for name in ("tips", "bent")}
+            batch = {name: values[rows] for name, values in samples.items()}
             noise = jax.random.fold_in(key, done)
             trained, opt_state, metrics = step(trained, fixed, opt_state, batch, reachable, noise)
             done += 1
@@ -133,8 +124,8 @@ def _step(
 def _pad_gaps(hand: Hand, gaps: jax.Array) -> jax.Array:
     """How far apart the robot's pads should be, m, by the person's gaps: on a line through touching and scaled gaps."""
     apart = network.APART_M * hand_length(hand) / network.USUAL_M
-    share = (gaps - network.TOGETHER_M) / (network.APART_M - network.TOGETHER_M)
-    return jnp.maximum(losses.PAD_GAP_M + share * (apart - losses.PAD_GAP_M), losses.SQUEEZED_M)
+    along = (gaps - network.TOGETHER_M) / (network.APART_M - network.TOGETHER_M)
+    return jnp.maximum(losses.PAD_GAP_M + along * (apart - losses.PAD_GAP_M), losses.SQUEEZED_M)
 
 
 def _off_path(config: TrainingConfig, own: jax.Array, shared: jax.Array, shape: tuple[int, ...]) -> jax.Array:

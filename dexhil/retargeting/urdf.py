@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dexhil.names import did_you_mean
-from dexhil.retargeting.hand import DEXHAND_WRIST_M, Hand, Point, check_right_hand, pad_of
+from dexhil.retargeting.hand import Hand, Point, check_right_hand
 from dexhil.retargeting.keypoints import PALM_FINGERS
 from dexhil.robots.geometry import FINGERS
 from dexhil.robots.tree import BASE
@@ -30,61 +31,16 @@ class HandCard:
 
     tips: Mapping[str, str]
     roots: Mapping[str, str]
-    wrist: str | tuple[float, float, float] = (0.0, 0.0, 0.0)
+    wrist: str | Sequence[float] = (0.0, 0.0, 0.0)
     coupled: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
-    locked: tuple[str, ...] = ()
+    locked: Sequence[str] = ()
     motors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-ALLEGRO = HandCard(
-    tips={"thumb": "link_15.0_tip", "index": "link_3.0_tip", "middle": "link_7.0_tip", "ring": "link_11.0_tip"},
-    roots={"thumb": "joint_12.0", "index": "joint_1.0", "middle": "joint_5.0", "ring": "joint_9.0"},
-    wrist="wrist",
-)
-_DIGITS = dict(zip(FINGERS, range(1, 6), strict=True))
-DEXHAND021 = HandCard(
-    tips={finger: f"r_f_link{digit}_tip" for finger, digit in _DIGITS.items()},
-    roots={finger: f"r_f_joint{digit}_{1 if finger == 'thumb' else 2}" for finger, digit in _DIGITS.items()},
-    coupled={
-        "r_f_joint1_4": ("r_f_joint1_3", 1.0),
-        **{f"r_f_joint{digit}_4": (f"r_f_joint{digit}_3", 1.0) for digit in range(2, 6)},
-        "r_f_joint4_1": ("r_f_joint2_1", 1.0),
-        "r_f_joint5_1": ("r_f_joint2_1", 2.0),
-    },
-    wrist=DEXHAND_WRIST_M,
-    locked=("r_f_joint3_1",),
-    motors={
-        "r_f_joint1_1": "thumb_rotation",
-        "r_f_joint1_2": "thumb_mcp",
-        "r_f_joint1_3": "thumb_dip",
-        "r_f_joint2_1": "spread",
-        **{
-            f"r_f_joint{digit}_{segment}": f"{finger}_{name}"
-            for finger, digit in list(_DIGITS.items())[1:]
-            for segment, name in ((2, "mcp"), (3, "pip"))
-        },
-    },
-)
-LEAP = HandCard(
-    tips={finger: f"{finger}_tip_head" for finger in FINGERS[:4]},
-    roots={"thumb": "12", "index": "1", "middle": "5", "ring": "9"},
-)
-_SHADOW = dict(zip(FINGERS, ("TH", "FF", "MF", "RF", "LF"), strict=True))
-SHADOW = HandCard(
-    tips={finger: f"{letters.lower()}tip" for finger, letters in _SHADOW.items()},
-    roots={finger: f"{letters}J{5 if finger == 'thumb' else 4}" for finger, letters in _SHADOW.items()},
-    wrist="palm",
-    coupled={f"{letters}J1": (f"{letters}J2", 1.0) for letters in ("FF", "MF", "RF", "LF")},
-    locked=("WRJ1", "WRJ2"),
-)
-_INSPIRE = dict(zip(FINGERS, ("thumb", "index", "middle", "ring", "pinky"), strict=True))
-INSPIRE = HandCard(
-    tips={finger: f"{name}_tip" for finger, name in _INSPIRE.items()},
-    roots={finger: f"{name}_proximal_{'yaw_' if finger == 'thumb' else ''}joint" for finger, name in _INSPIRE.items()},
-    wrist=(0.0, 0.007, 0.073),
-)
-# For the files of right hands of their makers, as dex-urdf collects them.
-CARDS = {"allegro": ALLEGRO, "dexhand021": DEXHAND021, "inspire": INSPIRE, "leap": LEAP, "shadow": SHADOW}
+CARDS = {
+    name: HandCard(**card)
+    for name, card in tomllib.loads(Path(__file__).with_name("hands.toml").read_text("utf-8")).items()
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +66,17 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
     _check_fingers(path, card)
     joints = _read_joints(path)
     links = _Links(path, joints, card)
-    for link in (*card.tips.values(), *([card.wrist] if isinstance(card.wrist, str) else ())):
-        _check_named(path, link, links.of_child)
-    for joint in (*card.roots.values(), *card.coupled, *(first for first, _ in card.coupled.values()), *card.locked):
-        _check_named(path, joint, joints)
-    names = links.hinges
+    named_links = [*card.tips.values(), *([card.wrist] if isinstance(card.wrist, str) else ())]
+    named_joints = [*card.roots.values(), *card.coupled, *(first for first, _ in card.coupled.values()), *card.locked]
+    for names, known in ((named_links, links.of_child), (named_joints, joints)):
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise ValueError(f"{path}: the hand's card names {name!r}, which the file does not have{hint}")
+    names = tuple(links.hinges)
     motors, coupling, bias = _motors(path, joints, names, card)
     lower, upper = _limits(path, [joints[name] for name in names], motors, coupling, bias)
-    carriers = [links.carrier(joints[name]) for name in names]
-    tips = tuple(links.point(joints[links.of_child[link]]) for link in card.tips.values())
+    carriers = [links.carriers[name] for name in names]
     hand = Hand(
         name=path.stem,
         joint_names=names,
@@ -132,8 +90,7 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
         coupling=coupling,
         bias=bias,
         fingers=tuple(card.tips),
-        tips=tips,
-        pads=tuple(pad_of(tip) for tip in tips),
+        tips=tuple(links.point(link) for link in card.tips.values()),
         roots=tuple(Point(links.hinge(joint), np.zeros(3)) for joint in card.roots.values()),
         wrist=links.wrist(card.wrist),
     )
@@ -230,25 +187,35 @@ def _check_tree(path: Path, joints: list[_Joint]) -> None:
 class _Links:
     """The tree of a URDF file with its fixed and locked joints folded away.
 
-    hinges: names of the movable joints, a parent before its children. of_child: link -> the joint that carries it.
+    hinges: names of the movable joints, a parent before its children. carriers: joint -> (hinge that carries it, or
+    BASE, its frame [4, 4] at angle 0 in that hinge's). of_child: link -> the joint that carries it.
     """
 
     def __init__(self, path: Path, joints: Mapping[str, _Joint], card: HandCard) -> None:
         self._path, self._joints, self._locked = path, joints, card.locked
         self.of_child = {joint.child: name for name, joint in joints.items()}
-        hinges: list[str] = []
-        for name in joints:
-            self._add_hinges(name, hinges)
-        self.hinges = tuple(hinges)
+        self.hinges: list[str] = []
+        self.carriers: dict[str, tuple[int, np.ndarray]] = {}
+        for joint in joints.values():
+            self._place(joint.child)
 
-    def _add_hinges(self, name: str, hinges: list[str]) -> None:
-        """Adds the joint's ancestors and itself, in the file's order otherwise."""
-        parent = self._joints[name].parent
-        if parent in self.of_child:
-            self._add_hinges(self.of_child[parent], hinges)
-        moves = self._joints[name].kind != "fixed" and name not in self._locked
-        if moves and name not in hinges:
-            hinges.append(name)
+    def _place(self, link: str) -> tuple[int, np.ndarray]:
+        """(hinge that carries `link` or BASE, its frame [4, 4] in that hinge's); the joints above are placed first."""
+        name = self.of_child.get(link)
+        if name is None:
+            return BASE, np.eye(4)
+        joint = self._joints[name]
+        if name not in self.carriers:
+            hinge, frame = self._place(joint.parent)
+            self.carriers[name] = hinge, frame @ joint.frame
+            if joint.kind != "fixed" and name not in self._locked:
+                self.hinges.append(name)
+        return (self.hinges.index(name), np.eye(4)) if name in self.hinges else self.carriers[name]
+
+    def point(self, link: str) -> Point:
+        """The origin of `link`."""
+        hinge, frame = self._place(link)
+        return Point(hinge, frame[:3, 3])
 
     def hinge(self, name: str) -> int:
         """Index of a root's joint. Raises ValueError for one that does not move."""
@@ -256,28 +223,11 @@ class _Links:
             raise ValueError(f"{self._path}: the hand's card names {name!r} as a root, which is fixed or locked")
         return self.hinges.index(name)
 
-    def carrier(self, joint: _Joint) -> tuple[int, np.ndarray]:
-        """(hinge that carries `joint` or BASE, the joint's frame [4, 4] at angle 0 in that hinge's)."""
-        frame, parent = joint.frame, joint.parent
-        while parent in self.of_child:
-            above = self.of_child[parent]
-            if above in self.hinges:
-                return self.hinges.index(above), frame
-            frame, parent = self._joints[above].frame @ frame, self._joints[above].parent
-        return BASE, frame
-
-    def point(self, joint: _Joint) -> Point:
-        """The origin of the link that `joint` carries."""
-        if joint.name in self.hinges:
-            return Point(self.hinges.index(joint.name), np.zeros(3))
-        carrier, frame = self.carrier(joint)
-        return Point(carrier, frame[:3, 3])
-
-    def wrist(self, where: str | tuple[float, float, float]) -> np.ndarray:
+    def wrist(self, where: str | Sequence[float]) -> np.ndarray:
         """[3] m in the base frame. Raises ValueError for a link that moves."""
         if not isinstance(where, str):
             return np.array(where)
-        point = self.point(self._joints[self.of_child[where]])
+        point = self.point(where)
         if point.joint != BASE:
             raise ValueError(
                 f"{self._path}: the hand's card names {where!r} as wrist, which {self.hinges[point.joint]!r} moves; "
@@ -336,11 +286,3 @@ def _check_fingers(path: Path, card: HandCard) -> None:
         )
     if list(card.roots) != fingers:
         raise ValueError(f"{path}: the hand's card gives roots of {list(card.roots)}; expected those of {fingers}")
-
-
-def _check_named(path: Path, name: str, known: Iterable[str]) -> None:
-    """Raises ValueError with the nearest name where `name` is not among `known`."""
-    known = list(known)
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise ValueError(f"{path}: the hand's card names {name!r}, which the file does not have{hint}")

@@ -36,9 +36,8 @@ def show(
 ) -> None:
     """Plays `clip` [T, 21, 3] m, canonical frame, in a loop at http://localhost:PORT until Ctrl-C or `frames` frames.
 
-    Raises ValueError where the port is in use.
-
     method: key points [T, 21, 3] -> motors [T, m] rad. scale: of the robot's hand to the person's.
+    Raises ValueError where the port is in use.
     """
     check_port(port)  # viser would take another one, without a word
     import viser
@@ -53,11 +52,7 @@ def show(
         server.scene.add_label(f"/{name}", name, position=(0.0, side, -0.03))
         for finger, line in lines.items():
             drawn[name, finger] = server.scene.add_line_segments(
-                f"/{name}/{finger}",
-                points=_segments(line[0]),
-                colors=COLOURS[finger],
-                thickness=0.008,
-                position=(0.0, side, 0.0),
+                f"/{name}/{finger}", _segments(line[0]), COLOURS[finger], thickness=0.008, position=(0.0, side, 0.0)
             )
     play = server.gui.add_checkbox("play", initial_value=True)
     slider = server.gui.add_slider("frame", min=0, max=len(clip) - 1, step=1, initial_value=0)

@@ -12,13 +12,13 @@ import dataclasses
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil.robots.geometry import ee_of_flange, ee_pose, fr3_joint_frames
+from dexhil.robots.geometry import ee_of_palm, ee_pose, fr3_joint_frames
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
 
-METRES_PER_RADIAN = 0.2  # what a radian of turn weighs against a metre of distance
+METRES_PER_RADIAN = 0.2  # what a radian of rotation weighs against a metre of distance
 DAMPING = 0.02
-POSTURE_GAIN = 0.04  # share of the way home that free motion takes per solve
+POSTURE_GAIN = 0.04  # fraction of the way home that free motion takes per solve
 MAX_STEP_RAD = 0.3
 TOLERANCE_M = 2e-4
 ITERATIONS = 8
@@ -64,7 +64,7 @@ def solve(pose_base_ee: np.ndarray, q_seed: np.ndarray, posture: np.ndarray = _H
 def _error_and_jacobian(position: np.ndarray, rotation: np.ndarray, q_arm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Error [6] and Jacobian [6, 7] in the base frame: metres, then radians times METRES_PER_RADIAN."""
     frames = fr3_joint_frames(q_arm)
-    ee_position, ee_rotation = ee_of_flange(frames[-1])
+    ee_position, ee_rotation = ee_of_palm(frames[-1])
     turn = Rotation.from_matrix(rotation @ ee_rotation.T).as_rotvec()
     axes, origins = frames[:-1, :3, 2], frames[:-1, :3, 3]
     linear = np.cross(axes, ee_position - origins)

@@ -1,4 +1,4 @@
-"""Robots as data: joint order, limits, actuators, coupling. The one place where joint order lives.
+"""Robots as data, read from their descriptions: joint order, limits, actuators, coupling.
 
 An action vector is `[arm joints (7), actuated hand joints (m)]` in the order of `RobotSpec.joint_names`.
 """
@@ -6,10 +6,13 @@ An action vector is `[arm joints (7), actuated hand joints (m)]` in the order of
 from __future__ import annotations
 
 import dataclasses
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 
 from dexhil.names import check_known
+from dexhil.robots.tree import numbers
 from dexhil.schema import ARM_DOF
 
 
@@ -48,60 +51,36 @@ class RobotSpec:
         return self.action_dim - ARM_DOF
 
 
-# Limits: Franka Research 3 data sheet. Velocity limits are FR3's own, not the older Panda's.
-_FR3_LOWER = [-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159]
-_FR3_UPPER = [2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159]
-_FR3_MAX_VELOCITY = [2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26]
-_FR3_HOME = [0.0, -0.65, 0.0, -2.74, 0.0, 2.69, 0.0]  # hand above the table's middle, fingers forward and down
-
-# DexHand021 (arXiv 2511.03481), intersection of the vendor's tables: bending 0-1.3, thumb rotation 0-2.2, spread 0-0.6.
-_DEXHAND_ACTUATORS = (
-    "thumb_rotation", "thumb_mcp", "thumb_dip", "spread",
-    "index_mcp", "index_pip", "middle_mcp", "middle_pip", "ring_mcp", "ring_pip", "little_mcp", "little_pip",
-)  # fmt: skip
-_DEXHAND_COUPLING: tuple[tuple[str, str, float], ...] = (  # (joint, the actuator that drives it, ratio)
-    ("thumb_rotation", "thumb_rotation", 1.0),
-    ("thumb_mcp", "thumb_mcp", 1.0),
-    ("thumb_pip", "thumb_dip", 1.0),
-    ("thumb_dip", "thumb_dip", 1.0),
-    ("index_spread", "spread", 1.0),
-    ("index_mcp", "index_mcp", 1.0),
-    ("index_pip", "index_pip", 1.0),
-    ("index_dip", "index_pip", 1.0),
-    ("middle_mcp", "middle_mcp", 1.0),
-    ("middle_pip", "middle_pip", 1.0),
-    ("middle_dip", "middle_pip", 1.0),
-    ("ring_spread", "spread", 1.0),
-    ("ring_mcp", "ring_mcp", 1.0),
-    ("ring_pip", "ring_pip", 1.0),
-    ("ring_dip", "ring_pip", 1.0),
-    ("little_spread", "spread", 2.0),
-    ("little_mcp", "little_mcp", 1.0),
-    ("little_pip", "little_pip", 1.0),
-    ("little_dip", "little_pip", 1.0),
-)
+def read_mjcf(root: ElementTree.Element, max_velocity: list[float], home: list[float]) -> RobotSpec:
+    """The robot of an MJCF file: joints and limits of its position motors, arm first, coupled by joint equalities."""
+    motors = root.findall("actuator/position")
+    driver = {motor.get("joint"): column for column, motor in enumerate(motors)}
+    coupled = {joint.get("joint1"): joint for joint in root.findall("equality/joint")}
+    full = tuple(name for joint in root.iter("joint") if (name := joint.get("name")))[ARM_DOF:]
+    coupling = np.zeros((len(full), len(motors)), np.float32)
+    for row, name in enumerate(full):
+        follows = coupled.get(name)
+        ratio = 1.0 if follows is None else numbers(follows, "polycoef")[1]
+        coupling[row, driver[name if follows is None else follows.get("joint2")]] = ratio
+    ranges = np.array([numbers(motor, "ctrlrange") for motor in motors], np.float32)
+    return RobotSpec(
+        name=root.get("model", ""),
+        joint_names=tuple(motor.get("name", "") for motor in motors),
+        lower=ranges[:, 0],
+        upper=ranges[:, 1],
+        max_velocity=np.array(max_velocity, np.float32),
+        home=np.array(home, np.float32),
+        full_hand_joint_names=full,
+        coupling=coupling[:, ARM_DOF:],
+    )
 
 
-def _coupling_matrix(rows: tuple[tuple[str, str, float], ...], actuators: tuple[str, ...]) -> np.ndarray:
-    matrix = np.zeros((len(rows), len(actuators)), np.float32)
-    for row, (_, actuator, ratio) in enumerate(rows):
-        matrix[row, actuators.index(actuator)] = ratio
-    return matrix
-
-
-_DEXHAND_HOME = [0.94, 0.25, 0.25, 0.0] + [0.5, 0.3] * 4  # open and relaxed, thumb half opposed
-
-_DEXHAND_UPPER = {"thumb_rotation": 2.2, "spread": 0.3}  # little spread is driven twice as far: 0.6 there
-
-FR3_DEXHAND021 = RobotSpec(
-    name="fr3_dexhand021",
-    joint_names=tuple(f"fr3_joint{i + 1}" for i in range(ARM_DOF)) + _DEXHAND_ACTUATORS,
-    lower=np.array(_FR3_LOWER + [0.0] * len(_DEXHAND_ACTUATORS), np.float32),
-    upper=np.array(_FR3_UPPER + [_DEXHAND_UPPER.get(name, 1.3) for name in _DEXHAND_ACTUATORS], np.float32),
-    max_velocity=np.array(_FR3_MAX_VELOCITY + [4.0] * len(_DEXHAND_ACTUATORS), np.float32),
-    home=np.array(_FR3_HOME + _DEXHAND_HOME, np.float32),
-    full_hand_joint_names=tuple(joint for joint, _, _ in _DEXHAND_COUPLING),
-    coupling=_coupling_matrix(_DEXHAND_COUPLING, _DEXHAND_ACTUATORS),
+FR3_DEXHAND021_MJCF = Path(__file__).with_name("fr3_dexhand021.xml")
+FR3_DEXHAND021 = read_mjcf(
+    ElementTree.parse(FR3_DEXHAND021_MJCF).getroot(),
+    max_velocity=[2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26, *[4.0] * 12],  # FR3's own, not the older Panda's
+    # The hand above the table's middle, fingers forward and down; open and relaxed, the thumb half opposed.
+    home=[0.0, -0.65, 0.0, -2.74, 0.0, 2.69, 0.0, 0.94, 0.25, 0.25, 0.0, *[0.5, 0.3] * 4],
 )
 
 ROBOTS: dict[str, RobotSpec] = {spec.name: spec for spec in (FR3_DEXHAND021,)}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import xml.etree.ElementTree as ElementTree
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 BASE = -1
 
@@ -25,6 +27,21 @@ class Tree:
     positions: np.ndarray
     rotations: np.ndarray
     axes: np.ndarray
+
+    @classmethod
+    def from_mjcf(cls, root: ElementTree.Element, names: tuple[str, ...]) -> Tree:
+        """The bodies called `names`, each with a hinge about its z axis (or without: then at angle 0)."""
+        bodies = {body.get("name", ""): body for body in root.iter("body")}
+        parent_of = {child: body.get("name") for body in root.iter("body") for child in body.findall("body")}
+        parents = [parent_of.get(bodies[name]) for name in names]
+        quaternions = [numbers(bodies[name], "quat", "1 0 0 0") for name in names]
+        return cls(
+            joint_names=names,
+            parents=tuple(names.index(parent) if parent in names else BASE for parent in parents),
+            positions=np.array([numbers(bodies[name], "pos") for name in names]),
+            rotations=Rotation.from_quat(quaternions, scalar_first=True).as_matrix(),
+            axes=np.tile([0.0, 0.0, 1.0], (len(names), 1)),
+        )
 
     @functools.cached_property
     def rodrigues(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -49,3 +66,8 @@ class Tree:
                 positions.append(positions[parent] + rotations[parent] @ offsets[joint])
                 rotations.append(rotations[parent] @ turn)
         return xp.stack(positions, axis=-2), xp.stack(rotations, axis=-3)
+
+
+def numbers(element: ElementTree.Element, attribute: str, default: str = "") -> list[float]:
+    """The numbers of an attribute."""
+    return [float(number) for number in element.get(attribute, default).split()]

@@ -13,13 +13,13 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dexhil.sim.robot_model import SCENE_EYE, SCENE_TARGET, look_at
 from dexhil.sim.tasks.base import yaw_quat
 from dexhil.sim.tasks.nominals import Nominals, rows_with_prefix
 
 CLUTTER = 8  # objects in the scene; how many of them a reset shows grows with the difficulty
 REGION = np.array([[0.32, -0.36], [0.78, 0.36]])  # m, where clutter lies in the base frame
 CLEAR_M = 0.15  # clutter keeps away from the task's object
+SCENE_TARGET = np.array([0.47, 0.0, 0.095])  # m, base frame: what the scene camera looks at
 EYE_M, TARGET_M = 0.07, 0.035  # how far the scene camera and its aim move at difficulty 1
 WRIST_M, WRIST_RAD = 0.01, 0.10  # how far the wrist camera is off its mount at difficulty 1
 Colours = Sequence[tuple[float, float, float]]
@@ -46,11 +46,10 @@ class Surroundings:
         self._room = rows_with_prefix(model, "geom", "room_")
         self._bodies = rows_with_prefix(model, "body", _PREFIX)
         self._geoms = rows_with_prefix(model, "geom", _PREFIX)
-        self._nominals = Nominals(
-            model,
-            {"geom_rgba": self._room, "light_diffuse": np.arange(model.nlight), "light_pos": np.arange(model.nlight)},
-        )
+        lights = np.arange(model.nlight)
+        self._nominals = Nominals(model, {"geom_rgba": self._room, "light_diffuse": lights, "light_pos": lights})
         self._scene, self._wrist = model.camera("scene").id, model.camera("wrist").id
+        self._eye = model.cam_pos[self._scene].copy()
         self._mount = model.cam_pos[self._wrist].copy(), model.cam_quat[self._wrist].copy()
 
     def randomise(self, rng: np.random.Generator, difficulty: float, keep_clear: np.ndarray, colours: Colours) -> None:
@@ -69,8 +68,8 @@ class Surroundings:
         eye, target, shift, turn = (
             rng.uniform(-1.0, 1.0, 3) * difficulty * reach for reach in (EYE_M, TARGET_M, WRIST_M, WRIST_RAD)
         )
-        self._model.cam_pos[self._scene] = SCENE_EYE + eye
-        self._model.cam_quat[self._scene] = look_at(SCENE_EYE + eye, SCENE_TARGET + target)
+        self._model.cam_pos[self._scene] = self._eye + eye
+        self._model.cam_quat[self._scene] = look_at(self._eye + eye, SCENE_TARGET + target)
         position, quaternion = self._mount
         self._model.cam_pos[self._wrist] = position + shift
         turned = Rotation.from_quat(quaternion, scalar_first=True) * Rotation.from_rotvec(turn)
@@ -98,16 +97,14 @@ class Surroundings:
             same, which = rng.uniform() < 0.7, int(rng.integers(len(colours)))
             candidates = rng.uniform(REGION[0], REGION[1], (8, 2))
             free = [spot for spot in candidates if all(np.hypot(*(spot - at)) > gap for at, gap in taken)]
-            where = (*free[0], self._half_height(geom, size)) if shown and free else _AWAY
+            self._model.body_pos[body] = _AWAY
             if shown and free:
+                half_height = size[1] if self._model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CYLINDER else size[2]
+                self._model.body_pos[body] = (*free[0], half_height)
                 taken.append((free[0], 0.08))
-            self._model.body_pos[body] = where
             self._model.body_quat[body] = yaw_quat(yaw)
             self._model.geom_size[geom] = size
             self._model.geom_rgba[geom, :3] = colours[which] if same else any_colour
-
-    def _half_height(self, geom: int, size: np.ndarray) -> float:
-        return float(size[1] if self._model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CYLINDER else size[2])
 
 
 def _colour(
@@ -115,3 +112,11 @@ def _colour(
 ) -> tuple[float, float, float]:
     """A colour of any hue."""
     return colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value))
+
+
+def look_at(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Quaternion [4] of a camera at `eye` that looks at `target` (along its -z, +y up in the picture)."""
+    back = eye - target
+    right = np.cross([0.0, 0.0, 1.0], back)
+    axes = np.stack([right, np.cross(back, right), back], axis=1)
+    return Rotation.from_matrix(axes / np.linalg.norm(axes, axis=0)).as_quat(scalar_first=True)

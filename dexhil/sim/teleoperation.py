@@ -79,7 +79,7 @@ class HandInGlove:
 
     def _practise(self, q_hand: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The shape that brings the robot nearest to `q_hand`, found by trying from several."""
-        starts = [*(OPEN + share * (FIST - OPEN) for share in (0.0, 0.5, 1.0)), *rng.uniform(LOWER, UPPER, (5, 5, 4))]
+        starts = [*(OPEN + closed * (FIST - OPEN) for closed in (0.0, 0.5, 1.0)), *rng.uniform(LOWER, UPPER, (5, 5, 4))]
         shapes = []
         for angles in starts:
             for _ in range(_TRIES):
@@ -91,8 +91,8 @@ class HandInGlove:
     def _habit(self, q_hand: np.ndarray) -> np.ndarray:
         """Between the practised shapes, as far along as `q_hand` is."""
         way = self._practised[1] - self._practised[0]
-        share = np.clip((q_hand - self._practised[0]) @ way / (way @ way), 0.0, 1.0)
-        return self._habits[0] + share * (self._habits[1] - self._habits[0])
+        along = np.clip((q_hand - self._practised[0]) @ way / (way @ way), 0.0, 1.0)
+        return self._habits[0] + along * (self._habits[1] - self._habits[0])
 
 
 class Devices:

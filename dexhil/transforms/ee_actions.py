@@ -1,7 +1,7 @@
 """Actions as end-effector motion: what a policy predicts in the action spaces "ee_delta" and "ee_pose". NumPy only.
 
 Recorded data stays joint targets. Each action of a chunk becomes the pose that it commands: relative to the present
-pose ("ee_delta"), or in the base frame, its turn relative to that at home ("ee_pose"). The way back is inverse
+pose ("ee_delta"), or in the base frame, its rotation relative to that at home ("ee_pose"). The way back is inverse
 kinematics. Redundant elbow postures, which differ between demonstrations, vanish from what has to be learnt. Letters:
 H chunk, A = 7 + m joint action width, m hand joints.
 """
@@ -18,7 +18,7 @@ from dexhil.schema import ARM_DOF
 
 EE_SPACES = ("ee_delta", "ee_pose")
 EE_DIM = 6  # translation m, rotation vector rad; both in the base frame
-HOME_ROTATION = ee_pose(FR3_DEXHAND021.home[:ARM_DOF])[1]  # [3, 3]: turns from it stay far from half a turn
+HOME_ROTATION = ee_pose(FR3_DEXHAND021.home[:ARM_DOF])[1]  # [3, 3]: rotations from it stay far from 180 degrees
 
 
 def to_ee_actions(actions: np.ndarray, state: np.ndarray, space: str) -> np.ndarray:

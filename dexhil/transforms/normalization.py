@@ -59,9 +59,8 @@ class NormStats:
         centre, half = (low + high) / 2, np.maximum(high - low, min_range) / 2
         squares = (((values - centre) / half) ** 2).mean(axis=0)
         for dim in np.flatnonzero(squares > 1 + 1e-6).tolist():
-            _warn_of_rare_values(
-                names[dim] if names else f"dimension {dim}", values[:, dim], squares[dim] / squares.sum()
-            )
+            name = names[dim] if names else f"dimension {dim}"
+            _warn_of_rare_values(name, values[:, dim], squares[dim] / squares.sum())
         half = half * np.sqrt(np.maximum(squares, 1))
         return cls((centre - half).astype(np.float32), (centre + half).astype(np.float32))
 
@@ -177,12 +176,8 @@ class Normalization:
         return to_absolute(raw, state, self.delta_dims)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "state": self.state.to_json(),
-            "actions": self.actions.to_json(),
-            "delta_dims": list(self.delta_dims),
-            "action_space": self.action_space,
-        }
+        stats = {"state": self.state.to_json(), "actions": self.actions.to_json()}
+        return stats | {"delta_dims": list(self.delta_dims), "action_space": self.action_space}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Normalization:
@@ -217,7 +212,7 @@ def fit_normalization(
 ) -> Normalization:
     """Statistics of raw states [N, S] and raw absolute chunks [N, H, A]; entries with mask [N, H] False do not count.
 
-    min_range: the floor of joints and turns (rad), and of the rotation's columns in an end effector's state;
+    min_range: the floor of joints and rotation vectors (rad), and of the rotation's columns in an end effector's state;
     min_range_m: of its positions (m). joint_names: of the recorded joints, for warnings. Of large data only every k-th
     sample is used, about MAX_ENTRIES chunk entries, so that memory stays flat.
     """
@@ -245,7 +240,7 @@ def normalization_drift(
 
     frozen: the samples that `normalization` was fitted to; new: those of a later round; both raw, as for
     `fit_normalization`. joint_names: of the recorded joints [S]. Rows {"kind": "state" or "actions", "name", "outside":
-    share of new values outside the range (2 % is normal), "reach": how far out they go (99th percentile of the
+    fraction of new values outside the range (2 % is normal), "reach": how far out they go (99th percentile of the
     normalised size, 1 at the end of the range), "shift": of the median, in units of the range}.
     """
     widths = normalization.recorded_dims
@@ -255,14 +250,14 @@ def normalization_drift(
         )
     names = _dimension_names(joint_names, normalization.action_space)
     rows = []
-    for kind, before, now in zip(
-        names, _normalized(normalization, frozen), _normalized(normalization, new), strict=True
-    ):
+    pairs = zip(_normalized(normalization, frozen), _normalized(normalization, new), strict=True)
+    for kind, (before, now) in zip(names, pairs, strict=True):
         outside = (np.abs(now) > 1).mean(axis=0)
         shift = (np.median(now, axis=0) - np.median(before, axis=0)) / 2  # [-1, 1] is two units wide
         reach = np.quantile(np.abs(now), QUANTILES[1], axis=0)
-        for name, moved, share, far in zip(names[kind], *(x.tolist() for x in (shift, outside, reach)), strict=True):
-            rows.append({"kind": kind, "name": name, "shift": moved, "outside": share, "reach": far})
+        figures = np.stack([shift, outside, reach], axis=1).tolist()
+        for name, row in zip(names[kind], figures, strict=True):
+            rows.append({"kind": kind, "name": name, **dict(zip(("shift", "outside", "reach"), row, strict=True))})
     return sorted(rows, key=lambda row: (-row["outside"], -abs(row["shift"])))
 
 
@@ -307,19 +302,13 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
         return image
     scale = size / max(height, width)
     new_height, new_width = max(round(height * scale), 1), max(round(width * scale), 1)
-    resized = np.rint(_resample(image.astype(np.float32), new_height, new_width)).astype(np.uint8)
+    lead = image.shape[:-3]
+    rows = _resize_matrix(height, new_height) @ image.astype(np.float32).reshape(*lead, height, width * 3)
+    resized = _resize_matrix(width, new_width) @ rows.reshape(*lead, new_height, width, 3)
     top, left = (size - new_height) // 2, (size - new_width) // 2
-    result = np.zeros((*image.shape[:-3], size, size, 3), np.uint8)
-    result[..., top : top + new_height, left : left + new_width, :] = resized
+    result = np.zeros((*lead, size, size, 3), np.uint8)
+    result[..., top : top + new_height, left : left + new_width, :] = np.rint(resized)
     return result
-
-
-def _resample(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """float32 [..., H, W, 3] -> [..., height, width, 3] by two matrix products."""
-    *lead, height_in, width_in, channels = image.shape
-    rows = _resize_matrix(height_in, height) @ image.reshape(*lead, height_in, width_in * channels)
-    rows = rows.reshape(*lead, height, width_in, channels)
-    return _resize_matrix(width_in, width) @ rows
 
 
 def images_to_float(images: Mapping[str, Any]) -> dict[str, Any]:

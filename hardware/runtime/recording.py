@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dexhil.episodes.recorder import REPAIR_COMMAND, EpisodeWriter, repair
+from dexhil.episodes.recorder import REPAIR_COMMAND, EpisodeWriter
+from dexhil.episodes.repair import repair
 from dexhil.schema import EpisodeMetadata, Step
 from dexhil.workers import leave_signals_to_parent
 

@@ -33,8 +33,8 @@ from dexhil.episodes.recorder import (
     read_facts,
     read_header,
     read_steps,
-    repair,
 )
+from dexhil.episodes.repair import repair
 from dexhil.schema import EpisodeMetadata, Observation, SchemaError, Step
 
 HZ = 20.0
@@ -455,7 +455,7 @@ def test_an_open_episode_that_cannot_be_read_is_left(tmp_path, monkeypatch, caps
     def refuse(path, *_: object) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("dexhil.episodes.recorder.os.open", refuse)
+    monkeypatch.setattr("dexhil.episodes.repair.os.open", refuse)
     assert main([str(tmp_path)]) == 1
     assert f"left {file.parent.name}: [Errno 13] Permission denied" in capsys.readouterr().out
     monkeypatch.setattr("data_pipeline.repair.repair", refuse)

@@ -25,6 +25,11 @@ def test_wilson_bounds_are_where_the_score_test_just_rejects():
     np.testing.assert_allclose(wilson(13, 20), (low, high), atol=1e-9)
 
 
+def test_wilson_bounds_are_rates_to_the_last_bit():
+    bounds = [bound for trials in range(1, 400) for wins in (0, trials) for bound in wilson(wins, trials)]
+    assert 0.0 <= min(bounds) <= max(bounds) <= 1.0
+
+
 @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_impossible_counts(successes: int, trials: int):
     with pytest.raises(ValueError, match=rf"0 <= successes <= trials and trials > 0, got {successes} of {trials}"):
@@ -70,11 +75,35 @@ def test_paired_difference_is_antisymmetric_and_reproducible():
     assert paired_difference(first, first) == (0.0, (0.0, 0.0))
 
 
+def test_paired_difference_resamples_the_same_pairs_every_time():
+    a, b = np.random.default_rng(5).random((2, 60)) < [[0.7], [0.5]]
+    once, again, other = (paired_difference({"t": a}, {"t": b}, resamples=150, seed=seed) for seed in (0, 0, 1))
+    assert once == again != other
+
+
+@pytest.mark.parametrize("place", [0, 19])
+def test_paired_difference_draws_the_first_and_the_last_pair_too(place: int):
+    first, second = np.arange(20) == place, np.zeros(20, bool)
+    assert paired_difference({"t": first}, {"t": second}).interval.high > 0.0
+
+
+def test_every_task_weighs_the_same():
+    first = {"a": [True] * 2, "b": [True, False] * 2, "c": [False] * 20}
+    assert score(first)["mean_rate"] == pytest.approx(0.5)
+    nothing = {task: [False] * len(values) for task, values in first.items()}
+    assert paired_difference(first, nothing).mean == pytest.approx(0.5)
+    two_thirds = {"a": [True], "b": [True], "c": [False]}
+    assert score(two_thirds)["mean_rate"] == pytest.approx(2 / 3)
+    assert paired_difference(two_thirds, {task: [False] for task in two_thirds}).mean == pytest.approx(2 / 3)
+
+
 def test_pairs_must_match():
     with pytest.raises(ValueError, match=r"expected the same tasks, got \['plush'\] and \['tissue'\]"):
         paired_difference({"plush": [True]}, {"tissue": [True]})
     with pytest.raises(ValueError, match="equally many trials of the same seeds, got 1 and 2"):
         mcnemar([True], [True, False])
+    with pytest.raises(ValueError, match="equally many trials of the same seeds, got 0 and 0"):
+        mcnemar([], [])
 
 
 def test_score_has_the_keys_of_the_report():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dexhil.evaluation import power
 from dexhil.evaluation.intervals import mcnemar
 from dexhil.evaluation.power import detectable_difference, mcnemar_power, trials_needed
 
@@ -60,8 +61,38 @@ def test_six_pairs_are_the_least_that_can_show_anything():
     assert detectable_difference(6, 0.5) == pytest.approx(0.8 ** (1 / 6), abs=0.001)  # all six must be won
 
 
+def test_equal_rates_are_found_different_at_most_as_often_as_the_tail_allows():
+    assert 0.0 < mcnemar_power(0.0, 0.3, 60) <= 0.025
+    assert mcnemar_power(0.0, 0.0, 60) == 0.0
+
+
+def test_a_p_value_that_equals_alpha_counts():
+    assert mcnemar_power(1.0, 1.0, 5, alpha=2 / 2**5) == 1.0
+    assert mcnemar_power(1.0, 1.0, 5, alpha=2 / 2**5 - 1e-9) == 0.0
+
+
+def test_a_power_that_is_just_reached_is_enough(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(power, "MAX_PAIRS", 8)
+    assert trials_needed(1.0, 1.0, power=1.0) == 6
+    with pytest.raises(ValueError, match="more than 8 pairs of trials"):
+        trials_needed(0.9, 0.9, power=0.99)
+
+
+def test_a_stricter_alpha_shows_less():
+    assert detectable_difference(6, 0.5, alpha=0.01) is None
+    loose, strict = detectable_difference(60, 0.5, alpha=0.05), detectable_difference(60, 0.5, alpha=0.01)
+    assert loose is not None
+    assert strict is not None
+    assert loose < strict
+
+
 def test_impossible_rates_are_refused():
     with pytest.raises(ValueError, match=r"0 <= difference <= discordant rate <= 1, got 0.3 and 0.2"):
         trials_needed(0.3, 0.2)
     with pytest.raises(ValueError, match=r"difference 0: expected more than 0"):
         trials_needed(0, 0.2)
+
+
+def test_differences_that_nobody_can_show_are_refused():
+    with pytest.raises(ValueError, match=r"difference 0.001: more than 262,144 pairs of trials are needed for a power"):
+        trials_needed(0.001, 1.0)

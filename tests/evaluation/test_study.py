@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dexhil.evaluation.intervals import mcnemar, paired_difference, wilson
+from dexhil.evaluation.power import detectable_difference, trials_needed
 from dexhil.evaluation.study import (
     Cell,
     Demonstrations,
@@ -140,6 +141,7 @@ def test_forgetting_compares_the_shared_starts_where_the_last_round_has_more_tri
     last = [row for row in rows if row["round"] == 2]
     assert [row["drop"] for row in last] == pytest.approx([0.5 - 0.4, 0.4 - 1.0])
     assert [row["after"] for row in last] == pytest.approx([0.1, 1.0])
+    assert [row["flagged"] for row in last] == [False, False], "a drop of one in ten is not sure"
 
 
 def test_trials_needed_uses_the_share_of_pairs_that_disagreed_here():
@@ -148,7 +150,36 @@ def test_trials_needed_uses_the_share_of_pairs_that_disagreed_here():
     assert power["trials"] == 20
     assert [row["difference"] for row in power["table"]] == [0.05, 0.10, 0.15, 0.20, 0.25, 0.30]
     assert all(row["observed"] < row["worst"] for row in power["table"])
-    assert (power["detectable"] <= 0.30) == (power["table"][-1]["observed"] <= 20)
+    assert power["detectable"] == detectable_difference(20, power["discordant_rate"])
+    for row in power["table"]:
+        needed = trials_needed(row["difference"], max(row["difference"], power["discordant_rate"]))
+        assert (row["observed"], row["worst"]) == (needed, trials_needed(row["difference"], 1.0))
+
+
+def test_the_smallest_comparison_says_what_the_study_can_show():
+    cells = (
+        *(cell("warmup", 0, 1, 1), cell("dexhil", 1, 3, 3), cell("dexhil", 2, 30, 30, trials=40)),
+        *(cell("dagger", 1, 2, 2), cell("offline", 1, 2, 2), cell("offline", 2, 20, 20, trials=40)),
+    )
+    results = study_results(Study(("plush", "tissue"), ARMS, cells, (), (), ()))
+    assert [pair["trials"] for pair in results["differences"].values()] == [20, 80]
+    assert results["trials_needed"]["trials"] == 20
+
+
+def test_pairs_that_the_second_arm_wins_disagree_too():
+    lost = dataclasses.replace(cell("offline", 1, 0, 0), outcomes={"plush": [False, True] * 5, "tissue": [False] * 10})
+    study = Study(
+        ("plush", "tissue"), ("dexhil", "offline"), (cell("warmup", 0, 1, 1), cell("dexhil", 1, 4, 0), lost), (), (), ()
+    )
+    pair = study_results(study)["differences"]["dexhil-offline"]
+    assert pair["mean"] == pytest.approx((4 - 5) / 20)
+    assert pair["discordant_rate"] == pytest.approx((2 + 3) / 20)
+
+
+def test_a_correction_lasts_as_long_as_the_mean_of_them():
+    long = episode("dexhil", 1, control=[(0.0, 1.0, "person"), (2.0, 3.0, "person"), (4.0, 11.0, "person")])
+    work = study_results(dataclasses.replace(full_study(), online=(long,)))["labour"]
+    assert work["correction_s"] == pytest.approx(3.0)
 
 
 def test_whatever_is_missing_is_left_out():

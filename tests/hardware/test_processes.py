@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from dexhil.control.executor import Request
-from dexhil.episodes.recorder import list_episodes, read_episode, repair
+from dexhil.episodes.recorder import list_episodes, read_episode
+from dexhil.episodes.repair import repair
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import EpisodeMetadata, Step
 from hardware.runtime.policy_process import PolicyProcess, Question, Report

@@ -16,7 +16,7 @@ import pytest
 from dexhil.retargeting import kinematics
 from dexhil.retargeting.hand import Hand, bending_joints, hand_length, points, simulated_dexhand021
 from dexhil.retargeting.optimised import with_coupling
-from dexhil.retargeting.urdf import ALLEGRO, CARDS, DEXHAND021, HandCard, load_urdf
+from dexhil.retargeting.urdf import CARDS, HandCard, load_urdf
 from dexhil.robots.geometry import finger_tips
 from dexhil.robots.spec import FR3_DEXHAND021
 
@@ -84,7 +84,7 @@ def test_every_hand_of_a_file_is_a_right_hand_that_bends_into_its_palm(file_and_
 
 
 def test_turning_a_finger_about_its_own_axis_is_not_bending(shared_data: Path) -> None:
-    hand = load_urdf(shared_data / "hands" / "urdf" / FILES["allegro"], ALLEGRO)
+    hand = load_urdf(shared_data / "hands" / "urdf" / FILES["allegro"], CARDS["allegro"])
     row = bending_joints(hand)[hand.fingers.index("index")]
     assert [name for name, bends in zip(hand.joint_names, row, strict=True) if bends] == [
         *("joint_1.0", "joint_2.0", "joint_3.0")
@@ -93,10 +93,12 @@ def test_turning_a_finger_about_its_own_axis_is_not_bending(shared_data: Path) -
 
 def test_peers_get_a_file_in_which_joints_are_coupled_as_the_card_says(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "hands" / "urdf" / FILES["dexhand021"]
-    tree, hand = ElementTree.parse(path), load_urdf(path, DEXHAND021)
-    with_coupling(tree.getroot(), DEXHAND021, hand)
+    tree, hand = ElementTree.parse(path), load_urdf(path, CARDS["dexhand021"])
+    with_coupling(tree.getroot(), CARDS["dexhand021"], hand)
     tree.write(tmp_path / "dexhand021_right.urdf")
-    again = load_urdf(tmp_path / "dexhand021_right.urdf", dataclasses.replace(DEXHAND021, coupled={}, locked=()))
+    again = load_urdf(
+        tmp_path / "dexhand021_right.urdf", dataclasses.replace(CARDS["dexhand021"], coupled={}, locked=())
+    )
     assert again.motor_names == hand.motor_names
     np.testing.assert_array_equal(again.coupling, hand.coupling)
     np.testing.assert_allclose([again.lower, again.upper], [hand.lower, hand.upper])
@@ -110,7 +112,7 @@ def test_jax_and_numpy_have_the_tips_at_the_same_places() -> None:
 
 def test_the_simulated_hand_is_the_vendors_to_a_millimetre(shared_data: Path) -> None:
     ours = simulated_dexhand021()
-    vendors = load_urdf(shared_data / "hands" / "urdf" / FILES["dexhand021"], DEXHAND021)
+    vendors = load_urdf(shared_data / "hands" / "urdf" / FILES["dexhand021"], CARDS["dexhand021"])
     assert vendors.motor_names == ours.motor_names == FR3_DEXHAND021.joint_names[7:]
     for seed in range(20):
         motors = random_motors(ours, seed)

@@ -53,7 +53,7 @@ def publisher(clip: np.ndarray) -> Iterator[str]:
 def test_the_command_records_what_a_publisher_sends(publisher: str, clip: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "glove.npy"
     retarget.main(
-        ["--config=experiments/configs/retarget.py", f"--record={path}", f"--stream={publisher}", "--seconds=0.5"]
+        ["--config=experiments/configs/retarget.py", f"--record={path}", f"--stream={publisher}", "--seconds=1.5"]
     )
     recorded = np.load(path)
     begin = int(np.argmin(np.abs(clip - recorded[0]).max(axis=(1, 2))))

@@ -137,10 +137,9 @@ def test_the_view_plays_in_a_browser(workdir: Path) -> None:
     )
     playing.start()
     page = b""
-    for _ in range(50):
+    while not page and playing.is_alive():
         try:
             page = urllib.request.urlopen("http://127.0.0.1:8123", timeout=10).read()
-            break
         except OSError:
             time.sleep(0.1)
     playing.join()

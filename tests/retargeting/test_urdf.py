@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dexhil.retargeting.urdf import ALLEGRO, INSPIRE, HandCard, load_urdf
+from dexhil.retargeting.urdf import CARDS, HandCard, load_urdf
 from tests.retargeting.urdf_files import at, hand_urdf
+
+ALLEGRO, INSPIRE = CARDS["allegro"], CARDS["inspire"]
 
 
 @pytest.fixture(autouse=True)

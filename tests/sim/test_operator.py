@@ -20,7 +20,7 @@ from dexhil.sim.strategies.base import Grasp, Moment, fold_yaw, ramp
 from dexhil.sim.strategies.plush import PlushStrategy
 from dexhil.sim.tasks import PlushState
 
-TOY = PlushState(np.array([0.5, 0.05, 0.034]), 0.3, 1.0, 0.116, 0.084, 0.068, 0.0, False)
+TOY = PlushState(np.array([0.5, 0.05, 0.034]), 0.3, 0.0, False)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from dexhil.robots.geometry import FINGERS, ee_pose, finger_tips
-from dexhil.sim.robot_model import SPEC, build_scene, drive_joint
+from dexhil.sim.robot_model import SPEC, TIMESTEP_S, build_scene, drive_joint
+from dexhil.sim.surroundings import SCENE_TARGET, look_at
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,9 @@ def test_coupled_joints_stay_coupled_while_moving(model):
     actuated = np.array([data.joint(drive_joint(SPEC, i)).qpos[0] for i in range(SPEC.hand_dof)])
     full = np.array([data.joint(name).qpos[0] for name in SPEC.full_hand_joint_names])
     np.testing.assert_allclose(full, SPEC.coupling @ actuated, atol=0.05)
+
+
+def test_what_the_code_knows_of_the_scene_stands_in_it(model):
+    assert model.opt.timestep == TIMESTEP_S
+    camera = model.camera("scene")
+    np.testing.assert_allclose(look_at(camera.pos, SCENE_TARGET), camera.quat, atol=1e-12)

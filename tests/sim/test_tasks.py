@@ -12,7 +12,7 @@ from dexhil.sim.robot_model import build_scene
 from dexhil.sim.tasks import PlushTask, Task, TissueTask, make_task, task_names
 from dexhil.sim.tasks import plush as plush_module
 from dexhil.sim.tasks import tissue as tissue_module
-from dexhil.sim.tasks.tissue_sheets import LENGTH
+from dexhil.sim.tasks.tissue import LENGTH
 
 SEEDS = range(40)
 ABOVE = np.array([0.0, 0.0, 1.0])
@@ -96,7 +96,7 @@ def test_rollouts_repeat_bit_for_bit(name: str) -> None:
 def test_ranges_grow_with_difficulty_and_vanish_at_zero(module) -> None:
     def values(seed: int, difficulty: float) -> np.ndarray:
         fields = dataclasses.asdict(module.draw(np.random.default_rng(seed), difficulty))
-        fields.pop("shove_time", None)
+        fields.pop("push_time", None)
         return np.concatenate([np.atleast_1d(value) for value in fields.values()])
 
     nominal = values(0, 0.0)
@@ -155,8 +155,21 @@ def test_drawn_tissue_parameters_reach_the_model() -> None:
     assert model.geom("tissue_0").size[1] == pytest.approx(values.width / 2)
     assert model.dof_frictionloss[model.joint("tissue_slide").dofadr[0]] == pytest.approx(values.retention)
     assert state.visible == pytest.approx(values.visible)
-    assert np.sign(state.curl) == np.sign(values.curl)
+    assert np.sign(model.qpos_spring[model.joint("tissue_hinge7").qposadr[0]]) == np.sign(values.curl)
     assert 0 < state.tip[2] - state.lip[2] <= values.visible + 1e-9
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_without_difficulty_the_objects_are_as_described(name: str) -> None:
+    task = make_task(name)
+    model, data = make_world(task)
+    described = model_arrays(model)
+    reset(task, model, data, seed=1, difficulty=0.0)
+    for field in ("geom_size", "geom_friction", "geom_rgba", "body_pos", "body_mass", "dof_frictionloss", "jnt_range"):
+        np.testing.assert_allclose(getattr(model, field), described[field], atol=1e-12, err_msg=field)
+    assert tuple(model.geom(f"{name}_{'belly' if name == 'plush' else 'pack_front'}").rgba[:3]) in [
+        pytest.approx(colour) for colour in task.colours
+    ]
 
 
 def test_plush_succeeds_when_held_high_for_a_second() -> None:
@@ -211,10 +224,10 @@ def test_plush_failure_names_the_furthest_stage() -> None:
     assert task.failure() == "knocked_off_table"
 
 
-def test_a_shove_moves_the_plush_about_as_far_as_drawn_unless_it_was_touched() -> None:
+def test_a_push_moves_the_plush_about_as_far_as_drawn_unless_it_was_touched() -> None:
     """A toy that grips tips over and stops sooner than one that slides, so "about" is a third to all of it."""
-    seed = next(s for s in SEEDS if np.linalg.norm(plush_module.draw(np.random.default_rng(s), 1.0).shove) > 0.03)
-    shove = plush_module.draw(np.random.default_rng(seed), 1.0).shove
+    seed = next(s for s in SEEDS if np.linalg.norm(plush_module.draw(np.random.default_rng(s), 1.0).push) > 0.03)
+    push = plush_module.draw(np.random.default_rng(seed), 1.0).push
     for touched in (False, True):
         task = PlushTask()
         model, data = make_world(task)
@@ -229,7 +242,7 @@ def test_a_shove_moves_the_plush_about_as_far_as_drawn_unless_it_was_touched() -
         if touched:
             np.testing.assert_allclose(moved, 0.0, atol=0.012)
         else:
-            assert 0.3 < moved @ shove / (shove @ shove) < 1.1
+            assert 0.3 < moved @ push / (push @ push) < 1.1
 
 
 def test_tissue_succeeds_past_half_of_its_length_measured_by_slide() -> None:

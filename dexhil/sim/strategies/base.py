@@ -47,7 +47,7 @@ class Goal:
 class Moment:
     """What the operator perceives. position [3], tilt, yaw: the hand, measured. grasp: shown now.
 
-    resistance: rad, how far the thumb, which opposes whatever is held, stays behind what it was told.
+    resistance: rad, how far the thumb, which opposes whatever is held, stays behind its command.
     state: the task's privileged state, with the operator's perception error.
     """
 
@@ -77,5 +77,5 @@ def fold_yaw(yaw: float) -> float:
 
 def ramp(value: float, low: float, high: float) -> float:
     """0 below `low`, 1 above `high`, smooth between."""
-    share = float(np.clip((value - low) / (high - low), 0.0, 1.0))
-    return share * share * (3.0 - 2.0 * share)
+    along = float(np.clip((value - low) / (high - low), 0.0, 1.0))
+    return along * along * (3.0 - 2.0 * along)

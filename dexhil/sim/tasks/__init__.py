@@ -18,7 +18,7 @@ __all__ = [
     "task_names",
 ]
 
-_TASKS: dict[str, type[PlushTask] | type[TissueTask]] = {task.name: task for task in (PlushTask, TissueTask)}
+_TASKS: dict[str, type[Task]] = {task.name: task for task in (PlushTask, TissueTask)}
 
 
 def task_names() -> tuple[str, ...]:

@@ -7,15 +7,16 @@ import dataclasses
 import mujoco
 import numpy as np
 
-from dexhil.sim.tasks.base import TissueState, any_hand, check_difficulty, touched_by, yaw_quat
-from dexhil.sim.tasks.nominals import Nominals, rows_with_prefix
-from dexhil.sim.tasks.tissue_sheets import COLOUR, LENGTH, PAPER, PREFIX, RETENTION_N, VISIBLE, WIDTH, Carrier, Ribbon
+from dexhil.sim.tasks.base import HAND_BIT, WORLD_BIT, Task, TissueState, any_hand, yaw_quat
+from dexhil.sim.tasks.nominals import Nominals, Rows, rows_with_prefix
 
-LIP_Z = 0.07
-PACK_HALF = (0.036, 0.055, 0.09)  # m; the pack reaches below the table top so that it can be raised
-SLOT_HALF = (0.006, 0.042)
+# Of the nominal sheet and pack, as in `tissue.xml`; m, N.
+LENGTH, WIDTH, VISIBLE, LIP_Z = 0.16, 0.06, 0.037, 0.07
+RETENTION_N = 0.5
+ROWS = 8
+STEP = LENGTH / ROWS
+_STARTS = LENGTH - STEP * np.arange(ROWS)  # m that are out when a box's lower edge is at the lip
 CENTRE = np.array([0.53, 0.0])
-PACK_COLOUR = (0.10, 0.32, 0.75, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,77 +52,73 @@ def draw(rng: np.random.Generator, difficulty: float) -> TissueDraw:
     )
 
 
-class TissueTask:
-    """See the module; implements `Task`."""
+class TissueTask(Task):
+    """See the module; pack and sheet are `tissue.xml`. `out`: m of the sheet above the pack's lip."""
 
     name = "tissue"
     instruction = "Pull out a napkin"
     horizon_s = 12.0
-    colours = (PACK_COLOUR[:3], COLOUR[:3])
+    colours = ((0.10, 0.32, 0.75), (0.97, 0.97, 0.97))
 
-    def __init__(self) -> None:
-        self._nominals: Nominals | None = None
-        self._sheet = Ribbon()
-        self._carrier = Carrier()
-        self._draw = draw(np.random.default_rng(0), 0.0)
-        self._forget()
+    def _bind(self, model: mujoco.MjModel) -> Rows:
+        self._pack, slide = model.body("tissue_pack").id, model.joint("tissue_slide")
+        self._slide, self._qpos, self._dof = slide.id, slide.qposadr[0], slide.dofadr[0]
+        self._guides = np.array([model.equality(f"tissue_guide_{name}").id for name in ("x", "y", "yaw", "pitch")])
+        self._geoms = np.array([model.geom(f"tissue_{i}").id for i in range(ROWS)])
+        self._hinges = np.array([model.joint(f"tissue_hinge{i}").qposadr[0] for i in range(1, ROWS)])
+        self._locks = np.array([model.equality(f"tissue_lock{i}").id for i in range(1, ROWS)])
+        return {
+            **dict.fromkeys(("body_pos", "body_quat"), np.array([self._pack])),
+            "geom_rgba": rows_with_prefix(model, "geom", "tissue_pack"),
+            "jnt_range": np.array([self._slide]),
+            "dof_frictionloss": np.array([self._dof]),
+            **dict.fromkeys(("geom_size", "geom_aabb", "geom_rbound", "geom_conaffinity"), self._geoms),
+            "qpos_spring": self._hinges,
+        }
 
-    def _forget(self) -> None:
-        self._touched = self._succeeded = self._left = False
-        self._pulled = 0.0
-
-    def build(self, spec: mujoco.MjSpec) -> None:
-        """See `Task`."""
-        spec.add_material(name=PAPER, rgba=COLOUR, emission=0.35, specular=0.0)
-        self._sheet.build(spec, _add_pack(spec), (0.0, 0.0, LIP_Z + VISIBLE - LENGTH))
-
-    def randomise(
-        self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator, difficulty: float
-    ) -> None:
-        """See `Task`. Raises ValueError for a difficulty outside [0, 1]."""
-        check_difficulty(difficulty)
+    def _reset(self, nominals: Nominals, data: mujoco.MjData, rng: np.random.Generator, difficulty: float) -> None:
+        model, self._left, self._pulled = nominals.model, False, 0.0
         self._draw = values = draw(rng, difficulty)
-        self._forget()
-        nominals = self._bind(model)
-        nominals.restore()
         model.body_pos[self._pack] = [*values.position, values.height]
         model.body_quat[self._pack] = yaw_quat(values.yaw)
         nominals.scale("geom_rgba", np.array([*values.tint, 1.0]))
-        self._carrier.reset(model, data, values.visible, values.retention)
-        self._sheet.reset(nominals, data, width=values.width, curl=values.curl, out=values.visible)
-        self._sheet.release(model, data, values.visible)
-
-    def _bind(self, model: mujoco.MjModel) -> Nominals:
-        if self._nominals is None or self._nominals.model is not model:
-            self._pack = model.body(PREFIX + "pack").id
-            pose = dict.fromkeys(("body_pos", "body_quat"), np.array([self._pack]))
-            walls = {"geom_rgba": rows_with_prefix(model, "geom", PREFIX + "pack")}
-            self._nominals = Nominals(model, {**pose, **walls, **self._carrier.bind(model), **self._sheet.bind(model)})
-        return self._nominals
+        data.qpos[self._qpos] = model.jnt_range[self._slide, 0] = values.visible - VISIBLE  # no further into the pack
+        model.dof_frictionloss[self._dof] = values.retention
+        wider = values.width / WIDTH
+        nominals.scale("geom_size", np.array([1.0, wider, 1.0]))
+        nominals.scale("geom_aabb", np.array([1.0, 1.0, 1.0, 1.0, wider, 1.0]))
+        nominals.scale("geom_rbound", max(wider, 1.0))
+        free = _STARTS[1:] <= values.visible
+        model.qpos_spring[self._hinges] = data.qpos[self._hinges] = values.curl * free / free.sum()
+        self._release(model, data, values.visible)
 
     def before_step(self, model: mujoco.MjModel, data: mujoco.MjData, time_s: float) -> None:
         """Frees what has left the pack since the last step."""
-        out = self._carrier.out(data)
+        out = self._out(data)
         self._left |= out > LENGTH - 0.002
-        self._sheet.release(model, data, np.inf if self._left else out)
-        if self._left:
-            self._carrier.let_go(model, data)
+        self._release(model, data, np.inf if self._left else out)
+        if self._left:  # nothing holds or guides it any more
+            data.eq_active[self._guides] = 0
+            model.dof_frictionloss[self._dof] = 0.0
+            model.jnt_range[self._slide, 0] = -10.0
+
+    def _release(self, model: mujoco.MjModel, data: mujoco.MjData, out: float) -> None:
+        """Opens the locks of what is above the lip; boxes clear of it also meet the table and the pack."""
+        data.eq_active[self._locks] = _STARTS[1:] > out
+        clear = out - 0.01 > _STARTS
+        model.geom_conaffinity[self._geoms] = np.where(clear, HAND_BIT | WORLD_BIT, HAND_BIT)
+
+    def _out(self, data: mujoco.MjData) -> float:
+        return float(data.qpos[self._qpos]) + VISIBLE
 
     def update(self, model: mujoco.MjModel, data: mujoco.MjData, time_s: float) -> None:
         """See `Task`."""
-        self._touched |= self._in_hand(model, data)
-        self._pulled = max(self._pulled, self._carrier.out(data) - self._draw.visible)
+        self._touched |= any_hand(model, self._contacts(data))
+        self._pulled = max(self._pulled, self._out(data) - self._draw.visible)
         self._succeeded |= self._pulled > LENGTH / 2
 
-    def _in_hand(self, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
-        return any_hand(model, touched_by(model, data, self._sheet.geoms))
-
-    def success(self) -> bool:
-        """See `Task`."""
-        return self._succeeded
-
     def failure(self) -> str:
-        """See `Task`; the furthest stage that was reached and what went wrong there."""
+        """See `Task`."""
         if self._succeeded:
             return ""
         if not self._touched:
@@ -130,35 +127,20 @@ class TissueTask:
 
     def privileged(self, model: mujoco.MjModel, data: mujoco.MjData) -> TissueState:
         """See `Task`."""
-        pack, out = data.body(PREFIX + "pack"), self._carrier.out(data)
-        turn = pack.xmat.reshape(3, 3)
-        lip, tip = pack.xpos + LIP_Z * turn[:, 2], self._sheet.along(data, LENGTH)
-        rise = turn.T @ (tip - lip)
+        pack, out = data.body("tissue_pack"), self._out(data)
         return TissueState(
-            grasp_point=self._sheet.along(data, LENGTH - min(out, LENGTH) / 2),
-            tip=tip,
-            lip=lip,
+            grasp_point=_point_along(data, LENGTH - min(out, LENGTH) / 2),
+            tip=_point_along(data, LENGTH),
+            lip=pack.xpos + LIP_Z * pack.xmat.reshape(3, 3)[:, 2],
             normal_yaw=self._draw.yaw,
-            curl=float(np.arctan2(rise[0], rise[2])),
-            width=self._draw.width,
             visible=out,
             pulled=out - self._draw.visible,
-            length=LENGTH,
-            in_hand=self._in_hand(model, data),
+            in_hand=any_hand(model, self._contacts(data)),
         )
 
 
-def _add_pack(spec: mujoco.MjSpec) -> mujoco.MjsBody:
-    """A box open along a slot: two long sides, two short ones, as one look from outside."""
-    pack = spec.worldbody.add_body(name=PREFIX + "pack", pos=[*CENTRE, 0.0])
-    (half_x, half_y, half_z), (slot_x, slot_y) = PACK_HALF, SLOT_HALF
-    z = LIP_Z - half_z
-    for name, size, pos in (
-        ("front", ((half_x - slot_x) / 2, half_y, half_z), ((half_x + slot_x) / 2, 0, z)),
-        ("back", ((half_x - slot_x) / 2, half_y, half_z), (-(half_x + slot_x) / 2, 0, z)),
-        ("left", (slot_x, (half_y - slot_y) / 2, half_z), (0, (half_y + slot_y) / 2, z)),
-        ("right", (slot_x, (half_y - slot_y) / 2, half_z), (0, -(half_y + slot_y) / 2, z)),
-    ):
-        geom = pack.add_geom(name=f"{PREFIX}pack_{name}", type=mujoco.mjtGeom.mjGEOM_BOX, size=size, pos=pos)
-        geom.rgba = PACK_COLOUR
-    return pack
+def _point_along(data: mujoco.MjData, distance: float) -> np.ndarray:
+    """Point [3] m on the sheet's middle line, `distance` m from its lower edge."""
+    index = min(int(distance / STEP), ROWS - 1)
+    body = data.body(f"tissue_{index}")
+    return body.xpos + body.xmat.reshape(3, 3)[:, 2] * (distance - index * STEP)
