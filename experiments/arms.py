@@ -1,7 +1,5 @@
 """The arms of a human-in-the-loop study: what each learns from in a round. All else is the same for every arm."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from dexhil.names import check_known

@@ -7,8 +7,6 @@ seeds are tried in order until the asked number of successes is there, failures 
 again goes on where it was.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from experiments import options as command_options
 

@@ -1,7 +1,5 @@
 """The curves of a training run: metrics.jsonl, TensorBoard, and the figures of the report."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

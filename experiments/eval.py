@@ -8,8 +8,6 @@ Writes report.json (success rates with 95 % intervals) and report.html (videos, 
 that an earlier, interrupted call finished are kept.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from experiments import options as command_options
 

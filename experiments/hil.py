@@ -11,8 +11,6 @@ kept: the same command again goes on where it was, in the middle of a part too; 
 report.html grows with every part.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from experiments import options as command_options
 

@@ -7,8 +7,6 @@ finishes alone or the person fails to save is recorded too. OUT/episodes holds t
 OUT/facts who was in control when and why, OUT/videos films. Calling it again goes on where it was.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from experiments import options as command_options
 

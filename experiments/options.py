@@ -1,7 +1,5 @@
 """The options of every command of this folder; loads nothing heavy, so that --help comes at once."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import get_args

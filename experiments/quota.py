@@ -1,7 +1,5 @@
 """Episodes in worker processes until every task has so many that count. Which ones does not depend on the workers."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import multiprocessing
 from collections.abc import Callable

@@ -8,8 +8,6 @@ WORKDIR/retargeter.npz is what teleoperation loads. --view plays a recording in 
 robot's side by side. --record makes one from a glove's key points (needs pyzmq) and says what to show next.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from experiments import options as command_options
 

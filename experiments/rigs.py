@@ -1,7 +1,5 @@
 """The rig that a config's `rig` section describes."""
 
-from __future__ import annotations
-
 from dexhil.config import ConfigError
 from dexhil.names import check_known
 from dexhil.rig import RigConfig

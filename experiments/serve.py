@@ -8,8 +8,6 @@ latency) at the end. A client: `dexhil.serving.client.PolicyClient`, or openpi-c
 `dexhil.serving.messages`. There is no encryption: through networks of others, use a tunnel or a proxy with TLS (wss://).
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from experiments import options as command_options
 

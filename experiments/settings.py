@@ -1,7 +1,5 @@
 """Settings of the commands themselves: config sections `collect`, `online` and `hil`."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from dexhil.evaluation.config import PersonConfig

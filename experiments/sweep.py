@@ -8,8 +8,6 @@ Each trial is a call of train.py in WORKDIR/TRIAL NAME, its output in log.txt th
 finished trials and goes on with the others.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from experiments import options as command_options
 

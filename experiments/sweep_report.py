@@ -1,7 +1,5 @@
 """The trials of a sweep and what came of them: their results, the table of them, the page, why some failed."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ The same command again goes on from the last checkpoint, on the same loss curve.
 optimiser, loop, report.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from experiments import options as command_options
 

@@ -10,8 +10,6 @@ sight of the camera, and the space around is free. `hand-eye` says how well all 
 constant `C` of DexHiL eq. 3, and where the camera is.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from hardware.runtime import options as command_options
 

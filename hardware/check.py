@@ -5,8 +5,6 @@
 Nothing moves. Exit status 0 where all is well, 1 where something is not, 2 where the config itself cannot be used.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from hardware.runtime import options as command_options
 

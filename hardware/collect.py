@@ -10,8 +10,6 @@ expects of a round, which takes a folder that is finished and goes on with train
 round: those that were also corrected); the others stay, marked. Calling it again goes on where it was.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from hardware.runtime import options as command_options
 

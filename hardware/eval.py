@@ -9,8 +9,6 @@ policy did alone, `score_assisted` also what a person brought to success. Every 
 Trials that an earlier, interrupted call finished are kept. Writes report.json and report.html.
 """
 
-from __future__ import annotations
-
 from dexhil.start import begin
 from hardware.runtime import options as command_options
 

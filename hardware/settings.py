@@ -1,7 +1,5 @@
 """Settings of a robot's rig: sections of hardware/configs. Light: a config is read before any device loads."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Annotated, Any
 

@@ -5,8 +5,6 @@ person's cube has moved since the takeover; the robot's finger tips move from wh
 the hand is alpha * policy + (1 - alpha) * that.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from dexhil.robots.geometry import finger_tips

@@ -4,8 +4,6 @@ Conservative and coarse: links are capsules around `dexhil.robots.geometry`'s ki
 NumPy. It knows no obstacles but the table and the arm.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -6,8 +6,6 @@ played by the takeover machine itself, beside the real run, since a real person 
 At a hand-back two figures count: what the policy asked for, before limits, and what was executed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Iterator
 

@@ -5,8 +5,6 @@ the one nearest to the goal after which braking still stops it inside every limi
 the limits hold for any sequence of goals.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

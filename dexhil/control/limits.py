@@ -1,7 +1,5 @@
 """What no limit can make a command of: another number of joints, or numbers that are not finite."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from dexhil.robots.spec import RobotSpec

@@ -4,8 +4,6 @@
 limits, at rest only where `dexhil.control.guard` allows. `SafetyLog` keeps every intervention with its cause.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

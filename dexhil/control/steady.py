@@ -7,8 +7,6 @@ the path length of noise, and a catch-up: once the group moves, what the band ha
 moves against the direction in which the group does.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

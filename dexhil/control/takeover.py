@@ -8,8 +8,6 @@ anchored to. Simulation and hardware use the same functions.
     any -> HOLD (nobody has a valid command) and ESTOP (latched)
 """
 
-from __future__ import annotations
-
 import dataclasses
 import enum
 import functools

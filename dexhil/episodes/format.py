@@ -5,8 +5,6 @@ An episode directory holds `steps.bin` and, once complete, `episode.json`. `step
 `[u32 length][JSON: scalars, sizes of the parts][float32 arrays][JPEG of each camera]`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Turns what a killed recorder left into episodes, and verifies the finished ones."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import fcntl

@@ -1,7 +1,5 @@
 """Settings of trials and of the simulated person who supervises: config sections `eval` and `online.person`."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """How sure a success rate is: Wilson intervals, paired tests and paired differences. Plain Python and NumPy."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist

@@ -1,7 +1,5 @@
 """How many paired trials show a difference of two success rates: exact power of the exact McNemar test."""
 
-from __future__ import annotations
-
 import bisect
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One trial: a policy drives a rig from a seeded start until the task is done or time is up."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Protocol

@@ -3,8 +3,6 @@
 Letters: a cell is one policy (an arm in a round); round 0 is the warm-up, which all arms share.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Steps synchronously, as the simulator does; real devices run the same takeover functions in concurrent loops.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Many paired trials in worker processes. Every finished trial is on disk at once: a killed evaluation continues."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

@@ -1,7 +1,5 @@
 """An evaluation against an earlier one: the same starts, pair by pair."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """report.html of an evaluation and of a training run, made from report.json, the trials and the metrics."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A report as one self-contained HTML file: pictures, plots and videos travel inside it."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import os

@@ -1,7 +1,5 @@
 """Plots of the reports, as PNG bytes."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any

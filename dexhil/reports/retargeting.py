@@ -1,7 +1,5 @@
 """report.html of a retargeter: the canonical gestures, person beside robot, and the table of metrics."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """report.html of a human-in-the-loop study. Shows what is finished so far; a part without data is left out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

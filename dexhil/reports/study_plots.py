@@ -1,7 +1,5 @@
 """Plots of a human-in-the-loop study, as PNG bytes. An arm has the same colour in each of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

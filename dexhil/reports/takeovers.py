@@ -1,7 +1,5 @@
 """Supervised rollouts in a study's report: who was in control when and why, and videos of corrections."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Frames to H.264 videos that every browser plays, to pictures, and to contact sheets."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path

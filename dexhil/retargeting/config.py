@@ -1,7 +1,5 @@
 """Settings of a retargeter and its training: sections `hand`, `data` and `train` of experiments/configs/retarget.py."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from dexhil.settings import BelowOne, Count, Natural, NotNegative, Positive, Settings

@@ -4,8 +4,6 @@ A hand comes from a URDF file (`urdf`) or is the simulator's own, `simulated_dex
 `keypoints`: wrist at the origin, z to the middle knuckle, x out of the palm.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ right hand: wrist at the origin, z to the middle knuckle, y from the ring's knuc
 x = y x z, out of the palm. NumPy only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Forward kinematics of a hand in plain JAX: works under jit, vmap and grad."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

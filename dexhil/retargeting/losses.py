@@ -4,8 +4,6 @@ Positions are in metres in the robot's canonical frame; a person's are scaled to
 the batch B.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -4,8 +4,6 @@ A method maps key points [T, 21, 3] m of a right hand, canonical frame, one clip
 it starts afresh at every call. Robot positions are in the robot's own canonical frame, human ones times `scale`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

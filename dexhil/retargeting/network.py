@@ -7,8 +7,6 @@ sees both and vanishes smoothly as they part: the thumb alone does not reach eve
 by construction.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

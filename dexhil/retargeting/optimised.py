@@ -3,8 +3,6 @@
 An optional dependency: `pip install dex-retargeting six torch`. For comparison, or for hands without a trained network.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import tempfile

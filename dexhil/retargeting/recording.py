@@ -1,7 +1,5 @@
 """A person's hand recorded for the trainer: what came, what was wrong with it, and what to show next. NumPy only."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

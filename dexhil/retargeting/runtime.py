@@ -4,8 +4,6 @@ A file holds the network, the hand that it was trained for and how: `save`, `loa
 control loop starts at once and a call takes a fraction of a millisecond.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -4,8 +4,6 @@ Canonical frame of a right hand, as in `keypoints`. Proportions: Buchholz, Armst
 data for describing the kinematics of the human hand", segments as fractions of the hand's length. NumPy and SciPy.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

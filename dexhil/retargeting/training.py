@@ -4,8 +4,6 @@ Lengths are metres in the robot's canonical frame; a person's key points are sca
 which is what lets a network that one person's recording made serve another.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

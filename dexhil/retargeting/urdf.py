@@ -1,7 +1,5 @@
 """Robot hands from URDF files. A `HandCard` says what a URDF does not: tips, knuckles, joints of one motor."""
 
-from __future__ import annotations
-
 import dataclasses
 import tomllib
 import xml.etree.ElementTree as ElementTree

@@ -3,8 +3,6 @@
 viser is imported when a view is opened, nowhere else.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import socket

@@ -5,8 +5,6 @@ few tenths of a millisecond, mink with quadprog took 7.7 ms on the same machine.
 gives a near one.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -3,8 +3,6 @@
 Sources and frames: `fr3_dexhand021.xml`.
 """
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np

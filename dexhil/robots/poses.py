@@ -1,7 +1,5 @@
 """Poses as [x y z m, qw qx qy qz]: composing and inverting. NumPy and SciPy only."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.spatial.transform import Rotation
 

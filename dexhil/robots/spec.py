@@ -3,8 +3,6 @@
 An action vector is `[arm joints (7), actuated hand joints (m)]` in the order of `RobotSpec.joint_names`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path

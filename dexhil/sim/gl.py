@@ -1,7 +1,5 @@
 """Headless OpenGL: chooses what MuJoCo renders with, and says what to install where nothing is there."""
 
-from __future__ import annotations
-
 import ctypes.util
 import os
 import sys

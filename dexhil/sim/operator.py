@@ -4,8 +4,6 @@
 inverse kinematics and a grasp synergy. A teleoperation chain can take the same intent instead.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

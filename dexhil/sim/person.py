@@ -4,8 +4,6 @@ It sees what the scripted operator sees, decides as a person would (late, someti
 anchored mapping of `dexhil.control.takeover` with a cube and a hand of its own. Reproducible by seed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pictures of a MuJoCo scene at the size that is asked for, without shadows or multisampling."""
 
-from __future__ import annotations
-
 import glob
 import sys
 

@@ -1,7 +1,5 @@
 """The simulated rig: one compiled scene per task, stepped synchronously. Implements `dexhil.rig.Rig`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The scene without its task: `scene.xml`, with the robot's description in it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import mujoco

@@ -4,8 +4,6 @@ A reset draws them; every range grows with the difficulty. Nothing here can be t
 the colours of the task's own object, so that looking for a colour is not enough.
 """
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Sequence
 

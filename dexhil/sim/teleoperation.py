@@ -4,8 +4,6 @@ The person watches the robot's hand and adapts the own one until it looks as wan
 go. The glove's frame and the cube's are any: only how they move may count.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -6,8 +6,6 @@ kinematics. Redundant elbow postures, which differ between demonstrations, vanis
 H chunk, A = 7 + m joint action width, m hand joints.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.spatial.transform import Rotation
 

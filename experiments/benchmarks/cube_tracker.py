@@ -8,8 +8,6 @@ with a believed pose), "flips_per_1000" (believed poses that are more than 30 de
 95 % and longest)}}, "frames"}: errors are of the tracker's poses, before the filter.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from typing import Any

@@ -8,8 +8,6 @@ until nobody commands any more, "rest_ms": until the commands stand still, "told
 "recovered": whether commands moved again once the fault was gone}, times as lists of the repeats.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os

@@ -4,8 +4,6 @@ A matrix product of [m, k] and [k, n] counts 2 m k n; norms, softmax and other e
 neither do recomputed layers or adapters (under 2 % at ranks 16 and 32).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import jax

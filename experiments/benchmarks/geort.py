@@ -4,8 +4,6 @@ It shares the kinematics and the networks of `dexhil.retargeting`, one per finge
 second stage, no tips to follow. What differs from its training: fewer steps, higher rate, smaller chamfer.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax

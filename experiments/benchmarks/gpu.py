@@ -15,8 +15,6 @@ JAX, Flax and Optax, for PyTorch's parts also torch and transformers, and nothin
 tokenizer, no data, no network, and no installation of this project. --tiny: sizes that a CPU runs in seconds.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools

@@ -11,8 +11,6 @@ over all joints, each {"median", "max"}: "drift": how far the person's command w
 --moves: the person moves the thumb and comes back meanwhile, which must not open the other fingers.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

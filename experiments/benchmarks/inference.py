@@ -8,8 +8,6 @@ included. Writes "latency": method -> {"median_ms", "p99_ms", "cpu_ms", "start_s
 times are those of a machine in use: compare them within one run, or the CPU times.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import time

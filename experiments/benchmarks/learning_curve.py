@@ -8,8 +8,6 @@ Every size sees the same number of gradient steps, the same seed and the same pa
 and the plot beside it.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ is the CPU time of decoding two such JPEGs with simplejpeg on one thread, measur
 runs in a process of its own, so that its peak memory is its own.
 """
 
-from __future__ import annotations
-
 import argparse
 import concurrent.futures
 import multiprocessing

@@ -1,7 +1,5 @@
 """What the benchmarks of the model measure with: NumPy, JAX and Optax only, no checkpoint, tokenizer or data set."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import resource

@@ -1,7 +1,5 @@
 """Policies of random numbers, and observations for them: no training run and no data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jax

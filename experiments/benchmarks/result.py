@@ -1,7 +1,5 @@
 """What every benchmark has: the option --out, the machine, a JSON file. Loads nothing heavy."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -9,8 +9,6 @@ dex-retargeting's vector and dexpilot take part where they are installed; geort_
 "trade_off": {metric: {weights: metrics}} of ours where goals pull apart, "training_s"}, and a plot beside it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Mapping

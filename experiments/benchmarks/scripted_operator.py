@@ -8,8 +8,6 @@ Writes per task {"successes", "trials", "rate", "interval" (95 %, Wilson), "seco
 executed directly, "chain" through cube, glove key points, retargeter, anchored mapping and inverse kinematics.
 """
 
-from __future__ import annotations
-
 import collections
 import concurrent.futures
 import dataclasses

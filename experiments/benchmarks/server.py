@@ -8,8 +8,6 @@ Compares every answer, bit for bit, with what the same checkpoint answers in thi
 answers that differ, "latency_ms": as clients see it}.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import time
 from pathlib import Path

@@ -6,8 +6,6 @@ Writes per task {"x_real_time", "episode_cpu_s" (a 6 s episode), "ms" per contro
 {"physics", "cameras", "operator"}}. All are CPU times of this process: a busy machine distorts them less.
 """
 
-from __future__ import annotations
-
 import time
 
 from dexhil.sim.operator import ScriptedOperator

@@ -1,7 +1,5 @@
 """transformers' pi0 at the sizes of one of our models, with random weights: what our speed is compared with."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

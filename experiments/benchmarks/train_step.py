@@ -8,8 +8,6 @@ Writes {"train_step": {"median_ms", "p90_ms", "cpu_ms", "samples_per_second", "c
 CPU times. --mode lora: ranks 16 and 32, all other weights of PaliGemma and expert frozen in bfloat16.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from typing import Any

@@ -1,7 +1,5 @@
 """Gloves that arrive as ZMQ messages: one socket, the newest message, and what is wrong with it."""
 
-from __future__ import annotations
-
 import abc
 import re
 import time

@@ -1,7 +1,5 @@
 """Drivers by name: a new one is a file in `hardware/drivers` and a line here. Imported only where a config names it."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import math

@@ -1,7 +1,5 @@
 """Hands on a serial line: one thread does all of the talking, a target out and the joints in, period by period."""
 
-from __future__ import annotations
-
 import abc
 import logging
 import time

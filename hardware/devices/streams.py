@@ -4,8 +4,6 @@ A driver subclasses `Stream` (sensors) or `ActuatorStream` and says how to open,
 fails is opened again until it works, unless `reopens` is False. NumPy only.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import importlib

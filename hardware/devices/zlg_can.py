@@ -3,8 +3,6 @@
 Only what the hand's driver uses. See third_party/dexhand021.md for the SDK, which a user brings.
 """
 
-from __future__ import annotations
-
 import collections
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The handheld cube as a tracker: frames of a camera in, its pose in the camera's frame out."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

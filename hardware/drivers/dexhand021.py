@@ -5,8 +5,6 @@ little-endian. Source: the vendor's published client (see third_party/dexhand021
 protocol, and the emulator speaks the other side of it.
 """
 
-from __future__ import annotations
-
 import logging
 import struct
 import time

@@ -7,8 +7,6 @@ not limit streamed targets (its velocity limits are another robot's, and it refu
 FR3's. The mass of the hand is set in the robot's Desk, as the end effector's.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

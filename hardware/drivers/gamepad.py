@@ -6,8 +6,6 @@ Cross left, right, down: the person takes the arm, the hand, both.
 Several devices share one pad: SDL, below pygame, has one event queue for a process.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import os

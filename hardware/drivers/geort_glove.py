@@ -1,8 +1,6 @@
 """A glove server as GeoRT's (arXiv 2503.07541): ZMQ PUB of float32 [21, 3], metres, the order of
 `dexhil.retargeting.keypoints`."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

@@ -3,8 +3,6 @@
 Six motors, each 0 (closed) to 1000 (open); here 0 rad is open. Source: the vendor's register table.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The operator at a terminal. Space takes over and hands back; a pad has a dead-man switch, this has none."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import os

@@ -4,8 +4,6 @@ Joints in the order of the servos' ids: index, middle, ring (side, MCP, PIP, DIP
 hand, half a turn of the servos. Source: the control table of ROBOTIS' X series; limits and gains of the hand's authors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

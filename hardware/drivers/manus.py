@@ -5,8 +5,6 @@ degrees, 20 of the left hand, then 20 of the right. Prefer the nodes: the angles
 key points from them are those of an average hand.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from dexhil.names import check_known

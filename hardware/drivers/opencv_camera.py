@@ -1,7 +1,5 @@
 """Webcams, and video files for trying the stack, through OpenCV. Frames are stamped when they arrive."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

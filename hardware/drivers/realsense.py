@@ -1,7 +1,5 @@
 """Intel RealSense cameras through pyrealsense2: the colour picture of a live camera, or of a recorded file."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from pathlib import Path

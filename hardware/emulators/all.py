@@ -3,8 +3,6 @@
 python -m hardware.emulators.all
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import signal

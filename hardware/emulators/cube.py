@@ -4,8 +4,6 @@ Independent of the tracker's geometry: it has its own idea of the cube (`FACES`)
 markers' pictures come from OpenCV's dictionary.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

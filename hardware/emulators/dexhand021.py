@@ -5,8 +5,6 @@
 Written against the protocol, not the driver: it packs and unpacks the bytes by itself.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Callable

@@ -5,8 +5,6 @@
 Prints the address to connect to.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from dexhil.robots.spec import FR3_DEXHAND021

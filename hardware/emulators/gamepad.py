@@ -1,7 +1,5 @@
 """A virtual gamepad in SDL's own library, as real to pygame as one on USB. In the process that reads it."""
 
-from __future__ import annotations
-
 import ctypes
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 python -m hardware.emulators.glove --address tcp://127.0.0.1:8765
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import time

@@ -1,7 +1,5 @@
 """A recording as a RealSense makes it, from pictures: librealsense's own software camera, recorded by its recorder."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from pathlib import Path

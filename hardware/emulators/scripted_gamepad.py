@@ -3,8 +3,6 @@
 For trying the whole stack where nobody sits at the robot. It goes the way of every button through SDL and the driver.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 

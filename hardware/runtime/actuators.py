@@ -1,7 +1,5 @@
 """The only writer to arm and hand."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from dexhil.robots.spec import RobotSpec

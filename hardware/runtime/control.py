@@ -4,8 +4,6 @@ No threads and no clock of its own: `hardware.runtime.session` calls `tick` at t
 It is the only writer to the actuators. Everything that it reads is there already: a tick never waits.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import enum
 import functools

@@ -1,7 +1,5 @@
 """What came of every episode of a work directory, a line each in episodes.jsonl: for reports, and for going on."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

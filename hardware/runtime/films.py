@@ -1,7 +1,5 @@
 """Films of episodes: of the simulator's scene, or of a robot's own camera frames, with who was in control."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The way home, past what `dexhil.control.guard` forbids: of two straight ways, where one ends the other."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.spatial.transform import Rotation
 

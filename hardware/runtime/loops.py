@@ -1,7 +1,5 @@
 """The two loops of a session as threads: control at the hand's rate, the observer at the policy's; rates and jitter."""
 
-from __future__ import annotations
-
 import gc
 import sys
 import threading

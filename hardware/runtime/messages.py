@@ -1,7 +1,5 @@
 """What a person is told by the control loop, and what the safety log puts out for the record."""
 
-from __future__ import annotations
-
 import queue
 import re
 from collections import deque

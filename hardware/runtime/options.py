@@ -1,7 +1,5 @@
 """The options of the commands of hardware/. Light: `--help` and what cannot be used need no device and no JAX."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 from collections.abc import Callable, Sequence

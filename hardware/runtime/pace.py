@@ -4,8 +4,6 @@ Deadlines lie on the grid k / hz + offset of the monotonic clock, which all proc
 different processes keep their phase to each other without a word.
 """
 
-from __future__ import annotations
-
 import bisect
 import math
 import time

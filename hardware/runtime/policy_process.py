@@ -1,7 +1,5 @@
 """The policy in a process of its own: it may be slow, hang, crash or return nonsense, and control goes on."""
 
-from __future__ import annotations
-
 import dataclasses
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """The policy's side of the control loop: the chunk executor, and the reports of the process that plans for it."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ Beside the steps of an episode its folder gets `safety.jsonl`: one object per in
 s since the episode began.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import multiprocessing

@@ -1,7 +1,5 @@
 """report.json's results and report.html of episodes on a rig: success, loops, safety, takeovers."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ Every thread of the process is raised, not only the loops: they share Python's l
 another program has its core would hold up the control loop. Processes started from here are ordinary ones again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ No locks: a process that is stopped or killed in the middle of anything holds no
 is being written from a whole one, on any processor.
 """
 
-from __future__ import annotations
-
 import ctypes
 import pickle
 import struct

@@ -1,7 +1,5 @@
 """Episodes one after the other on a session: tasks in turns, seeds upwards, messages to the person, films, memory."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """What a session keeps alive beside its loops: the policy's process and lost devices."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Which devices can be trusted now: watchdogs over the age of their readings, and why the robot must hold."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The simulator behind the interfaces of `hardware.devices.base`: what `--rig sim` puts in place of drivers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

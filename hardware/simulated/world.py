@@ -3,8 +3,6 @@
 100 steps of physics a second on the common grid, pictures at the policy's rate just before the observer wants them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import multiprocessing

@@ -4,8 +4,6 @@ A cube that is fixed to the robot's hand, seen by a fixed camera at several pose
 once: `T_base_camera T_camera_cube = T_base_ee T_ee_cube`. `T_ee_cube` is the inverse of `C` of DexHiL eq. 3.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import time

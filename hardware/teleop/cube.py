@@ -5,8 +5,6 @@ numbers: +x, +y, -x, -y, +z. A marker's corners are found to a few hundredths of
 which uses all of the edge and not only the surroundings of the corner.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import cv2

@@ -4,8 +4,6 @@ A pose is believed where two markers or more agree with it, or where a single on
 the motion. What jumps is refused until it has been seen JUMPS times at the same place.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import cv2

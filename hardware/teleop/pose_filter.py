@@ -3,8 +3,6 @@
 Source: Casiez, Roussel, Vogel 2012, "1 euro filter". Position and rotation have a filter each, over their speeds.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """A person's devices to what the takeover logic takes: dead-man, key points through the retargeter, cube pose."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What strategies read (`Moment`) and answer (`Goal`). Pure data and small functions; base frame, SI, radians."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """Plush: come from above, fingers on the far side and thumb on the near one, close, lift, hold; again on a slip."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from dexhil.sim.strategies.base import Goal, Grasp, Moment, fold_yaw, ramp

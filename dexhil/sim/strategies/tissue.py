@@ -1,7 +1,5 @@
 """Tissue: half-open fingers straddle the sheet above the pack, close while they sink the last bit, and pull up."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from dexhil.sim.strategies.base import Goal, Grasp, Moment, ramp

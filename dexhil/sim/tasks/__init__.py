@@ -1,7 +1,5 @@
 """Tasks of the simulated rig: the objects on the table, how a reset varies them, and what counts as success."""
 
-from __future__ import annotations
-
 from dexhil.names import check_known
 from dexhil.sim.tasks.base import PlushState, Task, TissueState, check_difficulty
 from dexhil.sim.tasks.plush import PlushTask

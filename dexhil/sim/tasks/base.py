@@ -7,8 +7,6 @@ contype, and a hand's geoms have HAND_BIT too. Objects only receive (contype 0):
 HAND_BIT hands only.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Model parameters that a task randomises, kept with the values they were compiled with."""
 
-from __future__ import annotations
-
 import mujoco
 import numpy as np
 

@@ -1,7 +1,5 @@
 """Plush toy grasping: a yellow bear lies on the table; lift it more than 10 cm and hold it for a second."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import mujoco

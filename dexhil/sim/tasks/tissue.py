@@ -1,7 +1,5 @@
 """Tissue extraction: a tissue sticks out of a pack on the table; pull more than half of its length out."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import mujoco
