@@ -79,7 +79,8 @@ class VirtualRobot:
     def __init__(self, sim: SimRig, policy: Policy, config: Config, seed: int, latency_steps: int) -> None:
         self.now, self._sim, self._policy, self._rates = 0.0, sim, policy, config.rates
         self._rest_s = config.safety.soft_start_s  # an episode begins when the robot has been on for a while
-        self._latency_s = latency_steps / self._rates.policy_hz
+        # Control hears of an answer in its next tick: it is there a tick before `latency_steps` have passed.
+        self._latency_s = max(0.0, latency_steps / self._rates.policy_hz - 1.0 / self._rates.hand_hz)
         self._coming: deque[tuple[float, Question]] = deque()
         self._report = Report(0.0, identity={"max_delay": policy.max_delay})
         self._arm, self._hand = VirtualDevice("arm", self), VirtualDevice("hand", self)
@@ -100,7 +101,7 @@ class VirtualRobot:
         return self._report
 
     def ask(self, question: Question) -> None:
-        self._coming.append((self.now + self._latency_s - 1e-9, question))
+        self._coming.append((self.now + self._latency_s, question))
 
     def run(self) -> bool:
         """Whether the task is achieved within its time."""
