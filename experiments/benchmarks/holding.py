@@ -11,11 +11,8 @@ over all joints, each {"median", "max"}: "drift": how far the person's command w
 --moves: the person moves the thumb and comes back meanwhile, which must not open the other fingers.
 """
 
-import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +26,7 @@ from dexhil.schema import ARM_DOF
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
 from dexhil.sim.teleoperation import with_sensor_noise
+from experiments.benchmarks.result import machine, parser, write_result
 
 LIFTED_M, HELD_S, MOST_S = 0.06, 5.0, 20.0
 THUMB_RAD = 0.6
@@ -117,18 +115,14 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--takeovers", type=int, default=100)
-    parser.add_argument("--hz", type=float, nargs="+", default=[20.0, 30.0, 90.0])
-    parser.add_argument("--moves", action="store_true", help="the person's thumb moves meanwhile")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--takeovers", type=int, default=100)
+    arguments.add_argument("--hz", type=float, nargs="+", default=[20.0, 30.0, 90.0])
+    arguments.add_argument("--moves", action="store_true", help="the person's thumb moves meanwhile")
+    arguments.add_argument("--seed", type=int, default=0)
+    options = arguments.parse_args()
     rates = {f"{hz:g}": measure(hz, options.takeovers, options.seed, options.moves) for hz in options.hz}
-    result = {"benchmark": "holding", "moves": options.moves, "hz": rates}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    write_result(options.out, {"benchmark": "holding", "machine": machine(), "moves": options.moves, "hz": rates})
 
 
 if __name__ == "__main__":

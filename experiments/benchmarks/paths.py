@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from dexhil.commands import progress, write_json
+from dexhil.commands import progress
 from dexhil.config import Config, read_config_file
 from dexhil.control.executor import ExecutorConfig
-from dexhil.evaluation.intervals import mcnemar, paired_difference, score
+from dexhil.evaluation.intervals import score
 from dexhil.evaluation.rollout import run_trial
 from dexhil.policy import Policy
+from dexhil.reports.comparison import compare
 from dexhil.rig import RigConfig
 from dexhil.robots.poses import IDENTITY
 from dexhil.schema import ARM_DOF
@@ -36,6 +37,7 @@ from dexhil.settings import from_values
 from dexhil.sim.rig import SimRig
 from dexhil.training.checkpoints import load_meta
 from dexhil.workers import use_one_thread
+from experiments.benchmarks.result import machine, parser, write_result
 from experiments.rigs import make_rig
 from hardware.devices.base import ArmState, Health, OperatorState, Stamped
 from hardware.runtime.control import Phase
@@ -197,9 +199,8 @@ def measure(options: argparse.Namespace, log: Path) -> dict[str, dict[str, list[
     tasks = load_meta(options.checkpoint).config["rig"]["tasks"]
     starts = [(tasks[index % len(tasks)], FIRST_SEED + index) for index in range(options.trials)]
     jobs = [(path, mode, *start) for start in starts for mode in options.modes for path in PATHS]
-    done = (
-        {tuple(job): success for job, success in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
-    )
+    log.touch()
+    done = {tuple(job): success for job, success in map(json.loads, log.read_text().splitlines())}
     missing = [job for job in jobs if job not in done]
     context = multiprocessing.get_context("spawn")
     with (
@@ -218,23 +219,15 @@ def measure(options: argparse.Namespace, log: Path) -> dict[str, dict[str, list[
     return found
 
 
-def compare(found: dict[str, dict[str, list[bool]]], first: str, second: str) -> dict[str, Any]:
-    """first - second: mean and paired interval of the difference, and McNemar's p."""
-    difference = paired_difference(found[first], found[second])
-    flat = [[one for outcomes in found[name].values() for one in outcomes] for name in (first, second)]
-    return {"mean": difference.mean, "interval": list(difference.interval), "mcnemar_p": mcnemar(*flat)}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--trials", type=int, default=200, help="over all tasks")
-    parser.add_argument("--latency-steps", type=int, default=2, help="emulated inference latency, control steps")
-    parser.add_argument("--config", type=Path, default=Path("hardware/configs/fr3_dexhand021.py"))
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--modes", nargs="+", default=["replace", "rtc"])
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--checkpoint", type=Path, required=True)
+    arguments.add_argument("--trials", type=int, default=200, help="over all tasks")
+    arguments.add_argument("--latency-steps", type=int, default=2, help="emulated inference latency, control steps")
+    arguments.add_argument("--config", type=Path, default=Path("hardware/configs/fr3_dexhand021.py"))
+    arguments.add_argument("--workers", type=int, default=2)
+    arguments.add_argument("--modes", nargs="+", default=["replace", "rtc"])
+    options = arguments.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     found = measure(options, options.out.with_suffix(".jsonl"))
     differences = {
@@ -243,12 +236,11 @@ def main() -> None:
     if {"rtc", "replace"} <= set(options.modes):
         differences |= {f"rtc - replace, {path}": (f"{path} rtc", f"{path} replace") for path in PATHS}
     result = {
-        "trials": options.trials, "latency_steps": options.latency_steps,
+        "benchmark": "paths", "machine": machine(), "trials": options.trials, "latency_steps": options.latency_steps,
         "score": {name: score(outcomes) for name, outcomes in found.items()},
-        "differences": {name: compare(found, *pair) for name, pair in differences.items()},
+        "differences": {name: compare(found[one], found[other]) for name, (one, other) in differences.items()},
     }  # fmt: skip
-    write_json(options.out, result)
-    print(json.dumps(result, indent=1))
+    write_result(options.out, result)
 
 
 if __name__ == "__main__":
