@@ -7,7 +7,7 @@ At a hand-back two figures count: what the policy asked for, before limits, and 
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -34,32 +34,6 @@ def largest(jumps: Iterable[Jump]) -> Jump:
     return Jump(*map(max, zip(*both, strict=True)))
 
 
-def jumps_while_still(
-    state: TakeoverState,
-    still: Iterable[HumanCommand],
-    rest: np.ndarray,
-    spec: RobotSpec,
-    cube_to_ee: np.ndarray = IDENTITY,
-) -> Iterator[Jump]:
-    """How far from `rest` the robot was sent so far, tick by tick, by a person who shows `still` one after the other.
-
-    A control loop may take one per tick (the inverse kinematics cost as much as its own); `take_over_jump` takes all.
-
-    Args:
-        state: after the takeover's first tick (ENGAGING).
-        still: what the person shows while holding still: the same again and again, or that with sensor noise.
-        rest: [A] rad, where the robot would have come to rest without a takeover.
-        spec: the robot.
-        cube_to_ee: [7], the constant `C` of DexHiL eq. 3.
-    """
-    so_far = jump(rest, state.command)
-    for human in still:
-        state, decision = advance(state, Inputs(True, human, None), spec, cube_to_ee)
-        state = executed(state, decision.command)
-        so_far = largest([so_far, jump(rest, decision.command)])
-        yield so_far
-
-
 def take_over_jump(
     state: TakeoverState,
     still: Iterable[HumanCommand],
@@ -67,5 +41,18 @@ def take_over_jump(
     spec: RobotSpec,
     cube_to_ee: np.ndarray = IDENTITY,
 ) -> Jump:
-    """The last of `jumps_while_still`: give it `STILL_S` of ticks."""
-    return list(jumps_while_still(state, still, rest, spec, cube_to_ee))[-1]
+    """How far from `rest` the robot is sent at most by a person who shows `still` one after the other.
+
+    Args:
+        state: after the takeover's first tick (ENGAGING).
+        still: what the person shows in `STILL_S`: the same again and again, or that with sensor noise.
+        rest: [A] rad, where the robot would have come to rest without a takeover.
+        spec: the robot.
+        cube_to_ee: [7], the constant `C` of DexHiL eq. 3.
+    """
+    jumps = [jump(rest, state.command)]
+    for human in still:
+        state, decision = advance(state, Inputs(True, human, None), spec, cube_to_ee)
+        state = executed(state, decision.command)
+        jumps.append(jump(rest, decision.command))
+    return largest(jumps)

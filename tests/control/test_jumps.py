@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dexhil.control import takeover
-from dexhil.control.jumps import HandBack, jumps_while_still, largest, take_over_jump
+from dexhil.control.jumps import HandBack, largest, take_over_jump
 from dexhil.control.takeover import HumanCommand, Inputs, Jump, advance, executed, start
 from dexhil.robots.poses import IDENTITY, make_pose, rotation
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
@@ -39,9 +39,10 @@ def test_an_anchor_at_another_pose_shows_although_the_first_command_does_not(mon
 
     monkeypatch.setattr(takeover, "_anchor", wrong)
     state = executed(engaged(), SPEC.home)  # what a safety layer sends at first: the resting point
-    jumps = list(jumps_while_still(state, [HUMAN] * 10, SPEC.home, SPEC))
-    assert jumps[-1].max > 0.02
-    assert [jump.max for jump in jumps] == sorted(jump.max for jump in jumps)
+    jumps = [take_over_jump(state, [HUMAN] * count, SPEC.home, SPEC).max for count in range(10)]
+    assert jumps[0] == 0.0
+    assert jumps[-1] > 0.02
+    assert jumps == sorted(jumps)
 
 
 def test_the_distance_counts_from_where_the_robot_would_have_come_to_rest():
