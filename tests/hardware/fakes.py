@@ -247,3 +247,17 @@ def live_control(newest: Any = None, handover: str = "replace") -> Live:
         policy=from_values(PolicyConfig, {"handover": handover, "stale_s": 2.0}, "policy"),
     )
     return Live(control, arm, hand, operator)
+
+
+WATCHDOG_S = 0.1 + 2 * TICK_S
+STILL_RAD = 1e-6
+
+
+def still(snapshots: list) -> bool:
+    """Whether the commands of these ticks are all the same."""
+    commands = np.array([snapshot.command for snapshot in snapshots])
+    return bool(np.abs(commands - commands[0]).max() < STILL_RAD)
+
+
+def moves(bench: Bench, seconds: float = 0.5) -> bool:
+    return not still(bench.run(seconds))
