@@ -15,8 +15,8 @@ _PROBE, _DAMPING, _LARGEST = 1e-4, 0.01, 0.1  # rad, m per rad, rad of one tick
 
 def moved_pose(policy: np.ndarray, anchor: np.ndarray, target: np.ndarray) -> np.ndarray:
     """`policy` [7] moved and turned, in the base frame, as `target` [7] is from `anchor` [7]."""
-    turn = rotation(target) * rotation(anchor).inv()
-    return make_pose(policy[:3] + target[:3] - anchor[:3], turn * rotation(policy))
+    rotated = rotation(target) * rotation(anchor).inv()
+    return make_pose(policy[:3] + target[:3] - anchor[:3], rotated * rotation(policy))
 
 
 def lead_tips(hand: np.ndarray, robot0: np.ndarray, human0: np.ndarray, human: np.ndarray) -> np.ndarray:

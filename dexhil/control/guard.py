@@ -41,12 +41,12 @@ def depths(q_arm: np.ndarray, q_hand: np.ndarray, box: Box) -> np.ndarray:
     inside of what it must keep out of; negative: the clearance.
     """
     frames = fr3_joint_frames(q_arm)
-    ee, turn = ee_of_palm(frames[..., -1, :, :])
+    ee, rotation = ee_of_palm(frames[..., -1, :, :])
     beyond = np.maximum(box.lower - ee, ee - box.upper).max(-1)
     points = _points(frames)
     lowest = [points[list(_ENDS[name])][..., 2].min(0) - _RADII[name] for name in _ABOVE_TABLE]
     flange = frames[..., -1, :3, 3]
-    tips = flange[..., None, :] + finger_tips(q_hand) @ np.swapaxes(turn, -1, -2)
+    tips = flange[..., None, :] + finger_tips(q_hand) @ np.swapaxes(rotation, -1, -2)
     into_table = box.table_z - np.minimum(np.min(lowest, 0), tips[..., 2].min(-1) - box.tips_m)
     return np.stack([beyond, into_table, _overlap(points)], -1)
 

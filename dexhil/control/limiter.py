@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-SHARES = np.array([1.0, 0.75, 0.5, 0.25])[:, None]  # of the way from hardest braking to the goal's acceleration
+FRACTIONS = np.array([1.0, 0.75, 0.5, 0.25])[:, None]  # of the way from hardest braking to the goal's acceleration
 APPROACH = 0.8  # of the braking curve, so that a joint arrives without overshoot
 _AT_REST = 1e-6
 
@@ -52,16 +52,16 @@ class Limiter:
         self._goal = q
 
     def towards(self, goal: np.ndarray, speed: float = 1.0) -> Motion:
-        """The next motion towards `goal` [n] rad, to be taken with `accept`. speed: share of the velocity limits."""
+        """The next motion towards `goal` [n] rad, to be taken with `accept`. speed: fraction of the velocity limits."""
         now, dt = self.motion, self.period_s
         goal = np.clip(np.asarray(goal, np.float64), self._lower, self._upper)
         wanted = self._wanted_acceleration(goal, speed)
         hardest = self._braking(now)
-        choices = _moved(now, hardest + SHARES * (wanted - hardest), dt)
+        choices = _moved(now, hardest + FRACTIONS * (wanted - hardest), dt)
         safe = self._stops_inside(choices)
         self._goal = goal
         motion = _moved(now, hardest, dt)
-        for k in reversed(range(len(SHARES))):
+        for k in reversed(range(len(FRACTIONS))):
             motion = _where(safe[k], Motion(choices.q[k], choices.v[k], choices.a[k]), motion)
         return motion
 

@@ -1,4 +1,4 @@
-"""Motion told from sensor noise, sample by sample: what holds still within its noise stays exactly where it was.
+"""Motion as against sensor noise, sample by sample: what holds still within its noise stays exactly where it was.
 
 Pure and without a clock, so that it means the same at 20 and at 90 Hz. Three parts for every group of numbers (a
 position, a rotation, one finger joint), all in units of the group's noise: a low pass that opens as the group moves

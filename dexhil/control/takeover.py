@@ -1,8 +1,8 @@
 """Who is in control: the takeover state machine, the anchored mapping of arm and hand, the jump of every change.
 
 Pure: no threads, no clock, no devices. A control loop calls `advance` once per tick and sends `Decision.command`
-through its safety limits; `executed` tells the state what the robot was really told, which is what the next takeover is
-anchored to. Simulation and hardware use the same functions.
+through its safety limits; `executed` puts into the state what the robot was really commanded, which the next takeover
+is anchored to. Simulation and hardware use the same functions.
 
     AUTONOMOUS -> ENGAGING (anchors from the last command) -> HUMAN -> RELEASING (stale chunk dropped) -> AUTONOMOUS
     any -> HOLD (nobody has a valid command) and ESTOP (latched)
@@ -163,7 +163,7 @@ def advance(
 
 
 def executed(state: TakeoverState, command: np.ndarray) -> TakeoverState:
-    """The state after the robot was told `command` [A] rad."""
+    """The state after the robot was commanded `command` [A] rad."""
     return dataclasses.replace(state, command=np.array(command, np.float32))
 
 

@@ -63,11 +63,11 @@ def _error_and_jacobian(position: np.ndarray, rotation: np.ndarray, q_arm: np.nd
     """Error [6] and Jacobian [6, 7] in the base frame: metres, then radians times METRES_PER_RADIAN."""
     frames = fr3_joint_frames(q_arm)
     ee_position, ee_rotation = ee_of_palm(frames[-1])
-    turn = Rotation.from_matrix(rotation @ ee_rotation.T).as_rotvec()
+    rotated = Rotation.from_matrix(rotation @ ee_rotation.T).as_rotvec()
     axes, origins = frames[:-1, :3, 2], frames[:-1, :3, 3]
     linear = np.cross(axes, ee_position - origins)
     jacobian = np.concatenate([linear, METRES_PER_RADIAN * axes], axis=1).T
-    return np.concatenate([position - ee_position, METRES_PER_RADIAN * turn]), jacobian
+    return np.concatenate([position - ee_position, METRES_PER_RADIAN * rotated]), jacobian
 
 
 def _step(error: np.ndarray, jacobian: np.ndarray, drift: np.ndarray) -> np.ndarray:

@@ -118,8 +118,8 @@ class ScriptedOperator:
     """Drives `rig` through its current episode: call `act` once per control step, after `rig.reset`.
 
     start: what the operator shows at first, by default an open hand where the robot's is. In the middle of an episode
-    it is what the robot was last told, so that the operator goes on from there. approach_speed: m/s at most while the
-    hand is FAR_M from the grasp or more; 0: as fast as near it. skill: see `draw_style`.
+    it is the last command, so that the operator goes on from there. approach_speed: m/s at most while the hand is FAR_M
+    from the grasp or more; 0: as fast as near it. skill: see `draw_style`.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class ScriptedOperator:
     def intent(self) -> Intent:
         """What the operator shows now."""
         straight = Rotation.from_quat(hand_quaternion(self._target[3], self._target[4]), scalar_first=True)
-        turn = (straight * Rotation.from_rotvec(self._lean)).as_quat(scalar_first=True)
-        return Intent(np.concatenate([self._target[:3] + self._tremor, turn]), Grasp(*self._target[5:]))
+        rotation = (straight * Rotation.from_rotvec(self._lean)).as_quat(scalar_first=True)
+        return Intent(np.concatenate([self._target[:3] + self._tremor, rotation]), Grasp(*self._target[5:]))
 
     def think(self) -> Intent:
         """Looks, and moves what it shows by one control period."""
@@ -180,7 +180,7 @@ class ScriptedOperator:
         return (pose[:3], *hand_angles(pose[3:]))
 
     def _move_towards(self, goal: Goal) -> None:
-        """One control period of smooth motion: speed and acceleration are bounded in position, turn and grasp."""
+        """One control period of smooth motion: speed and acceleration are bounded in position, rotation and grasp."""
         period = 1.0 / self._rig.control_hz
         wanted = np.array([*goal.position, goal.tilt, goal.yaw, *goal.grasp.vector()]) - self._target
         pace = self.style.speed * self._hesitation()

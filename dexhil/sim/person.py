@@ -88,7 +88,7 @@ def foresee(task: str, seen: Attention, watch: Watch, config: PersonConfig) -> s
 
 
 class SimulatedPerson:
-    """One person beside `rig` for one episode: call `tick` once per control step, before the rig is told anything.
+    """One person beside `rig` for one episode: call `tick` once per control step, before the rig is commanded anything.
 
     model: a retargeter, through which the person's hand passes; None: the hand's joints come from the intent itself.
     reasons: why the person took over, one per takeover. cube_to_ee: [7], the constant `C` of DexHiL eq. 3.
@@ -155,7 +155,7 @@ class SimulatedPerson:
         return self._due is not None and seen.time_s >= self._due[0]
 
     def _take_over(self, command: np.ndarray) -> ScriptedOperator:
-        """The person's own motion starts where the robot was last told to be, with its hand as near as it can shape."""
+        """The person's own motion starts at the last command, with a hand as near as it can shape."""
         assert self._due is not None
         self.reasons.append(self._due[1])
         self._due, self._followed, self._led_back_at = None, self._rig.time, None
