@@ -326,7 +326,7 @@ def test_a_latency_beyond_what_the_policy_can_take_plans_freely():
     ("settings", "message"),
     [
         ({"execute_steps": 0}, "execute_steps 0: expected at least 1"),
-        ({"handover": "swap"}, r"handover 'swap' is not known.*\['sync', 'replace', 'rtc'\]"),
+        ({"handover": "swap"}, r"handover 'swap' is not known.*\['replace', 'rtc', 'sync'\]"),
         ({"fade_s": -0.1}, "fade_s -0.1: expected 0 or more"),
         ({"fade_s": float("nan")}, "fade_s nan: expected a finite number"),
     ],
