@@ -27,8 +27,8 @@ class Person(Protocol):
     authority: str
     blend: float
 
-    def tick(self, command: np.ndarray) -> HumanCommand | None:
-        """What the person shows at this control step, None while it only watches; command: [A] rad, last executed."""
+    def tick(self, rest: np.ndarray) -> HumanCommand | None:
+        """What the person shows at this control step, None while it only watches. rest: [A] rad, `resting_point`."""
         ...
 
 
@@ -80,7 +80,7 @@ def run_supervised(
         if rig.success():
             break
         observation = rig.observe()
-        human = person.tick(rig.command)
+        human = person.tick(rig.resting_point)
         if human is not None:
             planner.watch()
         elif state.mode is not Mode.AUTONOMOUS:

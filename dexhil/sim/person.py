@@ -111,8 +111,8 @@ class SimulatedPerson:
         self.cube_to_ee = self._devices.cube_to_ee
         self.authority, self.blend = self._config.authority, self._config.blend
 
-    def tick(self, command: np.ndarray) -> HumanCommand | None:
-        """What the person shows, or None while it only watches. command: [A] rad, the last executed."""
+    def tick(self, rest: np.ndarray) -> HumanCommand | None:
+        """What the person shows, or None while it only watches. rest: [A] rad, where the last command would stop."""
         seen = self._look()
         if self._operator is not None and self._lets_go(seen):
             self._operator, self._watch = None, self._begin_to_watch(seen.time_s)
@@ -121,7 +121,7 @@ class SimulatedPerson:
             return self._devices.show(self._correct(self._operator))
         if not self._decides(seen):
             return None
-        self._operator = self._take_over(command)
+        self._operator = self._take_over(rest)
         return self._devices.show(self._operator.intent)
 
     def _begin_to_watch(self, now: float) -> Watch:
@@ -154,13 +154,13 @@ class SimulatedPerson:
             self._due = None  # it goes well after all
         return self._due is not None and seen.time_s >= self._due[0]
 
-    def _take_over(self, command: np.ndarray) -> ScriptedOperator:
-        """The person's own motion starts at the last command, with a hand as near as it can shape."""
+    def _take_over(self, rest: np.ndarray) -> ScriptedOperator:
+        """The person's own motion starts where the robot comes to rest, with a hand as near as it can shape."""
         assert self._due is not None
         self.reasons.append(self._due[1])
         self._due, self._followed, self._led_back_at = None, self._rig.time, None
         self._hands_back = bool(self._rng.uniform() < self._config.hand_back)
-        shown = Intent(arm_ik.forward(command[:ARM_DOF].astype(np.float64)), hand_to_grasp(command[ARM_DOF:]))
+        shown = Intent(arm_ik.forward(rest[:ARM_DOF].astype(np.float64)), hand_to_grasp(rest[ARM_DOF:]))
         return ScriptedOperator(
             self._rig,
             seed=self._seed + len(self.reasons),

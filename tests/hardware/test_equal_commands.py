@@ -85,14 +85,14 @@ class StillPerson:
     def __init__(self) -> None:
         self.step = -1
 
-    def tick(self, command: np.ndarray) -> HumanCommand | None:
+    def tick(self, rest: np.ndarray) -> HumanCommand | None:
         self.step += 1
         here = HumanCommand(IDENTITY.copy(), SPEC.home[ARM_DOF:].astype(np.float64))
         return here if TAKEN <= self.step < GIVEN_BACK else None
 
 
 class NoPerson(StillPerson):
-    def tick(self, command: np.ndarray) -> HumanCommand | None:
+    def tick(self, rest: np.ndarray) -> HumanCommand | None:
         return None
 
 
