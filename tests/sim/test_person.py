@@ -20,12 +20,12 @@ AS_THEY_ARE = ExecutorConfig(fade_s=0.0)  # chunks take over at once
 class Wanderer:
     """Drifts to one side and closes the hand there: arm-hand discoordination."""
 
-    def __init__(self, rig: SimRig) -> None:
-        self.rig = rig
+    def __init__(self, rig: SimRig, drift: float = 0.01) -> None:
+        self.rig, self.drift = rig, drift
 
     def infer(self, observation, *, seed):
         change = np.zeros((16, self.rig.spec.action_dim), np.float32)
-        change[:, 0], change[:, 7:] = 0.01, 0.03
+        change[:, 0], change[:, 7:] = self.drift, 0.03
         return ActionChunk(self.rig.command + np.cumsum(change, axis=0), observation.timestamp)
 
 
@@ -64,6 +64,24 @@ def supervise(rig, task, seed, config=None, expert=False):
         rig, policy, person, seed=seed, executor=ExecutorConfig(plan), max_seconds=20.0, record=steps.append
     )
     return outcome, steps, person
+
+
+def test_a_person_leads_a_robot_that_was_fast_from_where_it_comes_to_rest(rig):
+    rig.reset(task="plush", seed=0)
+    person = SimulatedPerson(rig, seed=0, config=PersonConfig(late_s=0.4, reaction_s=(0.0, 0.0)))
+    away = []
+
+    def watch(who: str) -> None:
+        if who == "person":
+            shown = person._operator.intent.pose_base_ee[:3]
+            away.append(np.linalg.norm(shown - rig.pose_base_ee[:3]))
+
+    run_supervised(
+        rig, Wanderer(rig, drift=0.09), person, seed=0, executor=AS_THEY_ARE, max_seconds=1.5, record=lambda step: None,
+        watch=watch,
+    )  # fmt: skip
+    assert len(away) > 10
+    assert away[-1] < 0.02, "the hand is where the person means it to be"
 
 
 @pytest.mark.parametrize("task", ["plush", "tissue"])
