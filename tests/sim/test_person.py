@@ -72,7 +72,7 @@ def test_a_person_leads_a_robot_that_was_fast_from_where_it_comes_to_rest(rig):
     away = []
 
     def watch(who: str) -> None:
-        if who == "person":
+        if who == "person" and person._operator is not None:
             shown = person._operator.intent.pose_base_ee[:3]
             away.append(np.linalg.norm(shown - rig.pose_base_ee[:3]))
 
