@@ -79,21 +79,20 @@ def run_supervised(
     for step in range(round(max_seconds * rig.control_hz)):
         if rig.success():
             break
-        observation = rig.observe()
-        human = person.tick(rig.resting_point)
+        observation, before, rest = rig.observe(), rig.command, rig.resting_point
+        human = person.tick(rest)
         if human is not None:
             planner.watch()
         elif state.mode is not Mode.AUTONOMOUS:
-            planner.rest(rig.resting_point)
+            planner.rest(rest)
         if state.mode is not Mode.HUMAN and (human is not None or state.mode is not Mode.AUTONOMOUS):
             # whoever takes over starts from where the robot comes to rest, not from the middle of a motion
-            state = executed(state, rig.resting_point)
+            state = executed(state, rest)
         due = planner.due(step, lambda seen=observation: seen)
         wanted = None if due is None else due.action
         inputs = Inputs(
             human is not None, human, wanted, state.epoch + 1, authority=person.authority, blend=person.blend
         )
-        before, rest = rig.command, rig.resting_point
         state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
         if decision.mode is Mode.RELEASING:  # the policy has planned anew already
             state, decision = advance(state, inputs, rig.spec, person.cube_to_ee)
