@@ -89,7 +89,7 @@ def build(out: Path) -> Path:
 def collect(config: Config, root: Path, per_task: int, number: int = 0) -> Done:
     """Records until every task has `per_task` successes; returns {task: {seed: success}}."""
     return fill_quota(
-        {task: recorded(root, task, lambda facts: facts.success == 1) for task in config.rig.tasks},
+        recorded(root, config.rig.tasks, lambda facts: facts.success == 1),
         per_task,
         first_seed=config.collect.first_seed,
         workers=config.collect.workers,

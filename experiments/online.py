@@ -94,7 +94,7 @@ def collect_online(online: Round, tasks: Sequence[str], per_task: int, workers: 
     episodes.mkdir(parents=True, exist_ok=True)
     load_retargeter(settings.person.retargeter)
     done = fill_quota(
-        {task: recorded(episodes, task, _is_corrected) for task in tasks},
+        recorded(episodes, tasks, _is_corrected),
         per_task,
         first_seed=settings.first_seed,
         workers=workers,

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from dexhil.workers import leave_ctrl_c_to_parent
 Done = dict[str, dict[int, bool]]  # task -> seed -> whether the episode counts
 
 
-def recorded(root: Path, task: str, counts: Callable[[EpisodeMetadata], bool]) -> dict[int, bool]:
-    """{seed: whether it counts} of the finished episodes of `task` under `root`."""
+def recorded(root: Path, tasks: Sequence[str], counts: Callable[[EpisodeMetadata], bool]) -> Done:
+    """What is finished under `root`; every episode is read once."""
     facts = [read_facts(path)[0] for path in list_episodes(root)]
-    return {fact.seed: counts(fact) for fact in facts if fact.task == task}
+    return {task: {fact.seed: counts(fact) for fact in facts if fact.task == task} for task in tasks}
 
 
 def fill_quota(
