@@ -26,13 +26,13 @@ from dexhil.config import Config, read_section
 from dexhil.control.executor import ExecutorConfig
 from dexhil.evaluation import rollout
 from dexhil.evaluation.config import EvalConfig
-from dexhil.evaluation.intervals import score
+from dexhil.evaluation.intervals import compare, score
 from dexhil.evaluation.rollout import Trial
 from dexhil.evaluation.trials import Bench, outcomes, run_trials
 from dexhil.fit import Interface, PolicyInfo, check_fits, rig_interface
 from dexhil.models.config import VLAConfig
 from dexhil.policy import Policy, RtcChoice, choose_rtc
-from dexhil.reports.comparison import compare, read_outcomes
+from dexhil.reports.comparison import read_outcomes
 from dexhil.reports.evaluation import write_report
 from dexhil.rig import RigConfig
 from dexhil.serving.client import PolicyClient

@@ -70,6 +70,23 @@ def paired_difference(first: Outcomes, second: Outcomes, *, resamples: int = 10_
     return Difference(float(np.mean(means)), Interval(float(low), float(high)))
 
 
+def compare(ours: Outcomes, theirs: Outcomes) -> dict[str, Any]:
+    """Ours - theirs over the pairs that both have: {"pairs", "mean", "interval" (95 %), "mcnemar_p", "tasks": {task:
+    {"pairs", "both", "only_this", "only_other", "neither"}}}. The interval covers trials, not training seeds.
+    """
+    pairs = {task: list(zip(ours[task], theirs[task], strict=False)) for task in ours}
+    first, second = ({task: [pair[i] for pair in pairs[task]] for task in pairs} for i in (0, 1))
+    difference = paired_difference(first, second)
+    flat = [pair for task in pairs.values() for pair in task]
+    return {
+        "pairs": len(flat),
+        "mean": difference.mean,
+        "interval": list(difference.interval),
+        "mcnemar_p": mcnemar(*zip(*flat, strict=True)),
+        "tasks": {task: _counts(found) for task, found in pairs.items()},
+    }
+
+
 def score(outcomes: Outcomes) -> dict[str, Any]:
     """{"tasks": {task: {"successes", "trials", "rate", "interval"}}, "mean_rate"}: the results of an evaluation."""
     tasks = {task: _task_score(list(values)) for task, values in outcomes.items()}
@@ -87,3 +104,8 @@ def _paired(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndar
     if len(a) != len(b) or len(a) == 0:
         raise ValueError(f"paired outcomes: expected equally many trials of the same seeds, got {len(a)} and {len(b)}")
     return a, b
+
+
+def _counts(pairs: list[tuple[bool, bool]]) -> dict[str, int]:
+    kinds = {"both": (True, True), "only_this": (True, False), "only_other": (False, True), "neither": (False, False)}
+    return {"pairs": len(pairs), **{name: pairs.count(kind) for name, kind in kinds.items()}}

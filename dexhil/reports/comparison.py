@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from dexhil.config import ConfigError, changed_keys
-from dexhil.evaluation.intervals import mcnemar, paired_difference
 from dexhil.reports.page import Fact, Section, Table, Text, percent
 
 
@@ -25,23 +24,6 @@ def read_outcomes(run: Path, config: Mapping[str, Any]) -> dict[str, list[bool]]
     if changed := changed_keys(theirs, ours):
         raise ConfigError(f"--against {run}: its trials had other starts; {', '.join(changed)} differs")
     return report["results"]["outcomes"]
-
-
-def compare(ours: Mapping[str, list[bool]], theirs: Mapping[str, list[bool]]) -> dict[str, Any]:
-    """Ours - theirs over the pairs that both have: {"pairs", "mean", "interval" (95 %), "mcnemar_p", "tasks": {task:
-    {"pairs", "both", "only_this", "only_other", "neither"}}}. The interval covers trials, not training seeds.
-    """
-    pairs = {task: list(zip(ours[task], theirs[task], strict=False)) for task in ours}
-    first, second = ({task: [pair[i] for pair in pairs[task]] for task in pairs} for i in (0, 1))
-    difference = paired_difference(first, second)
-    flat = [pair for task in pairs.values() for pair in task]
-    return {
-        "pairs": len(flat),
-        "mean": difference.mean,
-        "interval": list(difference.interval),
-        "mcnemar_p": mcnemar(*zip(*flat, strict=True)),
-        "tasks": {task: _counts(found) for task, found in pairs.items()},
-    }
 
 
 def comparison_facts(against: Mapping[str, Any] | None) -> list[Fact]:
@@ -68,8 +50,3 @@ def comparison_sections(against: Mapping[str, Any] | None) -> list[Section]:
     )
     header = ("task", "both succeed", "only this run", f"only {against['name']}", "neither")
     return [Section(f"Against {against['name']}", [Table(header, rows), Text(text)])]
-
-
-def _counts(pairs: list[tuple[bool, bool]]) -> dict[str, int]:
-    kinds = {"both": (True, True), "only_this": (True, False), "only_other": (False, True), "neither": (False, False)}
-    return {"pairs": len(pairs), **{name: pairs.count(kind) for name, kind in kinds.items()}}

@@ -26,10 +26,9 @@ import numpy as np
 from dexhil.commands import progress
 from dexhil.config import Config, read_config_file
 from dexhil.control.executor import ExecutorConfig
-from dexhil.evaluation.intervals import score
+from dexhil.evaluation.intervals import compare, score
 from dexhil.evaluation.rollout import run_trial
 from dexhil.policy import Policy
-from dexhil.reports.comparison import compare
 from dexhil.rig import RigConfig
 from dexhil.robots.poses import IDENTITY
 from dexhil.schema import ARM_DOF

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from dexhil.config import ConfigError
-from dexhil.reports.comparison import compare, comparison_facts, comparison_sections, read_outcomes
+from dexhil.evaluation.intervals import compare
+from dexhil.reports.comparison import comparison_facts, comparison_sections, read_outcomes
 from dexhil.reports.page import Table
 
 CONFIG = {"rig": {"tasks": ["plush"], "difficulty": 0.5}, "eval": {"first_seed": 7, "trials": 4}}
