@@ -130,6 +130,7 @@ def test_the_modes_of_a_takeover_in_order(rng):
         modes.append(decision.mode)
     assert modes == [Mode.ENGAGING, Mode.HUMAN, Mode.HUMAN, Mode.RELEASING]
     assert state.epoch == stale + 1
+    assert state.anchors is None
     held, decision = tick(state, policy=policy + 0.1, epoch=stale)  # planned before the release: dropped
     assert decision.mode is Mode.RELEASING
     np.testing.assert_array_equal(decision.command, state.command)
@@ -163,6 +164,16 @@ def test_a_plan_from_before_a_takeover_is_stale_even_where_the_devices_failed_in
         assert decision.mode is Mode.HOLD
         np.testing.assert_array_equal(decision.command, before)
     _, decision = tick(state, policy=plan)  # planned anew
+    assert decision.mode is Mode.AUTONOMOUS
+
+
+def test_who_asks_for_control_with_devices_that_show_nothing_does_not_stop_the_policy(rng):
+    state, _ = tick(start(SPEC.home), policy=SPEC.home)
+    _, decision = tick(state, engage=True, policy=random_command(rng))
+    assert (decision.mode, decision.is_intervention) == (Mode.AUTONOMOUS, False)
+    state, _ = tick(state, HumanCommand(random_pose(rng), np.zeros(HAND)))
+    released, _ = tick(state, engage=False)
+    _, decision = tick(released, engage=True, policy=random_command(rng))
     assert decision.mode is Mode.AUTONOMOUS
 
 

@@ -76,12 +76,13 @@ def test_a_person_leads_a_robot_that_was_fast_from_where_it_comes_to_rest(rig):
             shown = person._operator.intent.pose_base_ee[:3]
             away.append(np.linalg.norm(shown - rig.pose_base_ee[:3]))
 
-    run_supervised(
+    outcome = run_supervised(
         rig, Wanderer(rig, drift=0.09), person, seed=0, executor=AS_THEY_ARE, max_seconds=1.5, record=lambda step: None,
         watch=watch,
     )  # fmt: skip
     assert len(away) > 10
     assert away[-1] < 0.02, "the hand is where the person means it to be"
+    assert outcome.engaged[0].max < 1e-5
 
 
 @pytest.mark.parametrize("task", ["plush", "tissue"])
