@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from dexhil.control import steady
 from dexhil.control.takeover import Anchors, HumanCommand, Inputs, advance, start
-from dexhil.robots.poses import make_pose, rotation
+from dexhil.robots.poses import IDENTITY, make_pose, rotation
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from tests.control.test_takeover import HAND, noisy, random_pose
 
@@ -59,6 +59,13 @@ def test_a_slow_cube_arrives_where_it_is_led_in_place_and_rotation():
     assert np.linalg.norm(found[:3] - wanted[:3]) < 0.003
     assert (rotation(found).inv() * rotation(wanted)).magnitude() < np.radians(1.2)
     assert np.linalg.norm(found[3:]) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_the_path_of_a_hand_adds_up_its_motion_both_ways_of_the_joint_that_moves_most():
+    closing = np.linspace(0.2, 0.6, 40)[:, None] * np.linspace(0.5, 1.0, HAND)
+    way = [*closing[:1], *closing, *closing[::-1]]
+    anchors = led(HumanCommand(IDENTITY.copy(), q_hand) for q_hand in way)
+    assert anchors.path == pytest.approx(0.8, abs=0.1)
 
 
 @pytest.mark.parametrize("speed", [0.05, 1.0, 10.0])

@@ -163,8 +163,16 @@ def test_a_plan_from_before_a_takeover_is_stale_even_where_the_devices_failed_in
         state, decision = tick(state, human=None, engage=engage, policy=plan, epoch=planned_for)
         assert decision.mode is Mode.HOLD
         np.testing.assert_array_equal(decision.command, before)
+        assert state.epoch == planned_for + 1  # so that what is planned from now on counts, whenever the person lets go
     _, decision = tick(state, policy=plan)  # planned anew
     assert decision.mode is Mode.AUTONOMOUS
+
+
+def test_a_person_who_does_not_ask_for_control_is_not_followed(rng):
+    policy, shown = random_command(rng), HumanCommand(random_pose(rng), np.ones(HAND))
+    _, decision = tick(start(SPEC.home), shown, policy, engage=False)
+    assert (decision.mode, decision.is_intervention) == (Mode.AUTONOMOUS, False)
+    np.testing.assert_array_equal(decision.command, policy)
 
 
 def test_who_asks_for_control_with_devices_that_show_nothing_does_not_stop_the_policy(rng):

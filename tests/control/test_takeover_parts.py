@@ -101,13 +101,26 @@ def test_a_blended_arm_goes_from_the_policys_pose_the_way_the_person_goes():
     shift, state = np.array([0.03, -0.02, 0.01]), start(SPEC.home)
     at = arm_ik.forward(SPEC.home[:ARM_DOF].astype(np.float64))
     for fraction in [0.0, 0.0, *np.linspace(0, 1, 20), *[1.0] * 20]:
-        # a cube held along the base frame: what it moves by is what the end effector is to move by
-        seen = make_pose(fraction * shift, rotation(IDENTITY))
-        human = HumanCommand(compose(make_pose(np.zeros(3), rotation(at).inv()), seen), human.q_hand)
-        human = HumanCommand(make_pose(human.pose_camera_cube[:3], rotation(IDENTITY)), human.q_hand)
+        # what the cube moves by in the frame of the end effector
+        human = HumanCommand(make_pose(rotation(at).inv().apply(fraction * shift), rotation(IDENTITY)), human.q_hand)
         state, decision = advance(state, Inputs(True, human, policy, blend=0.5), SPEC)
     found = arm_ik.forward(decision.command[:ARM_DOF].astype(np.float64))
     np.testing.assert_allclose(found[:3] - at[:3], shift, atol=2e-3)
+
+
+def test_in_a_blended_takeover_the_finger_tips_follow_the_persons_not_the_joints():
+    human, robot = LOWER + 0.6 * (UPPER - LOWER), LOWER + 0.5 * (UPPER - LOWER)
+    command, digits = np.concatenate([SPEC.home[:ARM_DOF], robot]).astype(np.float32), np.arange(HAND) >= 4
+    shown, state = human, start(command)
+    for fraction in [0.0, 0.0, *np.linspace(0, 1, 40), *[1.0] * 20]:
+        shown = human + 0.2 * fraction * digits
+        inputs = Inputs(True, HumanCommand(IDENTITY.copy(), shown), command, blend=1e-6)
+        state, decision = advance(state, inputs, SPEC)
+        command = decision.command
+    moved = finger_tips(command[ARM_DOF:].astype(np.float64)) - finger_tips(robot)
+    persons = finger_tips(shown) - finger_tips(human)
+    missed, wanted = (np.linalg.norm(way, axis=1)[1:] for way in (moved - persons, persons))
+    assert (missed < 0.2 * wanted).all()
 
 
 @pytest.mark.parametrize("blend", [0.25, 0.75])

@@ -47,11 +47,11 @@ class Onward:
     """Moves the arm's first joint and a finger on and on, from where the robot is."""
 
     def __init__(self, rig: PerfectRig, step: float = 0.01) -> None:
-        self._rig, self._step = rig, np.zeros(SPEC.action_dim, np.float32)
-        self._step[[0, ARM_DOF]] = step
+        self._rig, self.step = rig, np.zeros(SPEC.action_dim, np.float32)
+        self.step[[0, ARM_DOF]] = step
 
     def infer(self, observation: Observation, *, seed: int) -> ActionChunk:
-        return ActionChunk(self._rig.command + np.arange(1, 17)[:, None] * self._step, observation.timestamp)
+        return ActionChunk(self._rig.command + np.arange(1, 17)[:, None] * self.step, observation.timestamp)
 
 
 class Person:
@@ -88,7 +88,7 @@ def test_a_takeover_of_a_robot_in_motion_begins_where_it_would_come_to_rest():
 
 
 def test_what_a_person_asks_for_does_not_depend_on_how_fast_the_robot_follows():
-    def shows(step: int) -> HumanCommand | None:
+    def shows(step: int) -> HumanCommand:
         gone = min(max(step - 5, 0) * 0.02, 0.1)
         return HumanCommand(np.array([gone, 0, -gone, 1, 0, 0, 0.0]), np.full(SPEC.hand_dof, 0.3 + 3 * gone))
 
@@ -139,4 +139,4 @@ def test_what_a_hand_back_executes_at_first_is_the_policys_newest_plan():
     )
     assert outcome.released
     assert all(step.is_commanded for step in recorded)
-    np.testing.assert_allclose(recorded[15].action, rig.commands[15] + Onward(rig)._step, atol=1e-5)
+    np.testing.assert_allclose(recorded[15].action, recorded[14].action + Onward(rig).step, atol=1e-5)
