@@ -12,7 +12,7 @@ from dexhil.control.blend import lead_tips, moved_pose
 from dexhil.control.takeover import Anchors, HumanCommand, Inputs, Jump, advance, elbow_posture, jump, lead_hand, start
 from dexhil.robots import arm_ik
 from dexhil.robots.geometry import finger_tips
-from dexhil.robots.poses import IDENTITY, compose, make_pose, rotation
+from dexhil.robots.poses import IDENTITY, make_pose, rotation
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
 from tests.control.test_takeover import HAND, random_command, random_pose
@@ -98,13 +98,15 @@ def test_finger_tips_go_as_far_as_the_persons_from_where_they_were_and_never_in_
 
 def test_a_blended_arm_goes_from_the_policys_pose_the_way_the_person_goes():
     human, policy = HumanCommand(IDENTITY.copy(), np.zeros(HAND)), SPEC.home.copy()
+    command = policy
     shift, state = np.array([0.03, -0.02, 0.01]), start(SPEC.home)
     at = arm_ik.forward(SPEC.home[:ARM_DOF].astype(np.float64))
     for fraction in [0.0, 0.0, *np.linspace(0, 1, 20), *[1.0] * 20]:
         # what the cube moves by in the frame of the end effector
         human = HumanCommand(make_pose(rotation(at).inv().apply(fraction * shift), rotation(IDENTITY)), human.q_hand)
         state, decision = advance(state, Inputs(True, human, policy, blend=0.5), SPEC)
-    found = arm_ik.forward(decision.command[:ARM_DOF].astype(np.float64))
+        command = decision.command
+    found = arm_ik.forward(command[:ARM_DOF].astype(np.float64))
     np.testing.assert_allclose(found[:3] - at[:3], shift, atol=2e-3)
 
 
@@ -127,6 +129,7 @@ def test_in_a_blended_takeover_the_finger_tips_follow_the_persons_not_the_joints
 def test_a_blended_hand_is_so_much_the_policys(blend: float):
     human, policy = HumanCommand(random_pose(np.random.default_rng(3)), np.full(HAND, 0.5)), SPEC.home + np.float32(0.1)
     state = start(SPEC.home)
+    state, decision = advance(state, Inputs(True, human, policy, blend=blend), SPEC)
     for _ in range(3):
         state, decision = advance(state, Inputs(True, human, policy, blend=blend), SPEC)
     np.testing.assert_allclose(decision.command[ARM_DOF:], SPEC.home[ARM_DOF:] + blend * 0.1, atol=2e-3)
@@ -136,7 +139,7 @@ def test_a_blended_hand_stays_within_the_limits_however_far_the_person_goes():
     cube = IDENTITY.copy()
     state, _ = advance(start(SPEC.home), Inputs(True, HumanCommand(cube, LOWER), SPEC.home, blend=0.01), SPEC)
     for fraction in np.linspace(0, 1.5, 80):
-        human = HumanCommand(compose(cube, IDENTITY), LOWER + fraction * (UPPER - LOWER) * 1.2)
+        human = HumanCommand(cube, LOWER + 1.2 * fraction * (UPPER - LOWER))
         state, decision = advance(state, Inputs(True, human, SPEC.home, blend=0.01), SPEC)
         assert (decision.command <= SPEC.upper + 1e-6).all()
         assert (decision.command >= SPEC.lower - 1e-6).all()

@@ -214,7 +214,7 @@ def test_the_arm_goes_straight_and_is_at_its_target_at_its_time(late: int):
 def test_an_actuator_drops_targets_of_an_older_epoch(served: _Served, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(World, "alive", True)
     world = served.world
-    arm: SimActuator[Any] = SimActuator("simulated arm", world, world.arm, world.arm_target, 1.0)
+    arm = SimActuator("simulated arm", world, world.arm, world.arm_target, 1.0)
     told = [arm.command(np.full(ARM_DOF, value), 0.0, epoch)[0] for value, epoch in ((1, 3), (2, 3), (3, 2), (4, 4))]
     assert told == [1, 2, 2, 4]
 
