@@ -50,9 +50,9 @@ def take_over_jump(
         spec: the robot.
         cube_to_ee: [7], the constant `C` of DexHiL eq. 3.
     """
-    jumps = [jump(rest, state.command)]
+    jumps, authority = [jump(rest, state.command)], state.anchors.authority if state.anchors else "both"
     for human in still:
-        state, decision = advance(state, Inputs(True, human, None), spec, cube_to_ee)
+        state, decision = advance(state, Inputs(True, human, None, authority=authority), spec, cube_to_ee)
         state = executed(state, decision.command)
         jumps.append(jump(rest, decision.command))
     return largest(jumps)

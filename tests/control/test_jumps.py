@@ -45,6 +45,32 @@ def test_an_anchor_at_another_pose_shows_although_the_first_command_does_not(mon
     assert jumps == sorted(jumps)
 
 
+@pytest.mark.parametrize("authority", ["arm", "hand", "both"])
+def test_a_wrong_anchor_shows_whatever_the_person_takes(monkeypatch, authority):
+    anchored = takeover._anchor
+
+    def wrong(command, human):
+        anchors = anchored(command, human)
+        pose = make_pose(anchors.pose_base_ee[:3] + 0.02, rotation(anchors.pose_base_ee))
+        return dataclasses.replace(anchors, pose_base_ee=pose, hand=anchors.hand + 0.05)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(takeover, "_anchor", wrong)
+        state, _ = advance(start(SPEC.home), Inputs(True, HUMAN, None, authority=authority), SPEC)
+    state = executed(state, SPEC.home)
+    assert take_over_jump(state, [HUMAN] * 9, SPEC.home, SPEC).max > 0.02
+
+
+def test_the_farthest_of_a_takeover_counts_from_its_first_command_to_its_last():
+    out = [
+        HumanCommand(make_pose(np.array([x, 0, 0]), rotation(IDENTITY)), HUMAN.q_hand) for x in np.linspace(0, 0.2, 20)
+    ]
+    there, back = (take_over_jump(engaged(), shown, SPEC.home, SPEC) for shown in (out, [*out, *out[::-1]]))
+    assert there.max > 0.1
+    assert back.max >= there.max
+    assert take_over_jump(executed(engaged(), SPEC.home + np.float32(0.1)), [], SPEC.home, SPEC).max > 0.09
+
+
 def test_the_distance_counts_from_where_the_robot_would_have_come_to_rest():
     rest = SPEC.home.copy()
     rest[ARM_DOF] += 0.1

@@ -125,6 +125,14 @@ def test_in_a_blended_takeover_the_finger_tips_follow_the_persons_not_the_joints
     assert (missed < 0.2 * wanted).all()
 
 
+def test_finger_tips_follow_a_motion_of_one_tick_within_it():
+    robot0, human0 = LOWER + 0.5 * (UPPER - LOWER), LOWER + 0.5 * (UPPER - LOWER)
+    human = human0 + 0.08
+    wanted = finger_tips(human) - finger_tips(human0)
+    moved = finger_tips(lead_tips(robot0, robot0, human0, human)) - finger_tips(robot0)
+    assert (np.linalg.norm(moved - wanted, axis=1) < 0.4 * np.linalg.norm(wanted, axis=1)).all()
+
+
 @pytest.mark.parametrize("blend", [0.25, 0.75])
 def test_a_blended_hand_is_so_much_the_policys(blend: float):
     human, policy = HumanCommand(random_pose(np.random.default_rng(3)), np.full(HAND, 0.5)), SPEC.home + np.float32(0.1)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dexhil.control.executor import ExecutorConfig
-from dexhil.control.takeover import HumanCommand, jump
+from dexhil.control.takeover import HumanCommand, Jump, jump
+from dexhil.evaluation import supervised
 from dexhil.evaluation.supervised import Supervised, run_supervised
 from dexhil.robots.poses import IDENTITY
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
@@ -111,6 +112,34 @@ def test_a_hand_back_is_measured_from_where_the_robot_would_have_come_to_rest():
     assert released.asked.max == pytest.approx(jump(rest, recorded[12].policy_action).max)
     assert released.executed.max == pytest.approx(jump(rig.commands[12], rig.commands[13]).max)
     assert released.asked.max != pytest.approx(released.executed.max)
+
+
+def test_a_person_is_taken_to_hold_still_for_half_a_second(monkeypatch: pytest.MonkeyPatch):
+    played: list[int] = []
+
+    def play(state: Any, still: list[HumanCommand], *more: Any) -> Jump:
+        played.append(len(still))
+        return Jump(0.0, 0.0)
+
+    monkeypatch.setattr(supervised, "take_over_jump", play)
+    supervise(CoastingRig(), lambda step: HELD if step >= 5 else None, 10)
+    assert played == [HZ / 2]
+
+
+@pytest.mark.parametrize(("authority", "policys"), [("arm", slice(ARM_DOF, None)), ("hand", slice(0, ARM_DOF))])
+def test_the_policy_keeps_commanding_what_the_person_does_not_take(monkeypatch, authority: str, policys: slice):
+    monkeypatch.setattr(Person, "authority", authority)
+    _, recorded = supervise(PerfectRig(), lambda step: HELD if step >= 5 else None, 20)
+    for step in recorded[7:]:
+        assert step.is_intervention
+        np.testing.assert_allclose(step.action[policys], step.policy_action[policys], atol=1e-6)
+
+
+def test_a_blended_takeover_has_the_policys_part_of_the_hand(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Person, "blend", 1.0)
+    _, recorded = supervise(PerfectRig(), lambda step: HELD if step >= 5 else None, 20)
+    for step in recorded[7:]:
+        np.testing.assert_allclose(step.action[ARM_DOF:], step.policy_action[ARM_DOF:], atol=1e-6)
 
 
 def test_every_takeover_and_hand_back_is_in_the_outcome_once():
