@@ -30,6 +30,10 @@ class CoastingRig(PerfectRig):
         self.rests = [self.command.copy()]
         self.commands = [self.command.copy()]
         self._step = step
+        self.stopped = 0
+
+    def stop(self) -> None:
+        self.stopped += 1
 
     @property
     def resting_point(self) -> np.ndarray:
@@ -82,6 +86,7 @@ def supervise(
 def test_a_takeover_of_a_robot_in_motion_begins_where_it_would_come_to_rest():
     rig = CoastingRig()
     outcome, _ = supervise(rig, lambda step: HELD if step >= 10 else None, 20)
+    assert rig.stopped == 1  # at the end of a rollout
     assert np.abs(rig.rests[10] - rig.commands[10]).max() > 0.005
     assert outcome.engaged[0].max < 1e-5
     for asked in rig.asked[10:]:
