@@ -116,7 +116,6 @@ def _common_layout(paths: Sequence[Path]) -> Layout:
 
 
 def _split_into_shards(paths: Sequence[Path]) -> list[list[Path]]:
-    """Consecutive episodes, each shard about SHARD_BYTES."""
     sizes = [(path / STEPS_FILE).stat().st_size for path in paths]
     numbers = (begin // SHARD_BYTES for begin in itertools.accumulate(sizes[:-1], initial=0))
     numbered = zip(numbers, paths, strict=True)
@@ -126,7 +125,6 @@ def _split_into_shards(paths: Sequence[Path]) -> list[list[Path]]:
 def _write_shards(
     paths: Sequence[Path], layout: Layout, directory: Path, on_progress: Callable[[int, int], None]
 ) -> list[EpisodeSummary]:
-    """Writes the TFDS data set; returns the episodes' summaries in order."""
     features = rlds_features(layout.image_shapes, layout.action_dim)
     groups = _split_into_shards(paths)
     summaries, shards = [], []

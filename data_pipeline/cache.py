@@ -171,7 +171,6 @@ def _read_split(dataset: RldsDataset, split: str, digest: Any) -> Iterator[Episo
 
 
 def _declared_hz(dataset: RldsDataset, mapping: Mapping) -> float | None:
-    """The rate that the data set's card or else the mapping says."""
     card = dataset.directory / CARD_FILE
     try:
         said = json.loads(card.read_text()).get("control_hz") if card.is_file() else None
@@ -289,7 +288,6 @@ def _intern(reader: EpisodeReader, field: str, length: int, vocabulary: dict[str
 
 
 def _optional(reader: EpisodeReader, field: str | None, missing: Any, length: int) -> np.ndarray:
-    """A step field [T]; `missing` throughout where a data set does not have it."""
     if field is None or field not in reader.dataset.step_fields:
         return np.full(length, missing)
     return reader.step_array(field)[:, 0].astype(type(missing))

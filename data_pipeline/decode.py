@@ -52,7 +52,6 @@ class FrameStore:
         return images
 
     def _decode_into(self, data: bytes, out: np.ndarray) -> None:
-        """Decodes one frame into out, uint8 [h, w, 3]."""
         if data[:2] == _JPEG and self._size is None:
             image = simplejpeg.decode_jpeg(data, buffer=out)
             if image.shape != out.shape:

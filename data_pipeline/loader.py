@@ -199,7 +199,6 @@ def _common_robot(caches: Sequence[StepCache], expected: str | None) -> str:
 
 
 def _common_rate(caches: Sequence[StepCache], names: Sequence[str | Path], expected: float | None) -> float | None:
-    """The rate of all data sets, 1/s; `expected` where none of them says it."""
     rates = {f"data set {name}": cache.control_hz for name, cache in zip(names, caches, strict=True)}
     rates["the config"] = expected
     said = {who: rate for who, rate in rates.items() if rate is not None}

@@ -1,7 +1,4 @@
-"""RLDS data sets on disk: TFDS metadata for the schema, TFRecord examples parsed directly.
-
-That is 100 times faster than decoding an episode through a TFDS graph, and the images stay encoded.
-"""
+"""RLDS data sets on disk: TFDS metadata for the schema, TFRecord examples parsed directly, 100 times faster."""
 
 import dataclasses
 import hashlib
@@ -60,7 +57,6 @@ def open_rlds(directory: Path) -> RldsDataset:
 
 
 def _flatten(features: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested features -> {"a/b": feature}."""
     flat = {}
     for name, feature in features.items():
         nested = hasattr(feature, "items")

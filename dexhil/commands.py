@@ -35,8 +35,10 @@ COMPILED = "JAX_COMPILATION_CACHE_DIR"
 class Run:
     """The work directory of one command.
 
-    A run that continues in the same directory keeps the earlier lines of metrics.jsonl up to `resume`'s step, and its
-    seconds go on counting from there. Raises ConfigError where another process is at work in it.
+    A run that continues there keeps metrics.jsonl up to `resume`'s step, and its seconds go on counting.
+
+    Raises:
+        ConfigError: another process is at work in it.
     """
 
     def __init__(self, workdir: Path, command: str, config: Config) -> None:

@@ -106,7 +106,6 @@ class Policy:
         return ActionChunk(self._actions(self._batch(observation), seed, prefix, delay)[0], observation.timestamp)
 
     def _warm_up(self) -> None:
-        """Compiles all that `infer` can need, so that no real step is late."""
         batch = fake_batch(self.meta.model, 1, normalization=self.meta.normalization, instruction="")  # "" always fits
         self._actions(batch, seed=0)
         if self._rtc:
@@ -115,7 +114,6 @@ class Policy:
     def _actions(
         self, batch: Mapping[str, Any], seed: int, prefix: np.ndarray | None = None, delay: int = 0
     ) -> np.ndarray:
-        """Raw absolute actions [B, H, A] for a loader batch."""
         batch = {name: batch[name] for name in ("images", "state", "instruction")}
         self._check_prefix(prefix, delay)
         inputs = model_inputs(batch, self.meta.normalization, self._tokenizer, self.meta.model)
@@ -159,7 +157,6 @@ class Policy:
             )
 
     def _batch(self, observation: Observation) -> dict[str, Any]:
-        """The observation as a loader batch of one."""
         observation.validate()
         hand = self.meta.normalization.recorded_dims["state"] - ARM_DOF
         if len(observation.q_hand) != hand:

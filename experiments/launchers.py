@@ -30,10 +30,7 @@ SLURM_MINUTES = 24 * 60  # where --slurm time is not given; submitit's own defau
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One command of experiments/ in a folder of its own. It is finished when the folder holds a report.
-
-    arguments: all but --workdir.
-    """
+    """One command of experiments/, finished when its folder holds a report. arguments: all but --workdir."""
 
     title: str
     script: str

@@ -23,8 +23,11 @@ LAG = 5.0  # noises by which the low pass is behind at most
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """Of n numbers in groups that move together. starts: first index of every group. size: [groups], one standard
-    deviation of each of a group's numbers.
+    """The noise of n numbers in groups that move together.
+
+    Attributes:
+        starts: first index of every group.
+        size: [groups], one standard deviation of each of a group's numbers.
     """
 
     starts: Sequence[int]
@@ -41,9 +44,15 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class Steady:
-    """Of n numbers, each [n]. value: what to follow. raw: the last sample; mean: low-passed; centre: of the band.
+    """Where n numbers are, each [n] but `count`.
 
-    count: [groups] different samples so far.
+    Attributes:
+        value: what to follow.
+        raw: the last sample.
+        speed: per sample, low-passed.
+        mean: low-passed samples.
+        centre: of the band.
+        count: [groups] different samples so far.
     """
 
     value: np.ndarray

@@ -1,7 +1,4 @@
-"""A human-in-the-loop study as data, and what it shows: scores, differences, labour, forgetting. NumPy level only.
-
-Letters: a cell is one policy (an arm in a round); round 0 is the warm-up, which all arms share.
-"""
+"""A human-in-the-loop study as data, and what it shows: scores, differences, labour, forgetting. NumPy level only."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -277,5 +274,4 @@ def _with_watching(study: Study, arm: str) -> list[float]:
 
 
 def _corrections(episode: OnlineEpisode) -> list[float]:
-    """Seconds of each stretch in which the person controls."""
     return [end - start for start, end, who in episode.control if who == "person"]

@@ -1,7 +1,4 @@
-"""One supervised rollout: a policy acts, a person watches and takes over arm and hand, everything is recorded.
-
-Steps synchronously, as the simulator does; real devices run the same takeover functions in concurrent loops.
-"""
+"""One supervised rollout: a policy acts, a person watches and takes over arm and hand, everything is recorded."""
 
 import dataclasses
 from collections.abc import Callable
@@ -125,7 +122,6 @@ def run_supervised(
 
 
 def _stretches(who: list[str], control_hz: float) -> tuple[tuple[float, float, str], ...]:
-    """Runs of equal names as (start s, end s, name)."""
     starts = [i for i, name in enumerate(who) if i == 0 or who[i - 1] != name]
     ends = [*starts[1:], len(who)]
     return tuple((a / control_hz, b / control_hz, who[a]) for a, b in zip(starts, ends, strict=True))

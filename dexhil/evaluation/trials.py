@@ -111,14 +111,12 @@ def _videos(index: int, per_task: int) -> str:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cuts off a last line that a killed run left without its end."""
     if path.is_file():
         text = path.read_bytes()
         os.truncate(path, text.rfind(b"\n") + 1)
 
 
 def _one_trial(bench: Bench, rig: ScoredRig, policy: Policy, job: Job) -> Trial:
-    """Runs the trial, writes its picture and video, and returns it without frames."""
     filming = dataclasses.replace(bench.filming, only_last=not job.video)
     trial = run_trial(
         rig,

@@ -108,10 +108,7 @@ class Page:
 def write_run_page(
     workdir: Path, report: Mapping[str, Any], facts: Sequence[Fact], sections: Sequence[Section], *, title: str = ""
 ) -> Path:
-    """Writes workdir/report.html: `sections`, then lineage, config and the command that made it.
-
-    report: as `Run.report` returns it. title: by default the command and the folder's name.
-    """
+    """Writes workdir/report.html of a `Run.report`: `sections`, then lineage, config and the command that made it."""
     lineage = key_values(report["lineage"], workdir) if report["lineage"] else Text("This run has no parents.")
     page = Page(
         title=title or f"{report['command']}: {workdir.name}",

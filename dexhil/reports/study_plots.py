@@ -131,7 +131,6 @@ def _success_curve(axes: Axes, cells: Sequence[Cell], task: str | None, label: s
 
 
 def _rate(cell: Cell, task: str | None) -> float:
-    """Of a task, or the mean over the tasks."""
     tasks = [task] if task else list(cell.outcomes)
     return float(np.mean([np.mean(cell.outcomes[name]) for name in tasks]))
 
@@ -177,7 +176,6 @@ def _losses_of_arm(axes: Axes, cells: Sequence[Cell], colour: str) -> None:
 
 
 def _reasons(episode: OnlineEpisode) -> str:
-    """The reasons in order, cut where they are too long."""
     text = "; ".join(episode.reasons)
     return text if len(text) <= _REASON_LETTERS else text[: _REASON_LETTERS - 1].rstrip() + "…"
 

@@ -151,8 +151,7 @@ def bending_joints(hand: Hand) -> np.ndarray:
 
 
 def points(hand: Hand, which: Sequence[Point], motors: Any, xp: ModuleType = np) -> Any:
-    """Positions [..., P, 3] m of points (`hand.tips`, `hand.pads`, `hand.roots`) in the base frame, at `motors`
-    [..., m] rad. xp: jnp or np."""
+    """Positions [..., P, 3] m of `which` points in the base frame, at `motors` [..., m] rad; xp: jnp or np."""
     positions, rotations = hand.frames(hand.joints(motors), xp)
     carriers, offsets = [p.joint for p in which], np.stack([p.offset for p in which]).astype(motors.dtype)
     moved = positions[..., carriers, :] + (rotations[..., carriers, :, :] @ offsets[:, :, None])[..., 0]

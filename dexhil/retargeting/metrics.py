@@ -77,10 +77,7 @@ def largest_small_step(clip: np.ndarray, tips: np.ndarray, robot: CanonicalHand,
 
 
 def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand, held: np.ndarray) -> tuple[float, float]:
-    """(largest robot step per 0.5 mm of human step, largest difference between the ways there and back), both m.
-
-    Key points go straight from the most open frame to a pinched one and back, for SWEEPS pinches of each finger.
-    """
+    """(largest robot step per 0.5 mm of human step, largest difference there and back), m, over SWEEPS pinches each."""
     opened = clip[int(np.argmin(_human_bending(clip)))]
     there = np.linspace(0.0, 1.0, SWEEP_STEPS + 1)
     fraction = np.concatenate([there, there[-2::-1]])[:, None, None]

@@ -102,10 +102,7 @@ def _walk(start: np.ndarray, directions: np.ndarray, lengths: np.ndarray) -> np.
 
 
 def pinch(finger: str, person: Person | None = None, arched: float = 0.5, others: np.ndarray = OPEN) -> np.ndarray:
-    """Angles [5, 4] rad at which the tips of thumb and `finger` touch; the other fingers as in `others`.
-
-    arched: 0 with long fingers, tip far from the palm, to 1 with bent ones.
-    """
+    """Angles [5, 4] rad at which the tips of thumb and `finger` touch; arched: 0 with long fingers, 1 with bent."""
     person, index = person or Person(), FINGERS.index(finger)
     rows = [0, index]
     rest = others.copy()

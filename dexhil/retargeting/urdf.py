@@ -168,7 +168,6 @@ def _read_joint(path: Path, element: ElementTree.Element) -> _Joint:
 
 
 def _check_tree(path: Path, joints: list[_Joint]) -> None:
-    """Raises ValueError unless all links hang on one base."""
     above = {joint.child: joint.parent for joint in joints}
     bases = sorted({joint.parent for joint in joints} - set(above))
     if len(bases) > 1:
@@ -237,8 +236,7 @@ class _Links:
 def _motors(
     path: Path, joints: Mapping[str, _Joint], names: tuple[str, ...], card: HandCard
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """(names of the joints with a motor, coupling [J, m], bias [J]); a motor is called like the joint that it drives
-    first. Raises ValueError where joints follow each other in a circle, or one that does not move."""
+    """(names of the joints with a motor, coupling [J, m], bias [J]); ValueError where joints follow in a circle."""
     driven = {name: (first, ratio, 0.0) for name, (first, ratio) in card.coupled.items()}
     driven = {name: mimic for name in names if (mimic := joints[name].mimic)} | driven
     for name, (first, _, _) in driven.items():
@@ -275,7 +273,6 @@ def _limits(
 
 
 def _check_fingers(path: Path, card: HandCard) -> None:
-    """Raises ValueError where the card has not the fingers that retargeting needs, thumb first, each with its root."""
     fingers = list(card.tips)
     if fingers[:1] != ["thumb"] or not {"thumb", *PALM_FINGERS} <= set(fingers) <= set(FINGERS):
         raise ValueError(

@@ -142,7 +142,6 @@ def _read_state(state: Any, info: PolicyInfo) -> np.ndarray:
 
 
 def _chosen(images: Mapping[str, Any], info: PolicyInfo) -> dict[str, Any]:
-    """The images that the policy looks at. Raises MessageError where one is missing."""
     if missing := [camera for camera in info.cameras if camera not in images]:
         got = sorted(str(camera)[:40] for camera in images)
         raise MessageError(f"images: the policy needs {list(info.cameras)}, got {got}; add {missing}")

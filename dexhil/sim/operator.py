@@ -202,6 +202,5 @@ class ScriptedOperator:
 
 
 def _bounded(vector: np.ndarray, size: float) -> np.ndarray:
-    """`vector`, shortened to length `size` where it is longer."""
     length = float(np.linalg.norm(vector))
     return vector if length <= size else vector * (size / length)

@@ -64,10 +64,7 @@ class Watch:
 
 
 def foresee(task: str, seen: Attention, watch: Watch, config: PersonConfig) -> str:
-    """Why this rollout is about to fail, "" where it looks well; updates `watch`.
-
-    The two failures that dominate in the paper come first: closing before the wrist arrived, and poor contact.
-    """
+    """Why this rollout is about to fail, "" where it looks well; updates `watch`."""
     distance = seen.away + max(seen.above, 0.0)
     if distance < watch.best - 0.01:
         watch.best, watch.since = distance, seen.time_s
@@ -170,7 +167,6 @@ class SimulatedPerson:
         )
 
     def _look(self) -> Attention:
-        """What there is to see now."""
         state: PlushState | TissueState = self._rig.privileged()
         hand = self._rig.pose_base_ee[:3]
         if isinstance(state, PlushState):

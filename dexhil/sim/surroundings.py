@@ -51,10 +51,7 @@ class Surroundings:
         self._mount = model.cam_pos[self._wrist].copy(), model.cam_quat[self._wrist].copy()
 
     def randomise(self, rng: np.random.Generator, difficulty: float, keep_clear: np.ndarray, colours: Colours) -> None:
-        """Draws new surroundings. keep_clear: [2] m, the task's object, which clutter does not hide; colours: its own.
-
-        The outcome depends on the arguments only. Call mj_forward afterwards.
-        """
+        """Draws new surroundings; clutter does not hide the object at `keep_clear` [2] m. Then call mj_forward."""
         self._nominals.restore()
         self._colour_room(rng, difficulty)
         self._light(rng, difficulty)
@@ -108,7 +105,6 @@ class Surroundings:
 def _colour(
     rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
 ) -> tuple[float, float, float]:
-    """A colour of any hue."""
     return colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value))
 
 

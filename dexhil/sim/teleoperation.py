@@ -94,9 +94,7 @@ class HandInGlove:
 
 
 class Devices:
-    """Cube and glove of one person, through the retargeter, to what the takeover logic takes. retargeter None: the
-    hand's joints come from the intent itself.
-    """
+    """Cube and glove of one person, through the retargeter (None: joints as intended), to what a takeover takes."""
 
     def __init__(self, rng: np.random.Generator, model: Model | None, control_hz: float) -> None:
         self._cube = CubeInHand(rng)

@@ -32,7 +32,6 @@ def _shift(image: jax.Array, key: jax.Array, largest: int) -> jax.Array:
 
 
 def _colour(images: jax.Array, key: jax.Array, config: AugmentConfig) -> jax.Array:
-    """Brightness, contrast, saturation of [B, H, W, 3]."""
     limits = jnp.array([config.brightness, config.contrast, config.saturation])
     draws = 1.0 + limits * jax.random.uniform(key, (len(images), 3), minval=-1.0)
     brightness, contrast, saturation = (draws[:, i, None, None, None] for i in range(3))

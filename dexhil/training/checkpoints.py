@@ -202,7 +202,6 @@ def load_ema_params(directory: str | Path, step: int | None = None) -> Params:
 
 
 def _abstract(wanted: Any, saved: Any) -> Any:
-    """Shapes and placement of `wanted`, checked against what was saved."""
     wants, shapes = (
         {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (wanted, saved)
@@ -218,7 +217,6 @@ def _abstract(wanted: Any, saved: Any) -> Any:
 
 
 def _restore(path: Path, item: str, make_target: Callable[[Any], Any]) -> Any:
-    """Arrays of one item; `make_target` turns the shapes that were saved into what is wanted."""
     verify(path, item)
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         place = epath.Path(path / item)

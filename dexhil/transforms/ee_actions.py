@@ -59,7 +59,6 @@ def ee_state(state: np.ndarray) -> np.ndarray:
 
 
 def _solve_chunk(chunk: np.ndarray, position: np.ndarray, rotation: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """[H, 6 + m] -> [H, A]"""
     origin, q_arm, joints = Rotation.from_matrix(rotation), before[:ARM_DOF].astype(np.float64), []
     for action in chunk:
         turned = (Rotation.from_rotvec(action[3:EE_DIM]) * origin).as_quat(scalar_first=True)

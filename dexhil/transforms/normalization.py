@@ -272,7 +272,6 @@ def _normalized(normalization: Normalization, samples: Samples) -> tuple[np.ndar
 
 
 def _dimension_names(joint_names: Sequence[str], action_space: str) -> dict[str, list[str]]:
-    """Names of the dimensions that the action space shows, of "state" and "actions"."""
     if action_space == "recorded":
         return {"state": list(joint_names), "actions": list(joint_names)}
     hand = list(joint_names[ARM_DOF:])

@@ -1,7 +1,7 @@
 """A retargeter with GeoRT's losses, written after its paper (arXiv 2503.07541) and the constants of its code.
 
-It shares the kinematics and the networks of `dexhil.retargeting`, one per finger, and nothing else: no hand size, no
-second stage, no tips to follow. What differs from its training: fewer steps, higher rate, smaller chamfer.
+Of `dexhil.retargeting` it has only the kinematics and a network per finger: no hand size, no second stage, no tips to
+follow. What differs from its training: fewer steps, higher rate, smaller chamfer.
 """
 
 import functools

@@ -192,9 +192,7 @@ def _trial(job: Job) -> bool:
 
 
 def measure(options: argparse.Namespace, log: Path) -> dict[str, dict[str, list[bool]]]:
-    """Path and mode -> task -> outcomes. Every trial is kept in `log` at once; all paths of a start come before the
-    next start.
-    """
+    """Path and mode -> task -> outcomes, each kept in `log` at once; all paths of a start come before the next."""
     tasks = load_meta(options.checkpoint).config["rig"]["tasks"]
     starts = [(tasks[index % len(tasks)], FIRST_SEED + index) for index in range(options.trials)]
     jobs = [(path, mode, *start) for start in starts for mode in options.modes for path in PATHS]

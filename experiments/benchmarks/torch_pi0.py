@@ -137,7 +137,6 @@ def time_step(config: VLAConfig, batches: Sequence[Callable[[], dict[str, Any]]]
 
 
 def _step(model: Any, optimizer: Any, given: dict[str, Any], actions: Any, device: str) -> None:
-    """One step, to its end."""
     import torch
 
     with torch.autocast(device, torch.bfloat16):

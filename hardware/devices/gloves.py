@@ -72,7 +72,6 @@ class ZmqGlove(Stream[np.ndarray]):
         return Sample(None, now, fault) if fault else None
 
     def _waiting(self) -> list[bytes]:
-        """All messages that have arrived, oldest first."""
         import zmq
 
         messages = []

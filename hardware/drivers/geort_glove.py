@@ -1,5 +1,4 @@
-"""A glove server as GeoRT's (arXiv 2503.07541): ZMQ PUB of float32 [21, 3], metres, the order of
-`dexhil.retargeting.keypoints`."""
+"""A glove server as GeoRT's (arXiv 2503.07541): ZMQ PUB of float32 [21, 3] m, in the order of our key points."""
 
 import time
 from collections.abc import Iterator

@@ -46,7 +46,6 @@ def keypoints_of_nodes(nodes: np.ndarray, order: str) -> np.ndarray:
 
 
 def _bones(points: np.ndarray) -> float:
-    """Summed length of the bones of all fingers, m."""
     return float(sum(np.linalg.norm(np.diff(points[part], axis=0), axis=-1).sum() for part in OF_FINGER.values()))
 
 

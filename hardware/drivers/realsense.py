@@ -19,9 +19,7 @@ SAME = 15  # frames with the very same pixels: no sensor is free of noise
 
 @dataclasses.dataclass
 class DeviceClock:
-    """A camera's clock on this machine's: the fastest delivery seen tells how far they are apart, as all others came
-    later. What arrives late is old, however late. A clock that runs backwards started anew.
-    """
+    """A camera's clock on this machine's, by the fastest delivery seen; one that runs backwards started anew."""
 
     _offset: float = float("inf")
     _last: float = 0.0

@@ -1,8 +1,4 @@
-"""Pictures of the cube as a camera would take them: textures drawn on its faces, blurred, noisy, before clutter.
-
-Independent of the tracker's geometry: it has its own idea of the cube (`FACES`) and its own projection; only the
-markers' pictures come from OpenCV's dictionary.
-"""
+"""Pictures of the cube as a camera would take them, with a geometry and a projection apart from the tracker's."""
 
 import dataclasses
 import functools
@@ -99,7 +95,6 @@ def render(pose_camera_cube: np.ndarray, scene: Scene, background: np.ndarray, r
 
 
 def _draw(image: np.ndarray, pixels: dict[int, np.ndarray], turn: Rotation, scene: Scene) -> None:
-    """Draws the faces into `image`, which holds light, finer than it is; then blurs and averages."""
     every = np.concatenate(list(pixels.values()))
     low = np.maximum(np.floor(every.min(axis=0)).astype(int) - 8, 0)
     high = np.minimum(np.ceil(every.max(axis=0)).astype(int) + 9, [scene.width, scene.height])

@@ -130,7 +130,6 @@ class Control:
         return self._remember(now, decision.mode, due, why)
 
     def _asks(self, now: float) -> OperatorState:
-        """The person's wish; a device that cannot tell it holds the robot."""
         asks, fault = self.teleop.asks(now)
         self.watch.report("operator", f"operator {fault}" if fault else "")
         for event in asks.events:
@@ -169,7 +168,6 @@ class Control:
         self.policy.rest(self.safety.resting_point())
 
     def _person(self, now: float, engage: bool, holding: str) -> tuple[HumanCommand | None, str]:
-        """What a person who asks for control shows, or why that cannot be followed."""
         if engage and self._state.mode not in (Mode.ENGAGING, Mode.HUMAN):
             self.teleop.anchor(arm_ik.forward(self.safety.resting_point()[:ARM_DOF].astype(np.float64)))
         human, lack = (None, "") if not engage or holding else self.teleop.shows(now)
@@ -231,7 +229,6 @@ class Control:
         return self.actuators.sent.copy(), coasting
 
     def _plays_still(self, human: HumanCommand, rest: np.ndarray) -> Callable[[], Jump]:
-        """See `Change.still`, of a takeover from `rest` [A] rad."""
         people = [human] * round(STILL_S * self.rates.hand_hz)
         return functools.partial(take_over_jump, self._state, people, rest, self.spec, self.teleop.cube_to_ee)
 
@@ -243,7 +240,6 @@ class Control:
             self.policy.rest(self.safety.resting_point())
 
     def _follow_measured(self, now: float) -> None:
-        """The command becomes what the robot is at, at rest."""
         measured = self.actuators.measured()
         if measured is not None:
             self.safety.reset(measured, now)

@@ -139,7 +139,6 @@ def _reason(process: Any) -> str:
 def _serve(
     factory: Callable[[], Policy], hz: float, questions: SharedSlot[Question], reports: SharedSlot[Report], parent: int
 ) -> None:
-    """The process: looks for a new question at `hz`, and answers it."""
     leave_signals_to_parent()
     os.nice(5)  # control goes first
     use_one_thread()

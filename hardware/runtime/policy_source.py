@@ -66,7 +66,6 @@ class PolicySource:
             return None if self.fault else self._executor.due(now)
 
     def _hear(self, report: Report | None, now: float) -> None:
-        """Takes the newest answer to the executor."""
         if report is None:
             self.fault = STARTING
             return
@@ -85,7 +84,6 @@ class PolicySource:
             self.fault = f"policy: {error}"
 
     def _refused(self, actions: np.ndarray | None) -> str:
-        """Why a chunk is none for this robot, "" where it may be."""
         if actions is None or (actions.ndim == 2 and actions.shape[1] == self._action_dim):
             return ""
         return f"policy: plans {list(actions.shape)}, this robot takes [H, {self._action_dim}]"

@@ -69,7 +69,6 @@ class Recorder:
         return Path(path) if path else None
 
     def _ask(self, kind: str, value: Any, timeout_s: float) -> str:
-        """The answer to a message, "" where there is a fault."""
         self._send(kind, value)
         deadline = time.monotonic() + timeout_s
         while not self.poll() and kind not in self._answered:
@@ -155,7 +154,6 @@ def _serve(root: Path, hz: float, incoming: Any, answers: Any, parent: int) -> N
 
 
 def _obey(writer: EpisodeWriter, kind: str, value: Any, answers: Any) -> EpisodeWriter | None:
-    """None where the episode is over."""
     if kind == "step":
         writer.append(value)
     elif kind == "events":

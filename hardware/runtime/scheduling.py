@@ -14,9 +14,7 @@ REMEDY = "allow it with 'USER - rtprio 30' and 'USER - nice -10' in /etc/securit
 
 
 def run_first(priorities: Mapping[int, int]) -> str:
-    """Raises the threads of this process, those of `priorities` {native id: 1 to 99} to their own; says what it got:
-    "SCHED_FIFO", "nice -10", or "ordinary (why, and the remedy)".
-    """
+    """Raises this process's threads, `priorities` {native id: 1 to 99}; "SCHED_FIFO", "nice -10", "ordinary (why)"."""
     try:
         policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
         _each(lambda thread: os.sched_setscheduler(thread, policy, os.sched_param(priorities.get(thread, OTHERS))))
@@ -44,5 +42,4 @@ def _each(change: Callable[[int], None]) -> None:
 
 
 def _threads() -> list[int]:
-    """Native ids of the threads of this process."""
     return [int(path.name) for path in Path("/proc/self/task").iterdir()]

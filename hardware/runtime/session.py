@@ -64,7 +64,6 @@ class Observer:
             self._policy.ask(Question(observation, request, plan_seed(self.seed, max(self._ticks, 0))))
 
     def _observe(self, now: float, timestamp: float) -> Observation | None:
-        """What the devices say, None where one of them says nothing that can be trusted."""
         control, settings = self._control, self._control.safety.settings
         devices = [control.arm, control.hand, *control.cameras.values()]
         found = [check_device(device, now, settings) for device in devices]
@@ -311,7 +310,6 @@ def _in_control(latest: Snapshot) -> str:
 
 
 def _stretches(who: list[tuple[float, str]]) -> list[tuple[float, float, str]]:
-    """Runs of equal names as (start s, end s, name); [] of nothing."""
     starts = [next(run) for _, run in itertools.groupby(who, key=lambda look: look[1])]
     ends = [seconds for seconds, _ in [*starts[1:], *who[-1:]]]
     return [(start, end, name) for (start, name), end in zip(starts, ends, strict=True)]

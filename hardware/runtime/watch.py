@@ -12,9 +12,7 @@ LOST_S = 1.0  # an actuator that was silent for so long is lost: it needs a new 
 
 
 def too_old(reading: Stamped[Any] | None, period_s: float, now: float, settings: SafetySettings) -> str:
-    """Why a reading must not be used, "" where it may: absent, marked invalid by its device, older than the watchdog
-    allows, by when it was measured as by when it arrived, or from the future, which says that a clock jumped.
-    """
+    """Why a reading must not be used, "" where it may: absent, invalid, too old (measured or received), of the future."""
     if reading is None:
         return "gives no reading"
     limit = max(settings.watchdog_periods * period_s, settings.watchdog_min_s)

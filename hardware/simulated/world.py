@@ -1,7 +1,4 @@
-"""The simulator in real time, in a process of its own: physics, cameras and a simulated person, behind slots.
-
-100 steps of physics a second on the common grid, pictures at the policy's rate just before the observer wants them.
-"""
+"""The simulator in real time, in a process of its own: physics, cameras and a simulated person, behind slots."""
 
 import contextlib
 import dataclasses
@@ -190,7 +187,6 @@ class _Served:
             self.successes += 1
 
     def _targets(self) -> tuple[Target | None, Target | None]:
-        """What arm and hand were commanded since the last reset."""
         arm, hand = self.world.arm_target.read(), self.world.hand_target.read()
         return None if arm is self.forgotten[0] else arm, None if hand is self.forgotten[1] else hand
 
@@ -224,7 +220,6 @@ class _Served:
                 self._say(camera, slot, self.rig.render(camera, size, size), taken)
 
     def _due(self, what: str, index: int, every: int) -> bool:
-        """Whether a multiple of `every` was reached since the last time."""
         before, self.last[what] = self.last.get(what, -1), index // every
         return self.last[what] != before
 
@@ -251,9 +246,7 @@ class _Served:
 
 
 def step_command(command: np.ndarray, arm: Target | None, hand: Target | None, now: float) -> np.ndarray:
-    """float32 [A] rad for the step at `now`, the last being `command`: the arm goes straight to its target, so that it
-    is there at its time.
-    """
+    """float32 [A] rad for the step at `now` after `command`: the arm goes straight to its target, to be in time."""
     command = command.copy()
     if arm is not None:
         left = max(arm.t_execute - now, 1.0 / STEP_HZ)

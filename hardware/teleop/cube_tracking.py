@@ -61,7 +61,6 @@ class CubeTracker:
         return seen
 
     def _find(self, gray: np.ndarray) -> dict[int, np.ndarray]:
-        """Refined corners {face: [4, 2] px}, in the part where the cube was, or in all of the image."""
         found: dict[int, np.ndarray] = {}
         if self._part is not None:
             rows, columns = self._part
@@ -78,7 +77,6 @@ class CubeTracker:
         }
 
     def _around(self, pose: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
-        """The part of the image in which the cube will be next."""
         if pose[2] <= self._size:
             return None
         camera = self._intrinsics

@@ -1,7 +1,4 @@
-"""One-Euro filters on poses and joints: smooth while the hand rests, quick while it moves. NumPy and SciPy only.
-
-Source: Casiez, Roussel, Vogel 2012, "1 euro filter". Position and rotation have a filter each, over their speeds.
-"""
+"""One-Euro filters (Casiez et al. 2012) on poses and joints: smooth while the hand rests, quick while it moves."""
 
 import dataclasses
 from typing import TypeVar

@@ -63,7 +63,6 @@ class Teleop:
         return (None, fault) if q_hand is None else (HumanCommand(pose, q_hand), "")
 
     def _hand(self, reading: Stamped[np.ndarray]) -> tuple[np.ndarray | None, str]:
-        """Hand joints [m] rad of the glove's newest reading."""
         if reading.seq == self._glove_seen and self._q_hand is not None:
             return self._q_hand, ""
         try:

@@ -154,9 +154,7 @@ def _with_suffix(table: Table, suffix: str) -> Table:
 
 
 def make_piece(path: str, index: tuple[int, ...], layout: str, shapes: Shapes) -> Piece:
-    """The part `index` of our leaf at `path`. layout: "nh d -> n d h": the file's axes, merged where letters stand
-    together, and ours.
-    """
+    """The part `index` of our leaf at `path`; layout "nh d -> n d h": the file's axes, merged ones joined, and ours."""
     theirs, ours = (side.split() for side in layout.split("->"))
     letters = "".join(theirs)
     sizes = dict(zip(ours, shapes.get(path, ())[len(index) :], strict=False))

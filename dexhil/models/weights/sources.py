@@ -83,11 +83,7 @@ class _Tensor:
 
 
 class SafetensorsFiles:
-    """One .safetensors file, or the shards that an index names.
-
-    The format is a length, a JSON header and raw values. The safetensors package maps whole files, whose pages then
-    count as ours, and cannot read into an array that exists.
-    """
+    """One .safetensors file, or the shards that an index names. The package of that name would map whole files."""
 
     family = "huggingface"
 
