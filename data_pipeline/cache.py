@@ -1,8 +1,4 @@
-"""The step cache: an RLDS data set as one flat file of encoded frames and NumPy columns, one row per step.
-
-A frame is read with one `pread` at a known offset, so that memory does not grow with the data set. The cache is made
-once per data set and mapping, in one pass over its files, and is whole or absent.
-"""
+"""The step cache: an RLDS data set as one flat file of encoded frames, each read at a known offset, and columns."""
 
 import dataclasses
 import hashlib
@@ -89,7 +85,6 @@ def _load(directory: Path) -> StepCache:
 
 
 def _cache_key(dataset: Path, mapping: Mapping) -> str:
-    """Changes with the mapping and with any file of the data set (name, size, time of change)."""
     if not dataset.is_dir():
         raise DatasetError(
             f"no data set at {dataset}: the directory does not exist; check the path (one with a comma needs quotes of "
@@ -119,7 +114,6 @@ def _create(dataset: RldsDataset, mapping: Mapping, directory: Path) -> None:
 
 
 def _convert(dataset: RldsDataset, mapping: Mapping, frames: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """One pass over the data set: writes the frames, returns the JSON facts and the columns."""
     cameras = check_mapping(dataset, mapping)
     digest, episodes, parts, vocabulary, left_out, rows = hashlib.sha256(), [], [], {}, [], 0
     for split in mapping.splits:
@@ -254,7 +248,6 @@ def _read_columns(reader: EpisodeReader, mapping: Mapping, name: str) -> dict[st
 
 
 def _concat(reader: EpisodeReader, fields: tuple[str, ...], name: str, end: int | None = None) -> np.ndarray:
-    """float32 [T, width]; the values up to `end` must be finite."""
     columns = []
     for field in fields:
         values = reader.step_array(field).astype(np.float32)
@@ -269,7 +262,6 @@ def _concat(reader: EpisodeReader, fields: tuple[str, ...], name: str, end: int 
 
 
 def _read_metadata(reader: EpisodeReader, mapping: Mapping, columns: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Our metadata of one episode. Without an id of its own an episode is named after the hash of its content."""
     metadata = _UNKNOWN | {"robot": mapping.robot}
     metadata |= {name: reader.episode_value(field) for name, field in mapping.metadata.items()}
     if not metadata["episode_id"]:

@@ -62,7 +62,6 @@ class FrameStore:
 
 
 def _decode_any(data: bytes) -> np.ndarray:
-    """PNG and other formats, through TensorFlow."""
     if data[:4] == _PNG and data[24:25] == b"\x10":  # TensorFlow would keep the high byte alone
         raise ValueError("it has 16 bits per value, expected an 8-bit colour picture")
     tf = tensorflow()

@@ -92,7 +92,6 @@ def _check_distinct(caches: Sequence[StepCache]) -> None:
 
 
 def _unit_hash(episode_id: str) -> float:
-    """In [0, 1), the same on every machine."""
     digest = hashlib.sha256(f"0/{episode_id}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
@@ -132,7 +131,6 @@ def count_samples(index: np.ndarray) -> int:
 
 
 def _episode_rows(cache: StepCache, dataset: int, number: int, last_action_valid: bool, filter: str) -> np.ndarray:
-    """The rows of one episode in order of time."""
     episode = cache.episodes[number]
     rows = np.arange(episode["start"], episode["start"] + episode["length"])
     category, commanded = cache.category[rows], cache.commanded[rows]

@@ -1,8 +1,4 @@
-"""The loader: RLDS data sets to training batches. Index first: batch k is a function of (seed, k, host).
-
-The index has one row per training sample; a sampler picks rows, and only their frames are read and decoded. Resuming
-needs the step number and nothing else.
-"""
+"""The loader: RLDS data sets to training batches. Index first: batch k is a function of (seed, k, host)."""
 
 import itertools
 from collections.abc import Mapping as Dict

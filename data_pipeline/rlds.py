@@ -95,10 +95,7 @@ class EpisodeReader:
         return list(self._features[f"steps/{field}"].bytes_list.value)
 
     def texts(self, field: str, length: int) -> list[str]:
-        """An instruction field of the steps, or of the episode, whose text then holds for all `length` steps.
-
-        Integers are its code points, padded with 0. Raises ValueError where they are none.
-        """
+        """An instruction field of the steps, or of the episode for all `length`: text, or code points padded with 0."""
         per_step = field in self.dataset.step_fields
         feature = (self.dataset.step_fields if per_step else self.dataset.episode_fields)[field]
         stored = self._features[f"steps/{field}" if per_step else field]

@@ -1,8 +1,7 @@
 """A stateless sampler: what a batch holds is a function of (seed, step, host), so resuming needs a step number.
 
-Each epoch is a keyed permutation of the samples, evaluated point by point: a Feistel network on the smallest even
-number of bits that holds them, walked until it lands inside (Black and Rogaway 2002, "Ciphers with arbitrary finite
-domains").
+Each epoch is a keyed permutation, evaluated point by point: a Feistel network on the smallest even number of bits,
+walked until it lands inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
 """
 
 from fractions import Fraction

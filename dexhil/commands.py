@@ -87,7 +87,6 @@ class Run:
 
 
 def _lock(workdir: Path) -> int:
-    """Keeps others out of `workdir` while the returned file is open. Raises ConfigError naming the process in it."""
     lock = os.open(workdir / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,7 +108,6 @@ def refuse_other_config(workdir: Path, config: Config, *, matters: Callable[[str
 
 
 def _changes(workdir: Path, config: dict[str, Any]) -> list[str]:
-    """Keys in which the run that `workdir` holds differs from `config`, none where it holds no run."""
     path = Path(workdir) / "config.json"
     return changed_keys(json.loads(path.read_text()), config) if path.is_file() else []
 

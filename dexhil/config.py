@@ -175,7 +175,6 @@ def _load_module(path: Path) -> ModuleType:
 
 
 def _call(path: Path, work: Callable[[], Any]) -> Any:
-    """`work()` of a config file. Raises ConfigError that names the line for whatever the file does wrong."""
     try:
         return work()
     except ConfigError:

@@ -42,10 +42,17 @@ def _sample(
 class Policy:
     """A trained VLA, compiled once for one robot.
 
-    meta: what the checkpoint says about itself. checkpoint_id: "<run>/<step>", as in `EpisodeMetadata.policy`.
-    saved: when, ISO 8601. num_steps: Euler steps of the flow. rtc: real-time chunking, "guided" for any checkpoint,
-    "trained" for one with `rtc_max_delay`, "auto" for the better of them, "none" (default) to compile none.
-    max_delay: of a prefix, actions.
+    Args:
+        params: of the model.
+        meta: what the checkpoint says about itself.
+        checkpoint_id: "<run>/<step>", as in `EpisodeMetadata.policy`.
+        saved: when, ISO 8601.
+        num_steps: Euler steps of the flow.
+        rtc: real-time chunking, "guided" for any checkpoint, "trained" for one with `rtc_max_delay`, "auto" for the
+            better of them, "none" to compile none.
+
+    Attributes:
+        max_delay: actions of a prefix at most.
     """
 
     def __init__(
@@ -69,9 +76,15 @@ class Policy:
 
     @classmethod
     def load(cls, directory: str | Path, step: int | None = None, **options: Any) -> Policy:
-        """The averaged (EMA) parameters of the newest checkpoint, or of `step`, of the run in `directory`.
+        """The averaged (EMA) parameters of a checkpoint of the run in `directory`.
 
-        options: num_steps and rtc, as of the class. Raises CheckpointError where it is missing or damaged.
+        Args:
+            directory: the run's.
+            step: the checkpoint's, by default the newest.
+            **options: num_steps and rtc, as of the class.
+
+        Raises:
+            CheckpointError: the checkpoint is missing or damaged.
         """
         found = find_step(directory, step)
         meta = load_meta(directory, int(found.name))
@@ -98,10 +111,15 @@ class Policy:
     ) -> ActionChunk:
         """The next H actions [H, A], absolute joint targets in rad. The same seed and observation give the same chunk.
 
-        prefix: [R, A] rad, what is left of the last chunk from this observation on; the chunk goes on from it. delay:
-        so many of them will be executed before the new chunk is there; it begins with these. See `Executor`.
-        Raises SchemaError or ValueError, naming the field, on an observation that is not of this robot or not finite,
-        and on a prefix that does not fit.
+        Args:
+            observation: of this robot.
+            seed: of the flow's noise.
+            prefix: [R, A] rad, what is left of the last chunk from this observation on; the chunk goes on from it.
+            delay: so many of them will be executed before the new chunk is there; it begins with these. See `Executor`.
+
+        Raises:
+            SchemaError: the observation breaks the contract; names the field.
+            ValueError: it is of another robot, or the prefix does not fit.
         """
         return ActionChunk(self._actions(self._batch(observation), seed, prefix, delay)[0], observation.timestamp)
 

@@ -1,7 +1,4 @@
-"""Runs commands here or on a Slurm cluster, each in a folder with its log, and watches, stops and ends them.
-
-A folder has one command at a time: where an earlier call's still runs, a launcher hands back that one instead.
-"""
+"""Runs commands, each in a folder with its log, here or on a Slurm cluster, and watches, stops and ends them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What every command passes before an actuator hears of it. Pure. NOT safety-rated: see docs/safety.md.
-
-`SafetyLayer` turns what is wanted into what may be sent: finite, within position, velocity, acceleration and jerk
-limits, at rest only where `dexhil.control.guard` allows. `SafetyLog` keeps every intervention with its cause.
-"""
+"""What every command passes before an actuator hears of it. Pure. NOT safety-rated: see docs/safety.md."""
 
 import dataclasses
 from typing import Any

@@ -34,12 +34,7 @@ class EpisodeError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class EncodedStep:
-    """One step with its images still as JPEG bytes.
-
-    Attributes:
-        images: camera name -> JPEG.
-        arrays: name -> float32 vector, the names in `ARRAYS`.
-    """
+    """One step with its images still as JPEG bytes, and its float32 vectors by the names in `ARRAYS`."""
 
     images: dict[str, bytes]
     arrays: dict[str, np.ndarray]
@@ -128,12 +123,7 @@ def frame(payload: bytes) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """What a scan of `steps.bin` could verify.
-
-    Attributes:
-        end: bytes up to the end of the last good record.
-        damage: what is wrong behind it, "" if nothing.
-    """
+    """What a scan of `steps.bin` could verify: `end` bytes of good records, and the `damage` after them, "" if none."""
 
     header: dict[str, Any] | None
     num_steps: int

@@ -142,7 +142,6 @@ class EpisodeWriter:
         return self._file
 
     def _check_layout(self, step: Step) -> None:
-        """Every step of an episode has the cameras, image sizes and joint count of its first, and time moves on."""
         seen = step.observation
         images = {camera: image.shape for camera, image in seen.images.items()}
         layout = {"images": images, "q_hand": seen.q_hand.shape}

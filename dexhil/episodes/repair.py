@@ -131,7 +131,6 @@ def _count_takeovers(file: Path) -> int:
 
 
 def _free_id(directory: Path, episode_id: str) -> str:
-    """A plain id that no episode beside the open `directory` has; without an id the episode is named after it."""
     plain = plain_id(episode_id) or plain_id(f"salvaged-{directory.name.removeprefix(OPEN_PREFIX)}")
     free, count = plain, 1
     while (directory.parent / free).exists():

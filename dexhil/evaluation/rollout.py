@@ -52,14 +52,7 @@ class ScoredRig(Rig, Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Filming:
-    """How a trial is filmed.
-
-    Attributes:
-        width: px.
-        height: px.
-        fps: 1/s, met as nearly as whole control steps allow.
-        only_last: the last moment alone, as a picture.
-    """
+    """How a trial is filmed; `fps` is met as nearly as whole control steps allow."""
 
     camera: str = "scene"
     width: int = 320

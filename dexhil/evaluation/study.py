@@ -267,7 +267,6 @@ def _watched_seconds(study: Study, arm: str) -> list[float]:
 
 
 def _with_watching(study: Study, arm: str) -> list[float]:
-    """Seconds of human time in round 1, …: demonstrations, and supervised rollouts from beginning to end."""
     shown = [(part.round, part.seconds) for part in study.demonstrations if part.arm == arm]
     watched = _watched_seconds(study, arm)
     return [sum(s for at, s in shown if at == number) + seconds for number, seconds in enumerate(watched, start=1)]

@@ -104,7 +104,6 @@ class Job(NamedTuple):
 
 
 def _videos(index: int, per_task: int) -> str:
-    """What is kept of a task's trial number `index`: failures are what a person wants to see."""
     if index < per_task:
         return "always"
     return "fails" if index < 4 * per_task else ""

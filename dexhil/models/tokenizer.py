@@ -120,10 +120,7 @@ def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes
 
 
 def prompt(instruction: str, state: np.ndarray | None = None) -> str:
-    """What the language model reads, to be encoded: PaliGemma ends a prompt with a newline.
-
-    state: [Q] normalised, for configs with state_input "text"; then the prompt is spelled as in pi0.5.
-    """
+    """What the language model reads, with a newline as PaliGemma's; with a normalised `state` [Q], as pi0.5's."""
     text = " ".join(_require_str(instruction).replace("_", " ").split())
     return f"{text}\n" if state is None else f"Task: {text}, State: {state_text(state)};\nAction: "
 

@@ -156,7 +156,6 @@ def key_values(values: Mapping[str, Any], workdir: Path | None = None) -> Table:
 
 
 def _page_of(path: Path) -> Path | None:
-    """report.html of the run that `path`, a folder or a checkpoint in it, belongs to; None for anything else."""
     if len(str(path)) > 400 or not path.exists():  # longer than a path may be: not one
         return None
     return next((page for page in (up / "report.html" for up in (path, *path.parents[:3])) if page.is_file()), None)

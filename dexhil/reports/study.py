@@ -269,7 +269,6 @@ def _points(interval: Sequence[float]) -> str:
 
 
 def _signed(rate: float) -> str:
-    """A difference of rates in whole points; never -0."""
     return f"{round(100 * rate):+d}"
 
 

@@ -150,7 +150,6 @@ def _forest_rows(name: str, pair: Mapping[str, Any]) -> list[tuple[str, Mapping[
 
 
 def _runs_with_loss(study: Study) -> dict[str, list[Cell]]:
-    """arm -> the warm-up and the arm's cells in order, where a loss was logged; the warm-up alone before any round."""
     logged = sorted((c for c in study.cells if len(series(c.metrics, "loss")[0])), key=lambda cell: cell.round)
     arms = [arm for arm in study.arms if any(cell.arm == arm for cell in logged)]
     runs = {arm: [cell for cell in logged if cell.arm in (arm, WARMUP)] for arm in arms}

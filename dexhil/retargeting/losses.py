@@ -1,8 +1,4 @@
-"""What the retargeter is trained on: DexHiL eq. 1 for the four fingers, eq. 2 for the thumb. Plain JAX.
-
-Positions are in metres in the robot's canonical frame; a person's are scaled to the robot. Every loss is a mean over
-the batch B.
-"""
+"""What the retargeter is trained on, DexHiL eq. 1 and 2: means over the batch B, m in the robot's canonical frame."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +37,7 @@ def speed_loss(robot_step: jax.Array, human_step_m: float) -> jax.Array:
 
 
 def pinch_loss(pads: jax.Array, wanted: jax.Array, weights: jax.Array) -> jax.Array:
-    """How far the pads [B, F, 3] are off `wanted` [B, F - 1] m from the thumb's, SQUEEZED_M: or nearer (DexHiL eq. 2)."""
+    """How far the pads [B, F, 3] are off `wanted` [B, F - 1] m from the thumb's; SQUEEZED_M or nearer: DexHiL eq. 2."""
     distance = _length(pads[:, 1:] - pads[:, :1])
     return (weights * (jnp.maximum(distance, SQUEEZED_M) - wanted) ** 2).sum(-1).mean()
 

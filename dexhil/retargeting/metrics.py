@@ -33,10 +33,9 @@ def score(
     held: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Every metric of a method on a clip [T, 21, 3], by the names of the benchmark's report.
+    """Every metric of a method on a clip [T, 21, 3], by the names of the benchmark's report; `held` bool [T] count.
 
-    held: bool [T], the frames that count, all by default. The method runs through the whole clip all the same, coverage
-    and lag are the whole clip's, and a fist or an open hand is one by the person's habit in the whole clip.
+    The method runs through the whole clip all the same, of which coverage, lag and a person's habits are.
     """
     held = np.ones(len(clip), bool) if held is None else held
     motors = method(clip)

@@ -1,8 +1,4 @@
-"""Trains a retargeting network in the paper's two stages: the four fingers (eq. 1), then the thumb's residual (eq. 2).
-
-Lengths are metres in the robot's canonical frame; a person's key points are scaled by the ratio of the hands' sizes,
-which is what lets a network that one person's recording made serve another.
-"""
+"""Trains a retargeting network in the paper's two stages: four fingers (eq. 1), then the thumb's residual (eq. 2)."""
 
 import functools
 from collections.abc import Callable, Sequence

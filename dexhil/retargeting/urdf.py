@@ -21,10 +21,13 @@ from dexhil.robots.tree import BASE
 class HandCard:
     """What a URDF file does not say.
 
-    tips: finger -> link of its tip, thumb first. roots: finger -> the joint at its knuckle. wrist: where the human
-    wrist would be, a link or m in the base frame. coupled: joint -> (joint that its motor drives first, ratio);
-    `<mimic>` elements count without being named. locked: joints that stay at 0. motors: joint -> what the robot calls
-    the motor that drives it, where that is another name.
+    Attributes:
+        tips: finger -> link of its tip, thumb first.
+        roots: finger -> the joint at its knuckle.
+        wrist: where the human wrist would be, a link or m in the base frame.
+        coupled: joint -> (joint that its motor drives first, ratio); `<mimic>` elements count without being named.
+        locked: joints that stay at 0.
+        motors: joint -> what the robot calls the motor that drives it, where that is another name.
     """
 
     tips: Mapping[str, str]
@@ -58,7 +61,8 @@ class _Joint:
 def load_urdf(path: str | Path, card: HandCard) -> Hand:
     """The right hand that a URDF file and a card describe, called like the file; meshes are not looked at.
 
-    Raises ValueError where the file is no URDF of one tree of hinges, lacks what the card names, or is of a left hand.
+    Raises:
+        ValueError: the file is no URDF of one tree of hinges, lacks what the card names, or is of a left hand.
     """
     path = Path(path)
     _check_fingers(path, card)
@@ -103,7 +107,6 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
 
 
 def _read_joints(path: Path) -> dict[str, _Joint]:
-    """Name -> joint, of one tree. Raises ValueError for a file that is none."""
     try:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
@@ -260,7 +263,6 @@ def _motors(
 def _limits(
     path: Path, joints: list[_Joint], motors: tuple[str, ...], coupling: np.ndarray, bias: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ranges [m] of the motors in which all joints that they drive are within theirs."""
     lower, upper = np.full(len(motors), -np.inf), np.full(len(motors), np.inf)
     for joint, row, shift in zip(joints, coupling, bias, strict=True):
         for motor in np.flatnonzero(row):

@@ -1,8 +1,4 @@
-"""The scripted operator: sees the object's state, forms an intent in human terms, and only then executes it.
-
-`ScriptedOperator.intent` is what a person would show with arm and hand; `execute` turns it into joint targets with
-inverse kinematics and a grasp synergy. A teleoperation chain can take the same intent instead.
-"""
+"""The scripted operator: sees the object's state, forms an intent in human terms, and only then executes it."""
 
 import dataclasses
 from typing import Any

@@ -1,8 +1,4 @@
-"""The simulated person of a human-in-the-loop round: watches a policy, foresees failure, takes over arm and hand.
-
-It sees what the scripted operator sees, decides as a person would (late, sometimes for nothing), and acts through the
-anchored mapping of `dexhil.control.takeover` with a cube and a hand of its own. Reproducible by seed.
-"""
+"""The simulated person of a round: watches a policy, foresees failure, takes over with a cube and a hand of its own."""
 
 import dataclasses
 
@@ -126,7 +122,6 @@ class SimulatedPerson:
         return Watch(since=now, began=now, foresees=foresight == 1 or bool(self._rng.uniform() < foresight))
 
     def _lets_go(self, seen: Attention) -> bool:
-        """Whether the policy goes on: the object is in the hand, or an arm that did not follow has been led back."""
         if self._led_back_at is not None:
             return seen.time_s >= self._led_back_at
         return self._hands_back and seen.in_hand and seen.moved > SLIPPED_M
@@ -141,7 +136,6 @@ class SimulatedPerson:
         return operator.think() if self._led_back_at is None else operator.lead(BACK_OFF)
 
     def _decides(self, seen: Attention) -> bool:
-        """Whether to take over now: the time to react to a reason is over, and the object was not caught meanwhile."""
         reason = foresee(self._rig.task, seen, self._watch, self._config)
         false_alarm = self._rng.uniform() < self._config.false_alarms_per_s / self._rig.control_hz
         reaction = self._rng.uniform(*self._config.reaction_s)

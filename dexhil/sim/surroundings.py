@@ -1,8 +1,4 @@
-"""What a task is not about and a policy must look past: colours, light, where the scene camera stands, clutter.
-
-A reset draws them; every range grows with the difficulty. Nothing here can be touched. Most of the clutter has
-the colours of the task's own object, so that looking for a colour is not enough.
-"""
+"""What a policy must look past: colours, light, the scene camera's place, clutter in the colours of the object."""
 
 import colorsys
 from collections.abc import Sequence
@@ -59,7 +55,6 @@ class Surroundings:
         self._place_clutter(rng, difficulty, keep_clear, colours)
 
     def _move_cameras(self, rng: np.random.Generator, difficulty: float) -> None:
-        """People move cameras a little: between days, and between the rig of the data and the one of the trial."""
         eye, target, shift, turn = (
             rng.uniform(-1.0, 1.0, 3) * difficulty * reach for reach in (EYE_M, TARGET_M, WRIST_M, WRIST_RAD)
         )

@@ -85,10 +85,7 @@ def synergy(state: PadState) -> np.ndarray:
 
 
 class Pad(Stream[PadState]):
-    """The pad itself, by its number among those that are plugged in. Unplugged, it is opened again when it comes back.
-
-    listeners: get the name of every button that is pressed. users: the devices that are connected through it.
-    """
+    """The pad itself, by its number; its `listeners` get pressed buttons, its `users` are connected through it."""
 
     def __init__(self, index: int, period_s: float = 0.01) -> None:
         super().__init__(
@@ -130,7 +127,6 @@ class Pad(Stream[PadState]):
         return Sample(self._state(), time.monotonic())
 
     def _heed(self, event: Any) -> None:
-        """Tells the listeners of a pressed button, if it is one of this pad: the queue is that of all pads."""
         pad = self._controller
         if pad is not None and event.instance_id == pad.id and event.button < len(BUTTONS):
             for listener in self.listeners:

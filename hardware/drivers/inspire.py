@@ -49,7 +49,6 @@ class Inspire(SerialHand):
             client.close()
 
     def _numbers(self, register: int, count: int) -> list[int] | None:
-        """Registers from `register` on; None where the reply was missing or broken."""
         from pymodbus.exceptions import ModbusException
 
         try:

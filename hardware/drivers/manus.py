@@ -98,7 +98,6 @@ class ManusGlove(ZmqGlove):
         return keypoints_of_nodes(nodes, self._order) * self._mirror
 
     def _choose(self, gloves: dict[str, list[str]]) -> list[str] | None:
-        """The fields of our glove; None where only the other one sent."""
         if self._serial is not None:
             return gloves.get(self._serial)
         if len(gloves) > 1:

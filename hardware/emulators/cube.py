@@ -24,10 +24,7 @@ FINER = 3  # pixels are averages of this many squared
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What the camera is like. matrix: [3, 3] px. blur_px, noise: standard deviations, noise in grey levels of 255.
-
-    gamma: of the picture; blur happens in light, before it.
-    """
+    """The camera: matrix [3, 3] px, standard deviations blur_px and noise (of 255), and gamma, after the blur."""
 
     matrix: np.ndarray
     width: int = 1280

@@ -11,11 +11,7 @@ PRESS_S, EVERY_S = 0.1, 0.5  # how long a button is pressed, and how often
 
 
 class ScriptedGamepad(GamepadOperator):
-    """From TAKE_S to GIVE_S of every cycle it holds the dead-man switch and pushes forward.
-
-    Before that it presses start in every other cycle, and success at the end of the next: a rig that is slow to start
-    still sees a whole takeover. Now and then clear, since emulators on a busy machine miss the robot's deadlines.
-    """
+    """Takes over and pushes from TAKE_S to GIVE_S of every cycle; presses start, success and clear in between."""
 
     def __init__(self, *, name: str = "operator") -> None:
         self._virtual = VirtualGamepad()  # before the driver looks for a pad

@@ -1,8 +1,4 @@
-"""One tick of control: who commands, through the takeover state machine and the safety layer, to the actuators.
-
-No threads and no clock of its own: `hardware.runtime.session` calls `tick` at the hand's rate, tests with any times.
-It is the only writer to the actuators. Everything that it reads is there already: a tick never waits.
-"""
+"""One tick of control, without threads or a clock: takeover machine, safety layer, the only writer to the actuators."""
 
 import dataclasses
 import enum
@@ -176,7 +172,6 @@ class Control:
         return human, lack
 
     def _policy_due(self, now: float, *, watching: bool) -> Due | None:
-        """What the policy plans for now. watching: a person commands, and it is for the record."""
         if watching:
             self.policy.watch()
         due = self.policy.due(now)
@@ -185,7 +180,6 @@ class Control:
         return due
 
     def _wanted(self, due: Due | None) -> np.ndarray | None:
-        """The command [A] rad of whoever leads where no person does: the way home, or the policy."""
         if self._phase is not Phase.HOMING:
             return None if due is None else due.action
         if self._state.mode is not Mode.AUTONOMOUS:
@@ -233,7 +227,6 @@ class Control:
         return functools.partial(take_over_jump, self._state, people, rest, self.spec, self.teleop.cube_to_ee)
 
     def _account(self, decision: Decision, command: np.ndarray) -> None:
-        """Tells takeover machine and policy what came of the tick. command: [A] rad, what the robot was commanded."""
         # a person's inverse kinematics go on from their own last solution, so that limits do not make it drift
         self._state = executed(self._state, decision.command if decision.is_intervention else command)
         if not decision.is_intervention and decision.mode is not Mode.AUTONOMOUS:

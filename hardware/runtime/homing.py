@@ -17,11 +17,6 @@ class WayHome:
     """Joint targets that lead the arm home: `start` at rest, `step` every tick, `turn_back` where the guard stops it.
 
     The way is straight in joint space. Where that leads out of the box, the hand goes straight, as the box is convex.
-
-    Args:
-        spec: the robot.
-        max_velocity: [7] rad/s of the joints.
-        period_s: of the ticks.
     """
 
     def __init__(self, spec: RobotSpec, max_velocity: np.ndarray, period_s: float) -> None:

@@ -1,8 +1,4 @@
-"""Loops at a fixed rate: absolute deadlines, so that nothing drifts, and how late every tick was.
-
-Deadlines lie on the grid k / hz + offset of the monotonic clock, which all processes of a machine share: loops of
-different processes keep their phase to each other without a word.
-"""
+"""Loops at a fixed rate, on a grid of the monotonic clock that all processes share, and how late every tick was."""
 
 import bisect
 import math

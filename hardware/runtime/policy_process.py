@@ -65,10 +65,7 @@ def connect(uri: str, key: str) -> Policy:
 
 
 class PolicyProcess:
-    """One policy at `hz`. factory: picklable, builds it in the process. image_bytes: of all cameras of an observation.
-
-    hung_s: without a word for so long, it counts as hung.
-    """
+    """One policy at `hz`, which a picklable `factory` makes in the process; silent for `hung_s`, it counts as hung."""
 
     def __init__(self, factory: Callable[[], Policy], *, hz: float, image_bytes: int, hung_s: float = 3.0) -> None:
         self.hz, self._factory, self._image_bytes, self._hung_s = hz, factory, image_bytes, hung_s
@@ -174,7 +171,6 @@ def _answer(policy: Policy, question: Question) -> tuple[np.ndarray | None, str]
 
 
 def _identity(policy: Any) -> dict[str, Any]:
-    """Of a policy in this process or behind a server; one that says nothing of itself has a name only."""
     facts = {"checkpoint_id": getattr(policy, "checkpoint_id", type(policy).__name__)}
     info = getattr(policy, "info", None)
     return facts if info is None else facts | {"info": info, "max_delay": info.max_delay}

@@ -13,10 +13,7 @@ STARTING = "policy: no plan yet"
 
 
 class PolicySource:
-    """What the policy commands. The observer's thread calls `request`, the control loop all else.
-
-    newest_report: reads the process's, which is None while it starts; None where there is no policy.
-    """
+    """What the policy commands, by `newest_report`. The observer's thread calls `request`, control all else."""
 
     def __init__(
         self, newest_report: Callable[[], Report | None] | None, action_dim: int, control_hz: float,

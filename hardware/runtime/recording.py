@@ -1,7 +1,6 @@
 """The recorder in a process of its own behind a bounded queue: a full disk or a dead process never blocks control.
 
-Beside the steps of an episode its folder gets `safety.jsonl`: one object per intervention of the safety layer, times in
-s since the episode began.
+An episode's folder gets `safety.jsonl` too: one object per intervention, times in s since the episode began.
 """
 
 import contextlib

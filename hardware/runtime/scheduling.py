@@ -1,8 +1,4 @@
-"""Real-time scheduling of the loops' process, where the system allows it.
-
-Every thread of the process is raised, not only the loops: they share Python's lock, and a thread that holds it while
-another program has its core would hold up the control loop. Processes started from here are ordinary ones again.
-"""
+"""Real-time scheduling, where the system allows it, of all threads of the loops' process: they share Python's lock."""
 
 import contextlib
 import os

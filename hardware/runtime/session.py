@@ -110,10 +110,7 @@ class Quit(Exception):
 
 
 class Session:
-    """A robot, its loops and its helpers. Use it as a context manager.
-
-    say: gets every message for the person, outside the control loop. stopping: whether the command is to end.
-    """
+    """A robot, its loops and its helpers, as a context manager; `say` gets all messages, outside the control loop."""
 
     def __init__(
         self, control: Control, policy: PolicyProcess | None, recorder: Recorder, say: Callable[[str], None] = print
@@ -239,7 +236,6 @@ class Session:
     def _ended(
         self, seconds: float, max_seconds: float, watch: Callable[[float], bool], presses: tuple[str, ...]
     ) -> str:
-        """Why the episode is over after another moment, "" while it is not."""
         time.sleep(SUPERVISE_S)
         try:
             self.supervise()
@@ -251,7 +247,6 @@ class Session:
         return pressed or ("time" if seconds > max_seconds else "" if goes_on else "quit")
 
     def _pressed(self, wanted: tuple[str, ...]) -> str:
-        """The first of `wanted` that the person pressed since the last call, "" for none; others are forgotten."""
         while not self.control.events.empty():
             event = self.control.events.get()
             if event in wanted:
@@ -281,10 +276,7 @@ class Session:
         return episode
 
     def supervise(self) -> None:
-        """One round beside the loops: messages to the person, helpers kept alive, devices reconnected.
-
-        Raises DeviceError where the session cannot go on.
-        """
+        """One round beside the loops: messages, helpers, lost devices; DeviceError where the session cannot go on."""
         self._take_messages()
         self.loops.check()
         fault = self.recorder.poll()

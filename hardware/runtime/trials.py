@@ -30,10 +30,7 @@ FREE = ("trials", "videos_per_task")  # keys of the config's `episode` that chan
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """per_task: episodes of each task, or as many as go into `minutes`.
-
-    counts: which episodes count; those of earlier calls do, too. max_attempts: episodes per wanted one.
-    """
+    """Episodes: `per_task`, or what goes into `minutes`; those that `counts`, of `max_attempts` per wanted one."""
 
     per_task: int
     minutes: float | None = None
@@ -136,10 +133,7 @@ class _Runner:
         self.films = Films(rig, workdir / "videos", config.episode.videos_per_task)
 
     def run(self, limits: Limits, on_done: Callable[[Done], None]) -> None:
-        """Tasks in turns until there are enough, time is up or the person has had enough.
-
-        Raises Quit, or DeviceError where the session cannot go on.
-        """
+        """Tasks in turns until there are enough, time is up or the person has had enough; or Quit, DeviceError."""
         until = time.monotonic() + 60.0 * limits.minutes if limits.minutes is not None else float("inf")
         earlier = [done for done in self.done if done.run == self._run]
         if earlier:
@@ -199,7 +193,6 @@ class _Runner:
 
 
 def _identity(config: Config, kind: str, checkpoint: str) -> str:
-    """All that the outcome of a trial depends on."""
     plain: dict[str, Any] = to_json(config)
     plain["episode"] = {key: value for key, value in plain["episode"].items() if key not in FREE}
     text = json.dumps([kind, checkpoint, plain], sort_keys=True)

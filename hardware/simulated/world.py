@@ -48,11 +48,7 @@ class PersonState:
 
 
 class World:
-    """Starts the process and holds its slots. The devices of `hardware.simulated.devices` read and write them.
-
-    rig: control_hz is the rate of its pictures. person: habits of the simulated one. retargeter: file through which the
-    person's hand is to pass; "": the glove gives hand joints itself.
-    """
+    """Starts the process and holds its slots. The devices of `hardware.simulated.devices` read and write them."""
 
     def __init__(self, rig: RigConfig, person: PersonConfig, retargeter: str = "") -> None:
         self.rig, self.habits, self.retargeter = rig, person, retargeter

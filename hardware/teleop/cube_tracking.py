@@ -44,9 +44,7 @@ class CubeTracker:
         self._refused: list[np.ndarray] = []
 
     def __call__(self, gray: np.ndarray, time_s: float) -> Tracked:
-        """gray: uint8 [H, W]. time_s: when it was taken. Raises ValueError for an image of another size than the
-        intrinsics'.
-        """
+        """The cube in `gray` uint8 [H, W], taken at `time_s`; ValueError for another size than the intrinsics'."""
         self._intrinsics.check_size(gray.shape[1], gray.shape[0])
         found = self._find(gray)
         guess = self._pose if time_s - self._time <= MEMORY_S else None

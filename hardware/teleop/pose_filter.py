@@ -15,7 +15,6 @@ LARGEST_GAP_S = 0.5  # a pose that comes later begins anew
 
 
 def _fraction(cutoff_hz: Hz, elapsed_s: float) -> Hz:
-    """Of the way to a new value that a first-order low pass goes in `elapsed_s`."""
     radians = 2.0 * np.pi * cutoff_hz * elapsed_s
     return radians / (radians + 1.0)
 

@@ -65,7 +65,6 @@ def load_params(
 
 
 def _matching(patterns: Sequence[str], shapes: Shapes) -> frozenset[str]:
-    """Our paths that a pattern names. Raises WeightsError on a pattern that names none."""
     found: set[str] = set()
     for pattern in patterns:
         named = {path for path in shapes if re.search(pattern, path)}

@@ -35,8 +35,7 @@ class PlushDraw:
 def draw(rng: np.random.Generator, difficulty: float) -> PlushDraw:
     """Draws a reset; every range grows with `difficulty`, and the same numbers are used whatever it is.
 
-    The toy lies across the robot's view, where the hand grasps it straight. Its yaw grows with the difficulty squared:
-    near a toy that points at the robot two grasps, 180 degrees apart, are equally good, which is hard to imitate.
+    The toy's yaw grows with the difficulty squared: one that points at the robot has two grasps, equally good.
     """
     unit = rng.uniform(-1.0, 1.0, 12)
     push_angle, push_m = np.pi * unit[8], 0.05 * difficulty * (unit[9] + 1) / 2
