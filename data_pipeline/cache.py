@@ -30,11 +30,17 @@ METADATA = (*_UNKNOWN, "robot")
 class StepCache:
     """Every step of one data set, N rows in the order of the episodes.
 
-    frames: int64 [N, cameras, 2], offset and bytes of each encoded frame in `frames.bin`.
-    state: float32 [N, S]; action: float32 [N, A]; category: int8 [N], index into CATEGORIES; instruction: int32 [N],
-    index into `instructions`. gap: bool [N], time is missing before this step. commanded: bool [N], somebody acted.
-    episodes: metadata of each with "number" (in its split), "start" (first row) and "length". control_hz: rate of the
-    steps, None where nothing says it. left_out: sentences on episodes that are not here.
+    Attributes:
+        episodes: metadata of each with "number" (in its split), "start" (first row) and "length".
+        control_hz: 1/s, rate of the steps, None where nothing says it.
+        left_out: sentences on episodes that are not here.
+        frames: int64 [N, cameras, 2], offset and bytes of each encoded frame in `frames.bin`.
+        state: float32 [N, S].
+        action: float32 [N, A].
+        category: int8 [N], index into CATEGORIES.
+        instruction: int32 [N], index into `instructions`.
+        gap: bool [N], time is missing before this step.
+        commanded: bool [N], somebody acted.
     """
 
     directory: Path
@@ -58,10 +64,10 @@ _COLUMNS = ("frames", "state", "action", "category", "instruction", "gap", "comm
 
 
 def open_cache(dataset: Path, mapping: Mapping, cache_dir: Path) -> StepCache:
-    """The step cache of a data set, made first where `cache_dir` does not have it.
+    """The step cache of a data set, made first where `cache_dir` does not have it; warns of episodes left out.
 
-    Warns of every episode that is left out. Raises DatasetError where the data set is missing, damaged, or does not fit
-    the mapping, or where the cache is damaged.
+    Raises:
+        DatasetError: the data set is missing, damaged or does not fit the mapping, or the cache is damaged.
     """
     directory = Path(cache_dir) / _cache_key(Path(dataset), mapping)
     if not directory.is_dir():
@@ -271,7 +277,6 @@ def _read_metadata(reader: EpisodeReader, mapping: Mapping, columns: dict[str, n
 
 
 def _intern(reader: EpisodeReader, field: str, length: int, vocabulary: dict[str, int], name: str) -> np.ndarray:
-    """int32 [T]: index of each step's instruction in the vocabulary, which grows."""
     try:
         texts = reader.texts(field, length)
         return np.array([vocabulary.setdefault(text, len(vocabulary)) for text in texts], np.int32)

@@ -35,8 +35,11 @@ def select_episodes(
 ) -> list[tuple[int, int]]:
     """(data set, episode) pairs of a split that pass the filter, in order; of each task only the first `per_task`.
 
-    An episode's split depends on its id alone; only the first data set's episode of the lowest hash is
-    held out in any case (fraction above 0). So adding data sets moves none. Raises DatasetError where nothing is left.
+    An episode's split depends on its id alone; only the first data set's episode of the lowest hash is held out in any
+    case (fraction above 0). So adding data sets moves none.
+
+    Raises:
+        DatasetError: nothing is left.
     """
     check_known("split", split, ("train", "heldout", "all"))
     if not 0.0 <= heldout_fraction < 1.0:
@@ -104,10 +107,13 @@ def build_index(
 ) -> np.ndarray:
     """INDEX_DTYPE [steps]: every step of the chosen episodes, the training samples first (see `count_samples`).
 
-    filter: a name of filter.FILTERS. Steps that it leaves out, and those in which nobody commanded, stand after the
-    samples, in categories of their own (mapping.UNUSED). A chunk ends where the filter begins or ends, where nobody
-    commands and where time is missing, and with nothing else: it may read across a change of control. Without a valid
-    last action an episode ends one step earlier, for samples and for chunks. Raises DatasetError where no step is kept.
+    What `filter`, of filter.FILTERS, leaves out and steps in which nobody commanded stand after the samples, in
+    categories of their own (mapping.UNUSED). A chunk ends where the filter begins or ends, where nobody commands and
+    where time is missing, and with nothing else: it may read across a change of control. Without a valid last action an
+    episode ends one step earlier.
+
+    Raises:
+        DatasetError: no step is kept.
     """
     parts = [_episode_rows(caches[dataset], dataset, number, last_action_valid, filter) for dataset, number in chosen]
     index = np.concatenate([np.zeros(0, INDEX_DTYPE), *parts])

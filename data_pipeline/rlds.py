@@ -135,7 +135,6 @@ def _from_codes(codes: np.ndarray) -> str:
 
 
 def _values(stored: Any, feature: Any) -> Any:
-    """The stored list of a TFRecord feature: a NumPy vector, or a list of bytes for text."""
     kind = stored.WhichOneof("kind")
     if kind == "int64_list":
         return np.array(stored.int64_list.value).astype(feature.np_dtype)

@@ -68,9 +68,11 @@ def two_pool_indices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples drawn from two pools of `sizes`, the first with probability `p_first`: both [batch_size / num_hosts].
 
-    Returns bool, whether a sample is of the first pool, and int64, which one of its pool. Any n positions in a row of
-    the stream hold the floor or the ceiling of p_first * n samples of the first pool: before position p it has given
-    floor(p_first * p + phase). Each pool goes through its own epochs, and the hosts' parts make up the batch.
+    Any n positions in a row hold the floor or the ceiling of p_first * n samples of the first pool: before position p
+    it has given floor(p_first * p + phase). Each pool goes through its own epochs; the hosts' parts make up the batch.
+
+    Returns:
+        bool, whether a sample is of the first pool, and int64, which one of its pool.
     """
     stream = _stream(step, batch_size, host, num_hosts)
     phase = int(hash64(seed)[0]) % p_first.denominator

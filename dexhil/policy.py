@@ -148,7 +148,6 @@ class Policy:
         return raw
 
     def _prefix(self, prefix: np.ndarray | None, delay: int, state: np.ndarray) -> Prefix | None:
-        """`prefix` relative to the new state, as the model's own actions are, and padded to a chunk."""
         if prefix is None and self._rtc != "trained":
             return None
         model, length = self.meta.model, 0 if prefix is None else len(prefix)

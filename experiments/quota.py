@@ -73,7 +73,6 @@ def _counted(done: Done, per_task: int) -> int:
 
 
 def _missing(done: Done, per_task: int, first: int, max_seeds: int | None) -> list[tuple[str, int]]:
-    """Seeds to start now: the first `per_task` of each task, and one more for each that did not count, in turns."""
     wanted = []
     for task, seeds in done.items():
         count = per_task + sum(not counts for counts in seeds.values())

@@ -104,7 +104,6 @@ def _salvage(directory: Path, file: BinaryIO, report: RepairReport) -> None:
 
 
 def _salvaged_metadata(directory: Path, verified: Verified) -> EpisodeMetadata:
-    """The metadata the writer had written if the process died just before the rename, else its draft, success -1."""
     with contextlib.suppress(EpisodeError, OSError):
         metadata, facts = read_facts(directory)
         if facts["num_steps"] == verified.num_steps:

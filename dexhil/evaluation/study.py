@@ -65,7 +65,8 @@ class Demonstrations:
 class Study:
     """All that is known so far; any part may still be missing. The first arm is compared with every other.
 
-    Raises ValueError where a part names an arm that the study does not have, or a cell comes twice.
+    Raises:
+        ValueError: a part names an arm that the study does not have, or a cell comes twice.
     """
 
     tasks: tuple[str, ...]

@@ -33,9 +33,13 @@ class Person(Protocol):
 class Supervised:
     """Outcome of a supervised rollout.
 
-    control: (start s, end s, "policy" | "person") in order. engaged, released: of every takeover and hand-back, see
-    `dexhil.control.jumps`. seconds: rig time; human_seconds: of it under a person's control; watch_seconds: the rest,
-    in which a person has to watch.
+    Attributes:
+        seconds: rig time.
+        human_seconds: of it under a person's control.
+        watch_seconds: the rest, in which a person has to watch.
+        control: (start s, end s, "policy" | "person") in order.
+        engaged: of every takeover, see `dexhil.control.jumps`.
+        released: of every hand-back, the same.
     """
 
     success: bool

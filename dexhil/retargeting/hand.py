@@ -101,7 +101,8 @@ def simulated_dexhand021() -> Hand:
 def canonical_frame(hand: Hand) -> tuple[np.ndarray, np.ndarray]:
     """(origin [3] m, axes [3, 3] as columns) of the hand's canonical frame in its base frame: that of `keypoints`.
 
-    Raises ValueError for a hand without index, middle and ring, whose knuckles give the frame.
+    Raises:
+        ValueError: the hand lacks index, middle or ring, whose knuckles give the frame.
     """
     missing = [finger for finger in PALM_FINGERS if finger not in hand.fingers]
     if missing:

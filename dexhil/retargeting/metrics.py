@@ -146,7 +146,6 @@ def thumb_distances(positions: np.ndarray) -> np.ndarray:
 
 
 def _steps(positions: np.ndarray) -> np.ndarray:
-    """The furthest [T - 1] m that any finger's point [T, F, 3] moves in a frame."""
     return np.linalg.norm(np.diff(positions, axis=0), axis=-1).max(axis=-1)
 
 
@@ -155,5 +154,4 @@ def _jerk(positions: np.ndarray, held: np.ndarray) -> float:
 
 
 def _runs(held: np.ndarray, length: int) -> np.ndarray:
-    """bool [T - length + 1]: whether `length` frames from each one on are all held."""
     return np.asarray(np.lib.stride_tricks.sliding_window_view(held, length).all(axis=-1))

@@ -185,11 +185,7 @@ def _check_tree(path: Path, joints: list[_Joint]) -> None:
 
 
 class _Links:
-    """The tree of a URDF file with its fixed and locked joints folded away.
-
-    hinges: names of the movable joints, a parent before its children. carriers: joint -> (hinge that carries it, or
-    BASE, its frame [4, 4] at angle 0 in that hinge's). of_child: link -> the joint that carries it.
-    """
+    """The tree of a URDF file with its fixed and locked joints folded away: hinges, parents first, and carriers."""
 
     def __init__(self, path: Path, joints: Mapping[str, _Joint], card: HandCard) -> None:
         self._path, self._joints, self._locked = path, joints, card.locked
@@ -200,7 +196,6 @@ class _Links:
             self._place(joint.child)
 
     def _place(self, link: str) -> tuple[int, np.ndarray]:
-        """(hinge that carries `link` or BASE, its frame [4, 4] in that hinge's); the joints above are placed first."""
         name = self.of_child.get(link)
         if name is None:
             return BASE, np.eye(4)

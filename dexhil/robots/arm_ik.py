@@ -79,7 +79,6 @@ def _error_and_jacobian(position: np.ndarray, rotation: np.ndarray, q_arm: np.nd
 
 
 def _step(error: np.ndarray, jacobian: np.ndarray, drift: np.ndarray) -> np.ndarray:
-    """Damped least squares for `error` [6], plus `drift` [7] projected into the null space."""
     inverse = np.linalg.solve(jacobian @ jacobian.T + DAMPING**2 * np.eye(6), jacobian).T
     step = inverse @ error
     step += drift - inverse @ (jacobian @ drift)

@@ -93,7 +93,6 @@ class PolicyClient:
             self._connection = None
 
     def _persist(self, act: Callable[[float], Any]) -> Any:
-        """`act(deadline)`, again after a lost or refused connection as long as there is time."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:

@@ -35,10 +35,7 @@ class Intent:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How one operator moves. speed: factor. perception_m [3], perception_yaw rad: a constant error.
-
-    tremor_m: size of slow position noise. hesitates_at, hesitates_for: s, when and how long the hand slows down.
-    """
+    """How one operator moves: a speed factor, perception_m [3] and perception_yaw rad as errors, tremor_m, hesitation s."""
 
     speed: float
     perception_m: np.ndarray
@@ -176,7 +173,6 @@ class ScriptedOperator:
         return (pose[:3], *hand_angles(pose[3:]))
 
     def _move_towards(self, goal: Goal) -> None:
-        """One control period of smooth motion: speed and acceleration are bounded in position, rotation and grasp."""
         period = 1.0 / self._rig.control_hz
         wanted = np.array([*goal.position, goal.tilt, goal.yaw, *goal.grasp.vector()]) - self._target
         pace = self.style.speed * self._hesitation()

@@ -30,11 +30,7 @@ _PERSON_STREAM = 1
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """What a person at the table sees: everything that `foresee` needs of one moment.
-
-    away: m in the table plane from hand to object. above: m of the hand over where fingers should close. closure: of
-    the fingers, 0 to 1. moved: m that the object was lifted or pulled out. dropped: m below its best.
-    """
+    """What a person at the table sees: m away from the object, above it, moved, dropped; closure from 0 to 1."""
 
     time_s: float
     away: float
@@ -47,10 +43,7 @@ class Attention:
 
 @dataclasses.dataclass
 class Watch:
-    """Memory of a watching person. best, moved: m, where something last went forward, and since: s, when.
-
-    began: s, when the person began to watch. foresees: whether a miss is seen before the fingers have closed.
-    """
+    """Memory of a watching person: best and moved, m, since and began, s, and whether it foresees a miss."""
 
     best: float = np.inf
     moved: float = 0.0
@@ -146,7 +139,6 @@ class SimulatedPerson:
         return self._due is not None and seen.time_s >= self._due[0]
 
     def _take_over(self, rest: np.ndarray) -> ScriptedOperator:
-        """The person's own motion starts where the robot comes to rest, with a hand as near as it can shape."""
         assert self._due is not None
         self.reasons.append(self._due[1])
         self._due, self._followed, self._led_back_at = None, self._rig.time, None

@@ -209,7 +209,6 @@ def _average(ema: Params, params: Params, decay: jax.Array) -> Params:
 
 
 def _step_with_host_average(step: Any, config: StepConfig, state: TrainState, inputs: dict[str, Any]) -> Any:
-    """The step without the average, which follows every so many steps, a leaf at a time on the device."""
     ema, done = state.ema_params, int(state.step) + 1
     state, metrics = step(dataclasses.replace(state, ema_params=None), inputs)
     if done % EMA_EVERY == 0:

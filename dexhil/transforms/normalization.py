@@ -286,7 +286,6 @@ def normalization_drift(
 
 
 def _normalized(normalization: Normalization, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """States [N, S'] and valid actions [n, A'] in model space."""
     states, chunks, mask = samples
     if not mask.any():
         raise ValueError(f"drift: expected samples with at least one valid action, got a mask of {list(mask.shape)}")

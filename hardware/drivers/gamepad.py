@@ -62,10 +62,7 @@ def outside_deadzone(stick: np.ndarray) -> np.ndarray:
 
 
 def moved(pose: np.ndarray, state: PadState, elapsed_s: float, speed: float, turn_speed: float) -> np.ndarray:
-    """`pose` [7] after `elapsed_s` of the sticks, along and about the axes of its frame: x forward, y left, z up.
-
-    speed: m/s and turn_speed: rad/s of a stick all the way. Without the dead-man switch nothing moves.
-    """
+    """`pose` [7] after `elapsed_s` of the sticks, at most at `speed` m/s and `turn_speed` rad/s, along its own axes."""
     if DEAD_MAN not in state.held:
         return pose
     (left_x, left_y), (right_x, right_y) = state.left, state.right

@@ -66,8 +66,11 @@ def keypoints_of_ergonomics(degrees: np.ndarray) -> np.ndarray:
 class ManusGlove(ZmqGlove):
     """Key points [21, 3] m of one hand, as a right one: those of a left hand are mirrored.
 
-    side: of the person's hand. serial: of the glove, needed where two send. node_order: of the bridge, see NODE_ORDERS.
-    mirrored: whether the stream's coordinates are left-handed.
+    Args:
+        side: of the person's hand.
+        serial: of the glove, needed where two send.
+        node_order: of the bridge, see NODE_ORDERS.
+        mirrored: whether the stream's coordinates are left-handed.
     """
 
     def __init__(

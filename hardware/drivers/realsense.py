@@ -35,10 +35,12 @@ class DeviceClock:
 
 
 class RealSense(Stream[np.ndarray]):
-    """uint8 [H, W, 3] RGB. serial: of the camera, None takes the only one. file: a recording (.db3) to play instead, in
-    real time, over and over.
+    """uint8 [H, W, 3] RGB.
 
-    exposure_us: fixed, which keeps moving markers sharp; None leaves it to the camera.
+    Args:
+        serial: of the camera, None takes the only one.
+        file: a recording (.db3) to play instead, in real time, over and over.
+        exposure_us: fixed, which keeps moving markers sharp; None leaves it to the camera.
     """
 
     def __init__(

@@ -44,11 +44,7 @@ class Phase(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What the last tick did. command, policy_action: float32 [A] rad; policy_action is NaN where no policy was asked.
-
-    is_commanded: somebody, policy or person, commands: the robot does not just hold. holding: why it does, "" where it
-    does not.
-    """
+    """What the last tick did, float32 [A] rad; policy_action is NaN where none was asked; `holding`: why it holds."""
 
     t: float
     phase: Phase
@@ -62,12 +58,7 @@ class Snapshot:
 
 
 class Control:
-    """Devices in, commands out.
-
-    watch: what is wrong with devices, and what others found wrong (`outside`). messages: for the person and the record.
-    policy: whom the observer asks for requests; its reports come from newest_report, see `PolicySource`. events: what
-    the person pressed, for whoever runs the episodes. changes: of control.
-    """
+    """Devices in, commands out; beside them `watch`, `messages`, pressed `events` and `changes` of control."""
 
     def __init__(
         self, spec: RobotSpec, arm: Arm, hand: Hand, cameras: Mapping[str, Camera], teleop: Teleop, safety: SafetyLayer,

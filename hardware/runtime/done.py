@@ -14,11 +14,7 @@ FILE = "episodes.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """One finished episode. success, ended, seconds, control: as of `Episode`. failure: its category, "" on success.
-
-    run: of all that must be equal for episodes to be scored together. takeover_jumps, release_jumps: rad, largest joint
-    and Euclidean norm of each. causes: interventions of the safety layer by cause. recorded: whether it was kept.
-    """
+    """One finished episode, as `Episode`, and its `run`: all that must be equal for episodes to be scored together."""
 
     task: str
     seed: int

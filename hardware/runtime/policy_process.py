@@ -36,11 +36,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the process last said, at t (monotonic s). request: the last that was answered, with actions float32 [H, A]
-    rad or with an `error`. stats: of its loop.
-
-    identity: {"checkpoint_id", "info": PolicyInfo, "max_delay"} of the loaded policy; empty while it loads.
-    """
+    """What the process last said, at t (monotonic s): the newest answer, actions float32 [H, A] rad or an `error`."""
 
     t: float
     request: Request | None = None
@@ -159,7 +155,6 @@ def _serve(
 
 
 def _answer(policy: Policy, question: Question) -> tuple[np.ndarray | None, str]:
-    """(actions float32 [H, A] rad, "") of one inference, or (None, what went wrong)."""
     try:
         chunk = policy.infer(question.observation, seed=question.seed, **question.request.options)
         actions = np.asarray(chunk.actions, np.float32)

@@ -85,9 +85,7 @@ def _step(observation: Observation, latest: Snapshot) -> Step:
 
 @dataclasses.dataclass
 class Episode:
-    """What came of one. success: 1, 0, -1 where nobody said. ended: "success", "failure", "discard", "quit", "time", or
-    what broke. control: (start s, end s, "policy" | "person" | "nobody"). path: None where it was not kept.
-    """
+    """What came of one: success 1, 0 or -1 (nobody said), how it `ended`, `control` as (start s, end s, who)."""
 
     success: int
     ended: str
@@ -200,10 +198,17 @@ class Session:
     ) -> Episode:  # fmt: skip
         """Records one episode until a person (or a rig that judges itself) ends it, time is up or something breaks.
 
-        watch: called with the seconds so far, some 50 times a second; False ends the episode as "quit". from_takeover:
-        time and recording begin when the person first takes over, as in a demonstration. Where the session cannot go on
-        `broken` says why, and what was recorded is kept. Raises DeviceError, before anything moves, where nothing can
-        be recorded.
+        Where the session cannot go on `broken` says why, and what was recorded is kept.
+
+        Args:
+            draft: of the episode's metadata.
+            instruction: for the policy.
+            max_seconds: then the episode ends as "time".
+            watch: called with the seconds so far, some 50 times a second; False ends the episode as "quit".
+            from_takeover: time and recording begin when the person first takes over, as in a demonstration.
+
+        Raises:
+            DeviceError: nothing can be recorded; before anything moves.
         """
         self._open(draft)
         self._changes, self._interventions, who = [], [], list[tuple[float, str]]()

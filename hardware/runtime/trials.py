@@ -40,9 +40,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Purpose:
-    """What the episodes are for, as recorded: source, number of the round. prefix: of their names. scored: a trial of
-    a policy, which is counted only together with those of the same checkpoint, rig and config.
-    """
+    """What episodes are for; a `scored` one counts only with those of the same checkpoint, rig and config."""
 
     source: Source = "online"
     round: int = 0
@@ -52,9 +50,7 @@ class Purpose:
 
 @dataclasses.dataclass(frozen=True)
 class Trials:
-    """What a run came to. done: the episodes that belong together, those of earlier calls included; the rest is of this
-    call. error: why it could not go on, "" where it could. interrupted: by Ctrl-C.
-    """
+    """What a run came to; `done` has earlier calls' episodes too, `error` says why it could not go on, or ""."""
 
     tasks: tuple[str, ...]
     done: list[Done]
@@ -73,8 +69,11 @@ def run_trials(
 ) -> Trials:  # fmt: skip
     """Runs and records episodes under `workdir`/episodes with the config's rig (kind: "real" or "sim").
 
-    policy: a picklable factory, None where a person does all. on_done: called after each. Raises ConfigError or
-    DeviceError where rig and policy do not fit or do not work.
+    The picklable factory `policy` is None where a person does all; `on_done` is called after each episode.
+
+    Raises:
+        ConfigError: rig and policy do not fit.
+        DeviceError: they do not work.
     """
     rig = make_rig(config, kind)
     process = None

@@ -88,7 +88,6 @@ class DeviceWatch:
         return found
 
     def _check(self, cause: str, role: str, device: Device[Any], now: float) -> tuple[float, str]:
-        """(s since the last reading, what is wrong with the device, "" for nothing); it is kept under `cause`."""
         reading, fault = check_device(device, now, self._settings)
         if fault:
             fault = f"{role if device.name == role else f'{role} {device.name}'} {fault}"

@@ -15,10 +15,7 @@ from hardware.teleop.pose_filter import JointFilter
 
 @dataclasses.dataclass
 class Teleop:
-    """One person. retargeter: None where the glove gives hand joints [hand_dof] rad itself.
-
-    cube_to_ee: [7], the constant `C` of DexHiL eq. 3. blend: see `takeover.Inputs`.
-    """
+    """One person's devices; without a retargeter the glove gives hand joints [hand_dof] rad itself."""
 
     tracker: Tracker
     glove: Glove
