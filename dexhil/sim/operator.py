@@ -35,7 +35,7 @@ class Intent:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How one operator moves: a speed factor, perception_m [3] and perception_yaw rad as errors, tremor_m, hesitation s."""
+    """How one operator moves: speed factor, errors perception_m [3] and perception_yaw rad, tremor_m, hesitation s."""
 
     speed: float
     perception_m: np.ndarray

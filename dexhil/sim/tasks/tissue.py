@@ -19,7 +19,7 @@ CENTRE = np.array([0.53, 0.0])
 
 @dataclasses.dataclass(frozen=True)
 class TissueDraw:
-    """What one reset draws: position [2] m, yaw and curl rad, height, visible and width m, retention N, tint factors."""
+    """What a reset draws: position [2] m, yaw and curl rad, height, visible and width m, retention N, tint factors."""
 
     position: np.ndarray
     yaw: float
