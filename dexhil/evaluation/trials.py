@@ -3,10 +3,9 @@
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from dexhil.control.executor import DEFAULT, ExecutorConfig
 from dexhil.evaluation.rollout import Filming, Policy, ScoredRig, Trial, run_trial
 from dexhil.reports.video import write_picture, write_video
-from dexhil.workers import leave_ctrl_c_to_parent, use_one_thread
+from dexhil.workers import use_one_thread, worker_died, worker_pool
 
 TRIALS_FILE = "trials.jsonl"
 
@@ -146,7 +145,6 @@ _worker: tuple[Bench, ScoredRig, Policy] | Exception | None = None  # each worke
 
 def _start_worker(bench: Bench) -> None:
     global _worker
-    leave_ctrl_c_to_parent()
     use_one_thread()
     try:
         _worker = bench, bench.make_rig(), bench.make_policy()
@@ -162,12 +160,11 @@ def _work(job: Job) -> Trial:
 
 
 def _in_workers(bench: Bench, jobs: Sequence[Job], workers: int, stop: Callable[[], bool]) -> Iterator[Trial]:
-    """Trials as they finish. Spawned processes: a forked one would inherit locked threads of JAX."""
+    """Trials as they finish."""
     if not jobs:
         return
     count = min(workers, len(jobs))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(bench,)) as pool:
+    with worker_pool(count, _start_worker, bench) as pool:
         pending: set[Future[Trial]] = {pool.submit(_work, job) for job in jobs}
         try:
             while pending:
@@ -177,10 +174,6 @@ def _in_workers(bench: Bench, jobs: Sequence[Job], workers: int, stop: Callable[
                 if stop():
                     pending = {future for future in pending if not future.cancel()}
         except BrokenProcessPool:
-            raise ValueError(
-                f"a worker process of the evaluation was killed; its message, if any, is above. Often memory ran out: "
-                f"{f'set eval.workers below {count}' if count > 1 else 'free some'}. Finished trials are kept in "
-                f"{bench.folder} and the same command continues"
-            ) from None
+            raise worker_died(count) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -107,7 +107,18 @@ class SimulatedPerson:
             return self._devices.show(self._correct(self._operator))
         if not self._decides(seen):
             return None
-        self._operator = self._take_over(rest)
+        self._take_over()
+        return self.lead_from(rest)
+
+    def lead_from(self, rest: np.ndarray) -> HumanCommand:
+        """The person's own motion starts where the robot comes to rest, with a hand as near as it can shape."""
+        self._operator = ScriptedOperator(
+            self._rig,
+            seed=self._seed + len(self.reasons),
+            start=Intent(arm_ik.forward(rest[:ARM_DOF].astype(np.float64)), hand_to_grasp(rest[ARM_DOF:])),
+            approach_speed=self._config.approach_speed,
+            skill=self._config.skill,
+        )
         return self._devices.show(self._operator.intent)
 
     def _begin_to_watch(self, now: float) -> Watch:
@@ -138,19 +149,11 @@ class SimulatedPerson:
             self._due = None  # it goes well after all
         return self._due is not None and seen.time_s >= self._due[0]
 
-    def _take_over(self, rest: np.ndarray) -> ScriptedOperator:
+    def _take_over(self) -> None:
         assert self._due is not None
         self.reasons.append(self._due[1])
         self._due, self._followed, self._led_back_at = None, self._rig.time, None
         self._hands_back = bool(self._rng.uniform() < self._config.hand_back)
-        shown = Intent(arm_ik.forward(rest[:ARM_DOF].astype(np.float64)), hand_to_grasp(rest[ARM_DOF:]))
-        return ScriptedOperator(
-            self._rig,
-            seed=self._seed + len(self.reasons),
-            start=shown,
-            approach_speed=self._config.approach_speed,
-            skill=self._config.skill,
-        )
 
     def _look(self) -> Attention:
         state: PlushState | TissueState = self._rig.privileged()

@@ -26,6 +26,7 @@ STEP_HZ = 100.0
 TRACKER_EVERY = 3  # steps: 33 Hz
 MOST_BEHIND = 10  # steps that are made up for; time stands still for the rest
 REGRIP_STEPS = 10
+SETTLE_STEPS = 30  # the person who takes over holds still until the robot stands, and leads it from there
 SMALL = 1 << 14
 FILM_SIZE = 320, 240
 
@@ -190,8 +191,13 @@ class _Served:
         self.pause -= 1
         if self.pause > 0:
             return
+        was_engaged = self.engage
+        if self.pause == 0 and was_engaged:
+            self.person.lead_from(self.rig.command)
         human = self.person.tick(self.rig.command)
         self.engage = human is not None
+        if self.engage and not was_engaged:
+            self.pause = SETTLE_STEPS
         if human is not None:
             self.cube = human.pose_camera_cube
             q_hand = human.q_hand
