@@ -48,10 +48,9 @@ def _feistel(values: np.ndarray, key: np.ndarray, half: np.uint64) -> np.ndarray
 def sample_indices(
     seed: int, step: int, *, batch_size: int, num_samples: int, host: int = 0, num_hosts: int = 1
 ) -> np.ndarray:
-    """Samples of this host's part of batch `step`: int64 [batch_size / num_hosts] in [0, num_samples).
+    """Samples of this host's part of batch `step`, int64 [batch_size / num_hosts] in [0, num_samples).
 
-    Position p = step * batch_size + i of the endless stream falls into epoch p // num_samples; every epoch visits each
-    sample once, in its own order. The hosts' parts make up the batch that one host alone would draw.
+    Every epoch visits each sample once, in its own order; the hosts' parts make up what one host alone would draw.
     """
     return _in_epochs(_stream(step, batch_size, host, num_hosts), num_samples, seed)
 

@@ -170,7 +170,7 @@ class Executor:
         return max(0, math.ceil(max(self._latencies) * self._hz - _ROUNDING))
 
     def rest(self, command: np.ndarray) -> None:
-        """The policy does not command: its plan is dropped, the next begins at `command` [A] rad, the robot's."""
+        """Drops the plan, as the policy does not command; the next begins at `command` [A] rad, where the robot is."""
         self._command, self._watching = command, False
         if not self._resting:
             self._drop()

@@ -14,10 +14,7 @@ from dexhil.schema import Step
 
 
 class Person(Protocol):
-    """Who supervises. reasons: why control was taken, one per takeover. cube_to_ee: [7], `C` of DexHiL eq. 3.
-
-    authority, blend: see `takeover.Inputs`.
-    """
+    """Who supervises: its `reasons`, one per takeover, and `C` of DexHiL eq. 3; the rest: see `takeover.Inputs`."""
 
     reasons: list[str]
     cube_to_ee: np.ndarray

@@ -22,9 +22,9 @@ TRIALS_FILE = "trials.jsonl"
 class Bench:
     """What a trial needs, as data and picklable factories, so that every worker builds its own.
 
-    identity: all that the outcomes depend on (checkpoint, rig settings); trials of another identity are not reused.
-    videos_per_task: of so many trials there is a video, and of those that fail among three times as many after them;
-    of the others there is the last moment. executor, latency_steps: see `run_trial`.
+    Attributes:
+        identity: all that the outcomes depend on (checkpoint, rig settings); others' trials are not reused.
+        videos_per_task: of so many trials, and of failures among thrice as many, there is a video; else a picture.
     """
 
     make_rig: Callable[[], ScoredRig]

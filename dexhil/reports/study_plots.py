@@ -140,7 +140,6 @@ def _interval(cell: Cell, task: str | None) -> tuple[float, float]:
 
 
 def _rounds(study: Study) -> int:
-    """The last round of any arm, at least 1, so that a lone warm-up is not a plot of width 0."""
     return max(1, *(len(scored_cells(study, arm)) - 1 for arm in study.arms))
 
 

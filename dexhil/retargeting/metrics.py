@@ -33,9 +33,9 @@ def score(
     held: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Every metric of a method on a clip [T, 21, 3], by the names of the benchmark's report; `held` bool [T] count.
+    """Every metric of a method on a clip [T, 21, 3], by the names of the benchmark's report.
 
-    The method runs through the whole clip all the same, of which coverage, lag and a person's habits are.
+    Only frames of `held`, bool [T], count, but the method, coverage, lag and a person's habits are of the whole clip.
     """
     held = np.ones(len(clip), bool) if held is None else held
     motors = method(clip)

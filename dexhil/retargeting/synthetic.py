@@ -43,11 +43,7 @@ class Person:
 
 
 def draw_person(rng: np.random.Generator, stray: float = 0.0) -> Person:
-    """Somebody: hands from 16 to 21 cm, segments within a few per cent of the usual proportions.
-
-    stray: 1 for skeletons as gloves report them, with palms up to a third longer and first segments of the fingers down
-    to three fifths of a person's; in between in proportion.
-    """
+    """Somebody: hands from 16 to 21 cm, usual proportions; stray: towards 1, skeletons as gloves report them."""
     person = Person(
         float(rng.uniform(0.16, 0.21)),
         _METACARPAL * rng.normal(1.0, 0.03, _METACARPAL.shape),

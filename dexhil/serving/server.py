@@ -129,7 +129,6 @@ class PolicyServer:
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _count(self, connection: ServerConnection) -> None:
-        """Makes room for a new connection: the oldest that is still silent gives way, of its own address first."""
         waiting = [other for other in self._arrived if other.state is State.CONNECTING]
         same = [other for other in waiting if _address(other) == _address(connection)]
         crowded = same if len(same) >= self.limits.handshakes_per_address else waiting

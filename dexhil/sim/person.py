@@ -131,7 +131,6 @@ class SimulatedPerson:
         return self._hands_back and seen.in_hand and seen.moved > SLIPPED_M
 
     def _correct(self, operator: ScriptedOperator) -> Intent:
-        """The next intent. An arm that does not follow, folded against its limits, is led back to where it has room."""
         now, shown = self._rig.time, operator.intent.pose_base_ee[:3]
         if np.linalg.norm(shown - self._rig.pose_base_ee[:3]) < LAG_M:
             self._followed = now

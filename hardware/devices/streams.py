@@ -120,12 +120,10 @@ class Stream(abc.ABC, Generic[Value]):
             ) from None
 
     def _wait_period(self) -> None:
-        """Until a period after the last call; at once where that is over."""
         self._next = max(self._next + self.period_s, time.monotonic())
         time.sleep(max(0.0, self._next - time.monotonic()))
 
     def _trouble(self) -> str:
-        """Why the newest reading cannot be trusted, "" where it can."""
         return self._failure or self._silence() or self._fault
 
     def _silence(self) -> str:

@@ -20,11 +20,7 @@ def decode(message: bytes) -> np.ndarray:
 
 
 def stream(address: str, *, silent_s: float = SILENT_S) -> Iterator[tuple[float, np.ndarray]]:
-    """(time of arrival s, key points [21, 3] m), every message, for a recording.
-
-    address: such as tcp://localhost:8765. Raises ValueError where it is none, when nothing comes for `silent_s`, and on
-    another size.
-    """
+    """(time of arrival s, key points [21, 3] m) of every message; ValueError when none comes for `silent_s`."""
     check_address(address)
     import zmq
 

@@ -133,7 +133,6 @@ class Leap(SerialHand):
         )
 
     def _clear(self) -> None:
-        """Reboots the servos that shut down; it takes them a moment, then they hold where they are."""
         for servo in self._failed:
             self._packets.reboot(self._port, servo)
         raise DeviceError(self._message(f"{self._errors}; rebooting"))

@@ -78,7 +78,6 @@ class RealSense(Stream[np.ndarray]):
         self._frozen = FrozenSignal(SAME, "picture")
 
     def _choose(self) -> str:
-        """The serial of our camera. Raises DeviceError where it is not plugged in: librealsense would wait for it."""
         serial = self._rs.camera_info.serial_number
         there = [device.get_info(serial) for device in self._rs.context().query_devices()]
         wanted = self._serial or (there[0] if len(there) == 1 else "")

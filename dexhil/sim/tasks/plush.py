@@ -16,7 +16,7 @@ FRICTION, REST_Z, FUR = 1.4, 0.034, (0.98, 0.80, 0.08)  # of the nominal toy; RE
 
 @dataclasses.dataclass(frozen=True)
 class PlushDraw:
-    """What a reset draws: position [2] m, yaw rad; size, mass, tint factors; push [2] m, along the table, at push_time."""
+    """What a reset draws: position [2] m, yaw rad, push [2] m on the table and its time s; size, mass, tint factors."""
 
     position: np.ndarray
     yaw: float
