@@ -15,7 +15,7 @@ LOOK_S = 0.5  # between two looks at the hand's errors
 
 
 class SerialHand(ActuatorStream[np.ndarray]):
-    """Joints q_hand [m] rad; a subclass opens, writes, reads and names errors, which are cleared once in `clear_s` s."""
+    """Joints q_hand [m] rad; a subclass opens, writes, reads and names errors, which are cleared every `clear_s` s."""
 
     def __init__(
         self, name: str, period_s: float, joint_names: tuple[str, ...], lower: np.ndarray, upper: np.ndarray,

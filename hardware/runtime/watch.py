@@ -36,7 +36,7 @@ def check_device(device: Device[Any], now: float, settings: SafetySettings) -> t
 
 
 class DeviceWatch:
-    """What is wrong with devices and holds the robot: `faults`, `outside` as others found, `lost` that await a person."""
+    """What is wrong with devices and holds the robot: `faults`, `outside` as others found, `lost` until a consent."""
 
     def __init__(
         self, actuators: Mapping[str, Actuator[Any]], cameras: Mapping[str, Camera], settings: SafetySettings,
