@@ -107,9 +107,11 @@ test-latest:
 	echo 'test-latest: installing the newest packages into .venv-latest ($(LATEST))'
 	$(LATEST) -m venv .venv-latest
 	pip='.venv-latest/bin/python -m pip --disable-pip-version-check'
-	$$pip install --quiet --upgrade --upgrade-strategy eager --editable '.[sim,dev]'
+	# compat: the commands' folders are found too, as in the pinned environment
+	install="$$pip install --quiet --config-settings editable_mode=compat"
+	$$install --upgrade --upgrade-strategy eager --editable '.[sim,dev]'
 	for extra in data devices; do
-		$$pip install --quiet --editable ".[$$extra]" || echo "test-latest: warning: '$$extra' does not install here; choose TESTS without it"
+		$$install --editable ".[$$extra]" || echo "test-latest: warning: '$$extra' does not install here; choose TESTS without it"
 	done
 	$$pip list 2>/dev/null | grep -iE '^(jax|flax|optax|numpy|sentencepiece|scipy|mujoco|tensorflow-cpu) '
 	$(if $(TESTS),.venv-latest/bin/python -m pytest $(TESTS),$(call run_tests,.venv-latest/bin))

@@ -1,8 +1,4 @@
-"""Episode directories to an RLDS data set that TFDS reads: `python -m data_pipeline.build EPISODES OUT`.
-
-The recorded JPEG bytes pass through unchanged. A data set is written beside its final place and renamed when whole; it
-is never edited afterwards.
-"""
+"""Episode directories to an RLDS data set that TFDS reads: `python -m data_pipeline.build EPISODES OUT`."""
 
 import argparse
 import dataclasses
@@ -44,9 +40,11 @@ def build_dataset(
 ) -> Path:
     """Builds the RLDS data set `out` from the finished episodes under `episodes_root` and returns `out`.
 
-    Returns at once where `out` was built from the very same episodes. on_progress(episodes done, episodes in all).
-    Raises DatasetError where `out` holds something else, or an episode differs in robot, action width, rate or cameras;
-    EpisodeError where an episode is damaged.
+    JPEG bytes pass through unchanged. `out` is renamed into place when whole; one of the very same episodes is kept.
+
+    Raises:
+        DatasetError: `out` holds something else, or an episode differs in robot, action width, rate or cameras.
+        EpisodeError: an episode is damaged.
     """
     out, paths = Path(out), _require_episodes(Path(episodes_root))
     source = _fingerprint(paths)
@@ -76,7 +74,6 @@ def _require_episodes(root: Path) -> list[Path]:
 
 
 def _fingerprint(paths: Sequence[Path]) -> str:
-    """SHA-256 over the episodes' metadata files, which hold the hash of their steps."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.name.encode() + b"\0" + (path / METADATA_FILE).read_bytes())
@@ -101,7 +98,6 @@ def _read_layout(path: Path) -> Layout:
 
 
 def _common_layout(paths: Sequence[Path]) -> Layout:
-    """The layout of every episode. Raises DatasetError naming the first episode that differs from the first one."""
     common = _read_layout(paths[0])
     for path in paths[1:]:
         layout = _read_layout(path)
@@ -116,7 +112,6 @@ def _common_layout(paths: Sequence[Path]) -> Layout:
 
 
 def _split_into_shards(paths: Sequence[Path]) -> list[list[Path]]:
-    """Consecutive episodes, each shard about SHARD_BYTES."""
     sizes = [(path / STEPS_FILE).stat().st_size for path in paths]
     numbers = (begin // SHARD_BYTES for begin in itertools.accumulate(sizes[:-1], initial=0))
     numbered = zip(numbers, paths, strict=True)
@@ -126,7 +121,6 @@ def _split_into_shards(paths: Sequence[Path]) -> list[list[Path]]:
 def _write_shards(
     paths: Sequence[Path], layout: Layout, directory: Path, on_progress: Callable[[int, int], None]
 ) -> list[EpisodeSummary]:
-    """Writes the TFDS data set; returns the episodes' summaries in order."""
     features = rlds_features(layout.image_shapes, layout.action_dim)
     groups = _split_into_shards(paths)
     summaries, shards = [], []

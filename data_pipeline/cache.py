@@ -1,8 +1,4 @@
-"""The step cache: an RLDS data set as one flat file of encoded frames and NumPy columns, one row per step.
-
-A frame is read with one `pread` at a known offset, so that memory does not grow with the data set. The cache is made
-once per data set and mapping, in one pass over its files, and is whole or absent.
-"""
+"""The step cache: an RLDS data set as one flat file of encoded frames, each read at a known offset, and columns."""
 
 import dataclasses
 import hashlib
@@ -34,11 +30,17 @@ METADATA = (*_UNKNOWN, "robot")
 class StepCache:
     """Every step of one data set, N rows in the order of the episodes.
 
-    frames: int64 [N, cameras, 2], offset and bytes of each encoded frame in `frames.bin`.
-    state: float32 [N, S]; action: float32 [N, A]; category: int8 [N], index into CATEGORIES; instruction: int32 [N],
-    index into `instructions`. gap: bool [N], time is missing before this step. commanded: bool [N], somebody acted.
-    episodes: metadata of each with "number" (in its split), "start" (first row) and "length". control_hz: rate of the
-    steps, None where nothing says it. left_out: sentences on episodes that are not here.
+    Attributes:
+        episodes: metadata of each with "number" (in its split), "start" (first row) and "length".
+        control_hz: 1/s, rate of the steps, None where nothing says it.
+        left_out: sentences on episodes that are not here.
+        frames: int64 [N, cameras, 2], offset and bytes of each encoded frame in `frames.bin`.
+        state: float32 [N, S].
+        action: float32 [N, A].
+        category: int8 [N], index into CATEGORIES.
+        instruction: int32 [N], index into `instructions`.
+        gap: bool [N], time is missing before this step.
+        commanded: bool [N], somebody acted.
     """
 
     directory: Path
@@ -62,10 +64,10 @@ _COLUMNS = ("frames", "state", "action", "category", "instruction", "gap", "comm
 
 
 def open_cache(dataset: Path, mapping: Mapping, cache_dir: Path) -> StepCache:
-    """The step cache of a data set, made first where `cache_dir` does not have it.
+    """The step cache of a data set, made first where `cache_dir` does not have it; warns of episodes left out.
 
-    Warns of every episode that is left out. Raises DatasetError where the data set is missing, damaged, or does not fit
-    the mapping, or where the cache is damaged.
+    Raises:
+        DatasetError: the data set is missing, damaged or does not fit the mapping, or the cache is damaged.
     """
     directory = Path(cache_dir) / _cache_key(Path(dataset), mapping)
     if not directory.is_dir():
@@ -89,7 +91,6 @@ def _load(directory: Path) -> StepCache:
 
 
 def _cache_key(dataset: Path, mapping: Mapping) -> str:
-    """Changes with the mapping and with any file of the data set (name, size, time of change)."""
     if not dataset.is_dir():
         raise DatasetError(
             f"no data set at {dataset}: the directory does not exist; check the path (one with a comma needs quotes of "
@@ -119,7 +120,6 @@ def _create(dataset: RldsDataset, mapping: Mapping, directory: Path) -> None:
 
 
 def _convert(dataset: RldsDataset, mapping: Mapping, frames: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """One pass over the data set: writes the frames, returns the JSON facts and the columns."""
     cameras = check_mapping(dataset, mapping)
     digest, episodes, parts, vocabulary, left_out, rows = hashlib.sha256(), [], [], {}, [], 0
     for split in mapping.splits:
@@ -171,7 +171,6 @@ def _read_split(dataset: RldsDataset, split: str, digest: Any) -> Iterator[Episo
 
 
 def _declared_hz(dataset: RldsDataset, mapping: Mapping) -> float | None:
-    """The rate that the data set's card or else the mapping says."""
     card = dataset.directory / CARD_FILE
     try:
         said = json.loads(card.read_text()).get("control_hz") if card.is_file() else None
@@ -255,7 +254,6 @@ def _read_columns(reader: EpisodeReader, mapping: Mapping, name: str) -> dict[st
 
 
 def _concat(reader: EpisodeReader, fields: tuple[str, ...], name: str, end: int | None = None) -> np.ndarray:
-    """float32 [T, width]; the values up to `end` must be finite."""
     columns = []
     for field in fields:
         values = reader.step_array(field).astype(np.float32)
@@ -270,7 +268,6 @@ def _concat(reader: EpisodeReader, fields: tuple[str, ...], name: str, end: int 
 
 
 def _read_metadata(reader: EpisodeReader, mapping: Mapping, columns: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Our metadata of one episode. Without an id of its own an episode is named after the hash of its content."""
     metadata = _UNKNOWN | {"robot": mapping.robot}
     metadata |= {name: reader.episode_value(field) for name, field in mapping.metadata.items()}
     if not metadata["episode_id"]:
@@ -280,7 +277,6 @@ def _read_metadata(reader: EpisodeReader, mapping: Mapping, columns: dict[str, n
 
 
 def _intern(reader: EpisodeReader, field: str, length: int, vocabulary: dict[str, int], name: str) -> np.ndarray:
-    """int32 [T]: index of each step's instruction in the vocabulary, which grows."""
     try:
         texts = reader.texts(field, length)
         return np.array([vocabulary.setdefault(text, len(vocabulary)) for text in texts], np.int32)
@@ -289,7 +285,6 @@ def _intern(reader: EpisodeReader, field: str, length: int, vocabulary: dict[str
 
 
 def _optional(reader: EpisodeReader, field: str | None, missing: Any, length: int) -> np.ndarray:
-    """A step field [T]; `missing` throughout where a data set does not have it."""
     if field is None or field not in reader.dataset.step_fields:
         return np.full(length, missing)
     return reader.step_array(field)[:, 0].astype(type(missing))

@@ -52,7 +52,6 @@ class FrameStore:
         return images
 
     def _decode_into(self, data: bytes, out: np.ndarray) -> None:
-        """Decodes one frame into out, uint8 [h, w, 3]."""
         if data[:2] == _JPEG and self._size is None:
             image = simplejpeg.decode_jpeg(data, buffer=out)
             if image.shape != out.shape:
@@ -63,7 +62,6 @@ class FrameStore:
 
 
 def _decode_any(data: bytes) -> np.ndarray:
-    """PNG and other formats, through TensorFlow."""
     if data[:4] == _PNG and data[24:25] == b"\x10":  # TensorFlow would keep the high byte alone
         raise ValueError("it has 16 bits per value, expected an 8-bit colour picture")
     tf = tensorflow()

@@ -18,11 +18,18 @@ def kept_segments(
 ) -> list[tuple[int, int]]:
     """The kept steps of one episode as segments (start, end), end exclusive; none where the episode is dropped.
 
-    is_intervention: bool [T]. source, success: the episode's metadata. Of a successful online episode "last_takeover"
-    keeps what follows the start of the last takeover, or all where nobody took over; "corrections" the same, but
-    nothing where nobody took over; "none" keeps all. Any other online episode is dropped. Demonstrations (any source
-    but "online") stay whole: whether failed ones are used is up to the loader's episode_filter.
-    Raises ValueError on an unknown mode. Source: DexHiL, the filter of its rounds.
+    Of a successful online episode "last_takeover" keeps what follows the start of the last takeover, or all where there
+    is none; "corrections" the same, or nothing; "none" keeps all. Any other online episode is dropped. Demonstrations
+    (any source but "online") stay whole: the loader's episode_filter chooses. Source: DexHiL, the filter of its rounds.
+
+    Args:
+        is_intervention: bool [T].
+        source: of the episode's metadata.
+        success: of the episode's metadata.
+        mode: of FILTERS.
+
+    Raises:
+        ValueError: the mode is unknown.
     """
     check_known("filter", mode, FILTERS)
     start, end = 0, len(is_intervention)

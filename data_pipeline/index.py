@@ -35,8 +35,11 @@ def select_episodes(
 ) -> list[tuple[int, int]]:
     """(data set, episode) pairs of a split that pass the filter, in order; of each task only the first `per_task`.
 
-    An episode's split depends on its id alone; only the first data set's episode of the lowest hash is
-    held out in any case (fraction above 0). So adding data sets moves none. Raises DatasetError where nothing is left.
+    An episode's split depends on its id alone; only the first data set's episode of the lowest hash is held out in any
+    case (fraction above 0). So adding data sets moves none.
+
+    Raises:
+        DatasetError: nothing is left.
     """
     check_known("split", split, ("train", "heldout", "all"))
     if not 0.0 <= heldout_fraction < 1.0:
@@ -92,7 +95,6 @@ def _check_distinct(caches: Sequence[StepCache]) -> None:
 
 
 def _unit_hash(episode_id: str) -> float:
-    """In [0, 1), the same on every machine."""
     digest = hashlib.sha256(f"0/{episode_id}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
@@ -105,10 +107,13 @@ def build_index(
 ) -> np.ndarray:
     """INDEX_DTYPE [steps]: every step of the chosen episodes, the training samples first (see `count_samples`).
 
-    filter: a name of filter.FILTERS. Steps that it leaves out, and those in which nobody commanded, stand after the
-    samples, in categories of their own (mapping.UNUSED). A chunk ends where the filter begins or ends, where nobody
-    commands and where time is missing, and with nothing else: it may read across a change of control. Without a valid
-    last action an episode ends one step earlier, for samples and for chunks. Raises DatasetError where no step is kept.
+    What `filter`, of filter.FILTERS, leaves out and steps in which nobody commanded stand after the samples, in
+    categories of their own (mapping.UNUSED). A chunk ends where the filter begins or ends, where nobody commands and
+    where time is missing, and with nothing else: it may read across a change of control. Without a valid last action an
+    episode ends one step earlier.
+
+    Raises:
+        DatasetError: no step is kept.
     """
     parts = [_episode_rows(caches[dataset], dataset, number, last_action_valid, filter) for dataset, number in chosen]
     index = np.concatenate([np.zeros(0, INDEX_DTYPE), *parts])
@@ -132,7 +137,6 @@ def count_samples(index: np.ndarray) -> int:
 
 
 def _episode_rows(cache: StepCache, dataset: int, number: int, last_action_valid: bool, filter: str) -> np.ndarray:
-    """The rows of one episode in order of time."""
     episode = cache.episodes[number]
     rows = np.arange(episode["start"], episode["start"] + episode["length"])
     category, commanded = cache.category[rows], cache.commanded[rows]

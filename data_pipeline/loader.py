@@ -1,8 +1,4 @@
-"""The loader: RLDS data sets to training batches. Index first: batch k is a function of (seed, k, host).
-
-The index has one row per training sample; a sampler picks rows, and only their frames are read and decoded. Resuming
-needs the step number and nothing else.
-"""
+"""The loader: RLDS data sets to training batches. Index first: batch k is a function of (seed, k, host)."""
 
 import itertools
 from collections.abc import Mapping as Dict
@@ -26,13 +22,19 @@ RATE_TOLERANCE = 0.05  # rates that timestamps tell differ by as much from the o
 class Loader:
     """Random batches over the steps of one or more RLDS data sets.
 
-    dataset_dirs: later rounds beside earlier ones, all of one robot, cameras and action width. batch_size: over all
-    hosts. chunk: H, actions per sample. image_size: side in px of the images in a batch; None keeps the stored size.
-    split: "train", "heldout" or "all"; an episode is held out by the hash of its id, whatever else the data sets hold.
-    episode_filter: {"success": (1,), "task": ("plush",)}: keeps episodes whose metadata is listed; episodes_per_task:
-    of these the first so many of each task, before splitting. filter: of steps, a name of filter.FILTERS. mixture: how
-    categories are drawn and weighted, but for "heldout", which is uniform. robot, action_dim, control_hz: what the
-    caller expects; anything else is refused. cache_dir: where the step caches live.
+    Args:
+        dataset_dirs: later rounds beside earlier ones, all of one robot, cameras and action width.
+        mapping: of their fields.
+        batch_size: over all hosts.
+        chunk: H, actions per sample.
+        cache_dir: where the step caches live.
+        image_size: px of a side in a batch; None keeps the stored size.
+        split: "train", "heldout" or "all"; an episode is held out by the hash of its id alone.
+        episode_filter: {"success": (1,), "task": ("plush",)} keeps episodes whose metadata is listed.
+        episodes_per_task: of these the first so many of each task, before splitting.
+        filter: of steps, a name of filter.FILTERS.
+        mixture: how categories are drawn and weighted, but for "heldout", which is uniform.
+        robot: what the caller expects, as action_dim and control_hz; anything else is refused.
     """
 
     def __init__(
@@ -111,9 +113,10 @@ class Loader:
     def batch(self, step: int) -> Batch:
         """Batch `step` of this host: NumPy tree, B = batch_size / num_hosts.
 
-        images: camera -> uint8 [B, h, w, 3]; state [B, S]; actions [B, H, A] raw units; action_mask bool [B, H];
-        instruction: str objects [B]; is_intervention bool [B], a person had taken over at this step; weight float32
-        [B], the mixture's loss weight; rows int64 [B], of `index`.
+        Returns:
+            images: camera -> uint8 [B, h, w, 3]; state [B, S]; actions [B, H, A] raw units; action_mask bool [B, H];
+            instruction: str objects [B]; is_intervention bool [B], a person had taken over at this step; weight float32
+            [B], the mixture's loss weight; rows int64 [B], of `index`.
         """
         return self.to_batch(self.numbers(step))
 
@@ -199,7 +202,6 @@ def _common_robot(caches: Sequence[StepCache], expected: str | None) -> str:
 
 
 def _common_rate(caches: Sequence[StepCache], names: Sequence[str | Path], expected: float | None) -> float | None:
-    """The rate of all data sets, 1/s; `expected` where none of them says it."""
     rates = {f"data set {name}": cache.control_hz for name, cache in zip(names, caches, strict=True)}
     rates["the config"] = expected
     said = {who: rate for who, rate in rates.items() if rate is not None}

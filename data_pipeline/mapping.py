@@ -24,7 +24,12 @@ class DatasetError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class InterventionLabels:
-    """field: step field that says who acted; categories: its value -> a name of `CATEGORIES`."""
+    """Who acted, as a data set has it.
+
+    Attributes:
+        field: step field.
+        categories: its value -> a name of `CATEGORIES`.
+    """
 
     field: str
     categories: Dict[float, str]
@@ -34,15 +39,21 @@ class InterventionLabels:
 class Mapping:
     """Fields of one kind of RLDS data set.
 
-    cameras: camera name -> step field; {"*": "observation/image_*"} takes every field of that form.
-    state, action: step fields, concatenated in this order. action_meaning: what an action vector is, with units.
-    instruction: step or episode field, a string or its code points. timestamp: step field, s; a chunk ends where steps
-    are missing. commanded: step field that is false where nobody acted. A data set may lack these two. control_hz: rate
-    of the steps, where no card says it. metadata: our episode metadata name -> episode field; names left out take "not
-    known" values.
-    robot: its name, where no metadata field holds it. end_flag: step field that must be true at the last step and only
-    there; None where a data set does not set it. last_action_valid: False drops each episode's last action, which RLDS
-    allows to be meaningless. splits: the TFDS splits to read.
+    Attributes:
+        cameras: camera name -> step field; {"*": "observation/image_*"} takes every field of that form.
+        state: step fields, concatenated in this order.
+        action: the same.
+        action_meaning: what an action vector is, with units.
+        instruction: step or episode field, a string or its code points.
+        labels: who acted, None: nobody says.
+        timestamp: step field, s; a chunk ends where steps are missing. None: there is none.
+        commanded: step field that is false where nobody acted. None: there is none.
+        control_hz: 1/s, of the steps, where no card says it.
+        metadata: our episode metadata name -> episode field; names left out take "not known" values.
+        robot: its name, where no metadata field holds it.
+        end_flag: step field that must be true at the last step and only there; None where a data set does not set it.
+        last_action_valid: False drops each episode's last action, which RLDS allows to be meaningless.
+        splits: the TFDS splits to read.
     """
 
     name: str
@@ -122,6 +133,10 @@ MAPPINGS: dict[str, Mapping] = {mapping.name: mapping for mapping in (DEXHIL, BR
 
 
 def get_mapping(name: str) -> Mapping:
-    """The mapping called `name`. Raises ValueError with the nearest name where there is none."""
+    """The mapping called `name`.
+
+    Raises:
+        ValueError: there is none; names the nearest.
+    """
     check_known("mapping", name, MAPPINGS)
     return MAPPINGS[name]

@@ -33,9 +33,14 @@ _OFFLINE, _AUTONOMOUS, _INTERVENTION, _PRE, *_ = range(len(CATEGORIES))
 
 @dataclasses.dataclass(frozen=True)
 class MixtureConfig:
-    """mode: a name of MODES. p_star: P*(intervention); the rest is shared in proportion to the other counts.
+    """How categories are drawn and weighted.
 
-    Raises ValueError on an unknown mode, on p_star outside (0, 1), and where a mode fixes p_star at another value.
+    Attributes:
+        mode: a name of MODES.
+        p_star: P*(intervention); the rest is shared in proportion to the other counts.
+
+    Raises:
+        ValueError: the mode is unknown, or p_star not in (0, 1), or not what the mode fixes.
     """
 
     mode: str = "uniform"
@@ -58,9 +63,19 @@ UNIFORM = MixtureConfig()
 class Mixture:
     """How the rows of an index are drawn and weighted; the arrays are float64 [C], one number per CATEGORIES.
 
-    counts: samples (int64 [C]). fractions: P. target: P*. drawn: fractions of what is drawn. weight: loss weight, of
-    mean 1 over what is drawn, 0 for what never is. index: INDEX_DTYPE [N], of the whole aggregated data set.
-    Raises DatasetError where the scheme of "sirius" does not fit the counts.
+    Args:
+        index: INDEX_DTYPE [N], of the whole aggregated data set.
+        config: the wanted mixture.
+
+    Attributes:
+        counts: int64 [C], samples.
+        fractions: P.
+        target: P*.
+        drawn: fractions of what is drawn.
+        weight: loss weight, of mean 1 over what is drawn, 0 for what never is.
+
+    Raises:
+        DatasetError: the scheme of "sirius" does not fit the counts.
     """
 
     def __init__(self, index: np.ndarray, config: MixtureConfig) -> None:
@@ -97,10 +112,12 @@ class Mixture:
         return self.weight[self._category[rows]].astype(np.float32)
 
     def card(self) -> dict[str, Any]:
-        """The mixture in numbers, JSON-ready; "counts", "P", "P_star", "w" and "repeats" by category that has samples.
+        """The mixture in numbers, JSON-ready.
 
-        repeats: how often a sample of the category is seen per N draws. effective_share: Kish's effective sample size
-        of the weighted draws, (sum w)^2 / sum w^2, per draw; effective_samples: the same of N draws.
+        Returns:
+            "counts", "P", "P_star", "w" and "repeats" (how often a sample is seen per N draws), each by category;
+            "effective_share": Kish's effective sample size of the weighted draws, (sum w)^2 / sum w^2, per draw;
+            "effective_samples": the same of N draws.
         """
         present = np.flatnonzero(self.counts)
         effective = float(1 / (self.drawn * self.weight**2).sum())  # the mean weight is 1
@@ -124,7 +141,6 @@ class Mixture:
 
 
 def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    """Elementwise quotient of [C], 0 where there are no samples."""
     return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
 
 

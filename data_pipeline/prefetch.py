@@ -17,11 +17,7 @@ _open: weakref.WeakSet[Prefetcher] = weakref.WeakSet()
 
 
 class Prefetcher(Iterator[Batch]):
-    """Iterates finish(load(start)), finish(load(start + 1)), ... without end, `workers` of them at a time.
-
-    load: step -> dictionary of arrays, the same keys and dtypes at every step; called from other threads. `step` is the
-    number of the next batch, all that is needed to resume. `close` stops the threads; leaving the process does it too.
-    """
+    """Iterates finish(load(step)) from `start` on, without end, `workers` at a time in other threads, until `close`."""
 
     def __init__(
         self, load: Callable[[int], Arrays], finish: Callable[[Arrays], Batch], start: int, workers: int, prefetch: int

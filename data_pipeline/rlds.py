@@ -1,7 +1,4 @@
-"""RLDS data sets on disk: TFDS metadata for the schema, TFRecord examples parsed directly.
-
-That is 100 times faster than decoding an episode through a TFDS graph, and the images stay encoded.
-"""
+"""RLDS data sets on disk: TFDS metadata for the schema, TFRecord examples parsed directly, 100 times faster."""
 
 import dataclasses
 import hashlib
@@ -60,7 +57,6 @@ def open_rlds(directory: Path) -> RldsDataset:
 
 
 def _flatten(features: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested features -> {"a/b": feature}."""
     flat = {}
     for name, feature in features.items():
         nested = hasattr(feature, "items")
@@ -99,10 +95,7 @@ class EpisodeReader:
         return list(self._features[f"steps/{field}"].bytes_list.value)
 
     def texts(self, field: str, length: int) -> list[str]:
-        """An instruction field of the steps, or of the episode, whose text then holds for all `length` steps.
-
-        Integers are its code points, padded with 0. Raises ValueError where they are none.
-        """
+        """An instruction field of the steps, or of the episode for all `length`: text, or code points padded with 0."""
         per_step = field in self.dataset.step_fields
         feature = (self.dataset.step_fields if per_step else self.dataset.episode_fields)[field]
         stored = self._features[f"steps/{field}" if per_step else field]
@@ -142,7 +135,6 @@ def _from_codes(codes: np.ndarray) -> str:
 
 
 def _values(stored: Any, feature: Any) -> Any:
-    """The stored list of a TFRecord feature: a NumPy vector, or a list of bytes for text."""
     kind = stored.WhichOneof("kind")
     if kind == "int64_list":
         return np.array(stored.int64_list.value).astype(feature.np_dtype)

@@ -1,8 +1,7 @@
 """A stateless sampler: what a batch holds is a function of (seed, step, host), so resuming needs a step number.
 
-Each epoch is a keyed permutation of the samples, evaluated point by point: a Feistel network on the smallest even
-number of bits that holds them, walked until it lands inside (Black and Rogaway 2002, "Ciphers with arbitrary finite
-domains").
+Each epoch is a keyed permutation, evaluated point by point: a Feistel network on the smallest even number of bits,
+walked until it lands inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
 """
 
 from fractions import Fraction
@@ -49,10 +48,9 @@ def _feistel(values: np.ndarray, key: np.ndarray, half: np.uint64) -> np.ndarray
 def sample_indices(
     seed: int, step: int, *, batch_size: int, num_samples: int, host: int = 0, num_hosts: int = 1
 ) -> np.ndarray:
-    """Samples of this host's part of batch `step`: int64 [batch_size / num_hosts] in [0, num_samples).
+    """Samples of this host's part of batch `step`, int64 [batch_size / num_hosts] in [0, num_samples).
 
-    Position p = step * batch_size + i of the endless stream falls into epoch p // num_samples; every epoch visits each
-    sample once, in its own order. The hosts' parts make up the batch that one host alone would draw.
+    Every epoch visits each sample once, in its own order; the hosts' parts make up what one host alone would draw.
     """
     return _in_epochs(_stream(step, batch_size, host, num_hosts), num_samples, seed)
 
@@ -69,9 +67,11 @@ def two_pool_indices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples drawn from two pools of `sizes`, the first with probability `p_first`: both [batch_size / num_hosts].
 
-    Returns bool, whether a sample is of the first pool, and int64, which one of its pool. Any n positions in a row of
-    the stream hold the floor or the ceiling of p_first * n samples of the first pool: before position p it has given
-    floor(p_first * p + phase). Each pool goes through its own epochs, and the hosts' parts make up the batch.
+    Any n positions in a row hold the floor or the ceiling of p_first * n samples of the first pool: before position p
+    it has given floor(p_first * p + phase). Each pool goes through its own epochs; the hosts' parts make up the batch.
+
+    Returns:
+        bool, whether a sample is of the first pool, and int64, which one of its pool.
     """
     stream = _stream(step, batch_size, host, num_hosts)
     phase = int(hash64(seed)[0]) % p_first.denominator

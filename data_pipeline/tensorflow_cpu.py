@@ -13,7 +13,8 @@ _MAPS = Path("/proc/self/maps")
 def tensorflow() -> ModuleType:
     """The tensorflow module with every GPU hidden from it. The first call takes seconds.
 
-    Raises ImportError where it would crash: after software OpenGL, since both carry LLVM.
+    Raises:
+        ImportError: it would crash: after software OpenGL, since both carry LLVM.
     """
     if "tensorflow" not in sys.modules and _MAPS.is_file() and "libLLVM" in _MAPS.read_text():
         raise ImportError(

@@ -35,8 +35,10 @@ COMPILED = "JAX_COMPILATION_CACHE_DIR"
 class Run:
     """The work directory of one command.
 
-    A run that continues in the same directory keeps the earlier lines of metrics.jsonl up to `resume`'s step, and its
-    seconds go on counting from there. Raises ConfigError where another process is at work in it.
+    A run that continues there keeps metrics.jsonl up to `resume`'s step, and its seconds go on counting.
+
+    Raises:
+        ConfigError: another process is at work in it.
     """
 
     def __init__(self, workdir: Path, command: str, config: Config) -> None:
@@ -85,7 +87,6 @@ class Run:
 
 
 def _lock(workdir: Path) -> int:
-    """Keeps others out of `workdir` while the returned file is open. Raises ConfigError naming the process in it."""
     lock = os.open(workdir / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,7 +108,6 @@ def refuse_other_config(workdir: Path, config: Config, *, matters: Callable[[str
 
 
 def _changes(workdir: Path, config: dict[str, Any]) -> list[str]:
-    """Keys in which the run that `workdir` holds differs from `config`, none where it holds no run."""
     path = Path(workdir) / "config.json"
     return changed_keys(json.loads(path.read_text()), config) if path.is_file() else []
 

@@ -175,7 +175,6 @@ def _load_module(path: Path) -> ModuleType:
 
 
 def _call(path: Path, work: Callable[[], Any]) -> Any:
-    """`work()` of a config file. Raises ConfigError that names the line for whatever the file does wrong."""
     try:
         return work()
     except ConfigError:
@@ -208,9 +207,7 @@ def _unknown_key(key: str, leaves: dict[str, Any]) -> str:
 
 
 def _parse(text: str, current: Any, kind: type) -> Any:
-    """`text` as a value of `kind`; raises ValueError or KeyError. An element of a tuple takes the type that all present
-    elements share.
-    """
+    """`text` as a value of `kind`, a tuple's elements as their common type; raises ValueError or KeyError."""
     if issubclass(kind, (tuple, list)):
         kinds = {type(value) for value in current}
         element = kinds.pop() if len(kinds) == 1 else object
@@ -236,7 +233,6 @@ def _elements(text: str) -> list[str]:
 
 
 def _literal(text: str) -> Any:
-    """A Python literal where it is one, else the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

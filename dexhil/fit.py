@@ -25,8 +25,13 @@ class MessageError(ValueError):
 class Interface:
     """Where a policy and a rig meet.
 
-    robot: spec name. joint_names: of state and action, in their order; () where nobody wrote them down. image_size:
-    px of the shorter side, 0 where not known. control_hz: 1/s. state_dim, action_dim: of the recorded state and action.
+    Attributes:
+        robot: spec name.
+        joint_names: of state and action, in their order; () where nobody wrote them down.
+        image_size: px of the shorter side, 0 where not known.
+        control_hz: 1/s.
+        state_dim: of the recorded state.
+        action_dim: of the recorded action.
     """
 
     robot: str
@@ -42,8 +47,12 @@ class Interface:
 class PolicyInfo(Interface):
     """What a policy, or the server of one, says about itself.
 
-    chunk: H actions of an answer. max_delay: actions that its real-time chunking bridges at most, 0 without it.
-    checkpoint: "<run>/<step>". saved: when, ISO 8601. normalization: hash of the norm statistics.
+    Attributes:
+        chunk: H, actions of an answer.
+        max_delay: actions that its real-time chunking bridges at most, 0 without it.
+        checkpoint: "<run>/<step>".
+        saved: when, ISO 8601.
+        normalization: hash of the norm statistics.
     """
 
     chunk: int

@@ -42,10 +42,17 @@ def _sample(
 class Policy:
     """A trained VLA, compiled once for one robot.
 
-    meta: what the checkpoint says about itself. checkpoint_id: "<run>/<step>", as in `EpisodeMetadata.policy`.
-    saved: when, ISO 8601. num_steps: Euler steps of the flow. rtc: real-time chunking, "guided" for any checkpoint,
-    "trained" for one with `rtc_max_delay`, "auto" for the better of them, "none" (default) to compile none.
-    max_delay: of a prefix, actions.
+    Args:
+        params: of the model.
+        meta: what the checkpoint says about itself.
+        checkpoint_id: "<run>/<step>", as in `EpisodeMetadata.policy`.
+        saved: when, ISO 8601.
+        num_steps: Euler steps of the flow.
+        rtc: real-time chunking, "guided" for any checkpoint, "trained" for one with `rtc_max_delay`, "auto" for the
+            better of them, "none" to compile none.
+
+    Attributes:
+        max_delay: actions of a prefix at most.
     """
 
     def __init__(
@@ -69,9 +76,15 @@ class Policy:
 
     @classmethod
     def load(cls, directory: str | Path, step: int | None = None, **options: Any) -> Policy:
-        """The averaged (EMA) parameters of the newest checkpoint, or of `step`, of the run in `directory`.
+        """The averaged (EMA) parameters of a checkpoint of the run in `directory`.
 
-        options: num_steps and rtc, as of the class. Raises CheckpointError where it is missing or damaged.
+        Args:
+            directory: the run's.
+            step: the checkpoint's, by default the newest.
+            **options: num_steps and rtc, as of the class.
+
+        Raises:
+            CheckpointError: the checkpoint is missing or damaged.
         """
         found = find_step(directory, step)
         meta = load_meta(directory, int(found.name))
@@ -98,15 +111,19 @@ class Policy:
     ) -> ActionChunk:
         """The next H actions [H, A], absolute joint targets in rad. The same seed and observation give the same chunk.
 
-        prefix: [R, A] rad, what is left of the last chunk from this observation on; the chunk goes on from it. delay:
-        so many of them will be executed before the new chunk is there; it begins with these. See `Executor`.
-        Raises SchemaError or ValueError, naming the field, on an observation that is not of this robot or not finite,
-        and on a prefix that does not fit.
+        Args:
+            observation: of this robot.
+            seed: of the flow's noise.
+            prefix: [R, A] rad, what is left of the last chunk from this observation on; the chunk goes on from it.
+            delay: so many of them will be executed before the new chunk is there; it begins with these. See `Executor`.
+
+        Raises:
+            SchemaError: the observation breaks the contract; names the field.
+            ValueError: it is of another robot, or the prefix does not fit.
         """
         return ActionChunk(self._actions(self._batch(observation), seed, prefix, delay)[0], observation.timestamp)
 
     def _warm_up(self) -> None:
-        """Compiles all that `infer` can need, so that no real step is late."""
         batch = fake_batch(self.meta.model, 1, normalization=self.meta.normalization, instruction="")  # "" always fits
         self._actions(batch, seed=0)
         if self._rtc:
@@ -115,7 +132,6 @@ class Policy:
     def _actions(
         self, batch: Mapping[str, Any], seed: int, prefix: np.ndarray | None = None, delay: int = 0
     ) -> np.ndarray:
-        """Raw absolute actions [B, H, A] for a loader batch."""
         batch = {name: batch[name] for name in ("images", "state", "instruction")}
         self._check_prefix(prefix, delay)
         inputs = model_inputs(batch, self.meta.normalization, self._tokenizer, self.meta.model)
@@ -132,7 +148,6 @@ class Policy:
         return raw
 
     def _prefix(self, prefix: np.ndarray | None, delay: int, state: np.ndarray) -> Prefix | None:
-        """`prefix` relative to the new state, as the model's own actions are, and padded to a chunk."""
         if prefix is None and self._rtc != "trained":
             return None
         model, length = self.meta.model, 0 if prefix is None else len(prefix)
@@ -159,7 +174,6 @@ class Policy:
             )
 
     def _batch(self, observation: Observation) -> dict[str, Any]:
-        """The observation as a loader batch of one."""
         observation.validate()
         hand = self.meta.normalization.recorded_dims["state"] - ARM_DOF
         if len(observation.q_hand) != hand:

@@ -15,10 +15,7 @@ from rich.progress import Progress as RichProgress
 
 
 class Progress:
-    """One line every few seconds: `training  120/3000 (4 %)  12.3/s  left 3m54s  loss 0.31`.
-
-    start: steps done by an earlier run, left out of the rate. interval_s: min. time between two lines.
-    """
+    """One line every few seconds: `training  120/3000 (4 %)  12.3/s …`, at a rate without an earlier run's `start`."""
 
     def __init__(self, total: int, label: str, start: int, out: TextIO, interval_s: float) -> None:
         self._total, self._label, self._start, self._out, self._interval_s = total, label, start, out, interval_s

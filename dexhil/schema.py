@@ -35,7 +35,6 @@ def _check_array(name: str, value: np.ndarray, shape: tuple[int | None, ...], dt
 
 
 def _check_image(name: str, image: np.ndarray) -> None:
-    """Raises SchemaError, with what to do, unless `image` is uint8 [H, W, 3] with at least one pixel."""
     if not isinstance(image, np.ndarray):
         raise SchemaError(f"{name}: expected a numpy array of uint8, got {type(image).__name__}")
     channels = image.shape[-1] if image.ndim == 3 else 0
@@ -60,8 +59,13 @@ def _check_image(name: str, image: np.ndarray) -> None:
 class Observation:
     """What a policy sees at one step. No object state, ever.
 
-    images: camera name -> uint8 [H, W, 3] RGB. q_arm: [7] rad. q_hand: [m] rad (actuated joints). pose_base_ee: [7],
-    the end effector in the base frame. timestamp: s since the episode began.
+    Attributes:
+        images: camera name -> uint8 [H, W, 3] RGB.
+        q_arm: [7] rad.
+        q_hand: [m] rad, actuated joints.
+        pose_base_ee: [7], the end effector in the base frame.
+        timestamp: s since the episode began.
+        language_instruction: what to do, in words.
     """
 
     images: dict[str, np.ndarray]
@@ -87,7 +91,12 @@ class Observation:
 
 @dataclasses.dataclass(frozen=True)
 class ActionChunk:
-    """The next H actions a policy proposes. actions: float32 [H, A]; row i is due at `timestamp + i / control_hz`."""
+    """The next H actions a policy proposes.
+
+    Attributes:
+        actions: float32 [H, A] rad; row i is due at `timestamp + i / control_hz`.
+        timestamp: s, of the observation.
+    """
 
     actions: np.ndarray
     timestamp: float
@@ -97,10 +106,14 @@ class ActionChunk:
 class Step:
     """One recorded control step.
 
-    action: [A] the command after safety limits. policy_action: [A] what the policy asked for, NaN where nobody asked.
-    is_intervention: a person's command was executed, be it for the arm or the hand alone (a partial takeover: `action`
-    is then the person's part and the policy's). is_commanded: policy or person commanded this step; False while the
-    robot holds, waits for a plan, or was stopped. Such steps are recorded, and nobody learns from them.
+    Attributes:
+        observation: what was seen.
+        action: [A] rad, the command after safety limits.
+        policy_action: [A] rad, what the policy asked for, NaN where nobody asked.
+        is_intervention: a person's command was executed, be it for the arm or the hand alone (a partial takeover:
+            `action` is then the person's part and the policy's).
+        is_commanded: policy or person commanded; False while the robot holds, waits for a plan, or was stopped. Such
+            steps are recorded, and nobody learns from them.
     """
 
     observation: Observation
@@ -121,7 +134,12 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeMetadata:
-    """Facts of a whole episode (docs/guides/data.md). success: 1, 0, or -1 for not known. max_takeover_jump: rad."""
+    """Facts of a whole episode (docs/guides/data.md).
+
+    Attributes:
+        success: 1, 0, or -1 for not known.
+        max_takeover_jump: rad.
+    """
 
     episode_id: str
     task: str

@@ -1,7 +1,4 @@
-"""Settings are declared once: a dataclass of their part, unit and meaning in a comment, range in the type.
-
-A value that does not fit is refused when the dataclass is made, with the setting's name. Standard library only.
-"""
+"""Settings are declared once: a dataclass of their part, unit and meaning in a comment, range in the type."""
 
 import dataclasses
 import functools

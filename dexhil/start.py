@@ -1,12 +1,9 @@
 """The first lines of a command: its options are read before JAX, TensorFlow or MuJoCo load. Standard library only.
 
 from dexhil.start import begin, command_parser
-
 PARSER = command_parser("Trains a policy.", config="experiments/configs/sim.py")
-
 if __name__ == "__main__":
     begin(PARSER)                # --help, --keys, what cannot be used, and Ctrl-C end here
-
 import jax
 """
 

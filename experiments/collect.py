@@ -53,10 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def claim(out: Path, config: Config, keys: tuple[str, ...], **facts: Any) -> None:
-    """Makes the folder `out` this recording's. Raises ConfigError, and writes nothing, where it is another's.
-
-    keys: beginnings of the config's keys that all its episodes share; facts: what else they share.
-    """
+    """Makes the folder `out` this recording's; raises ConfigError where `keys` of its config or facts are others."""
     refuse_other_config(out, config, matters=lambda key: key.startswith(keys) and key not in MAY_CHANGE)
     record = out / RECORDING
     known = json.loads(record.read_text()) if record.is_file() else {}

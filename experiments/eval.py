@@ -89,7 +89,9 @@ def evaluate(
 ) -> list[Trial]:
     """Runs the config's trials of every task with a checkpoint; pictures and videos go to `folder`.
 
-    Raises ConfigError where the checkpoint does not fit the rig; KeyboardInterrupt after a clean stop.
+    Raises:
+        ConfigError: the checkpoint does not fit the rig.
+        KeyboardInterrupt: after a clean stop.
     """
     path, meta = find_step(checkpoint, step), load_meta(checkpoint, step)
     make_policy = functools.partial(
@@ -156,10 +158,7 @@ def check_acts(config: Config, policy: Interface, model: VLAConfig) -> RtcChoice
 
 
 def check_execution(config: Config, chunk: int, bridged: int) -> None:
-    """Raises ConfigError where chunks of `chunk` actions cannot be executed as `config.eval` says.
-
-    bridged: actions that the policy's real-time chunking can bridge.
-    """
+    """Raises ConfigError where chunks, `bridged` by real-time chunking, cannot be executed as `config.eval` says."""
     if config.eval.execute_steps > chunk:
         raise ConfigError(f"eval.execute_steps {config.eval.execute_steps}: expected 1 to {chunk}, the policy's chunk")
     latency = config.eval.latency_steps

@@ -1,7 +1,4 @@
-"""Runs commands here or on a Slurm cluster, each in a folder with its log, and watches, stops and ends them.
-
-A folder has one command at a time: where an earlier call's still runs, a launcher hands back that one instead.
-"""
+"""Runs commands, each in a folder with its log, here or on a Slurm cluster, and watches, stops and ends them."""
 
 from __future__ import annotations
 
@@ -30,10 +27,7 @@ SLURM_MINUTES = 24 * 60  # where --slurm time is not given; submitit's own defau
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One command of experiments/ in a folder of its own. It is finished when the folder holds a report.
-
-    arguments: all but --workdir.
-    """
+    """One command of experiments/, finished when its folder holds a report. arguments: all but --workdir."""
 
     title: str
     script: str

@@ -193,9 +193,7 @@ def make_person(rig: SimRig, seed: int, settings: SupervisorConfig) -> Simulated
 
 @functools.cache
 def load_retargeter(path: str) -> Model | None:
-    """The model in a file of experiments/retarget.py, or the one that comes with the simulator ("simulated"); None for
-    no path. Raises ValueError where it is none.
-    """
+    """The model in a file of experiments/retarget.py; "simulated": the simulator's own; "": None."""
     return load(SIMULATED_RETARGETER if path == "simulated" else path) if path else None
 
 

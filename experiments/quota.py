@@ -9,7 +9,7 @@ from pathlib import Path
 from dexhil.commands import progress, stop_requested
 from dexhil.episodes.recorder import list_episodes, read_facts
 from dexhil.schema import EpisodeMetadata
-from dexhil.workers import leave_ctrl_c_to_parent
+from dexhil.workers import worker_died, worker_pool
 
 Done = dict[str, dict[int, bool]]  # task -> seed -> whether the episode counts
 
@@ -35,12 +35,11 @@ def fill_quota(
     The first `per_task` seeds come first, then one more for each that did not count. done: what an earlier call made;
     job: picklable; max_seeds: per task. Raises KeyboardInterrupt after a clean stop.
     """
-    context = multiprocessing.get_context("spawn")  # OpenGL contexts and threads do not survive a fork
     total = per_task * len(done)
     with (
         progress(total, title, start=_counted(done, per_task)) as bar,
         stop_requested("finishing the open episodes") as stopping,
-        concurrent.futures.ProcessPoolExecutor(workers, context, leave_ctrl_c_to_parent) as pool,
+        worker_pool(workers) as pool,
     ):
         try:
             while missing := _missing(done, per_task, first_seed, max_seeds):
@@ -56,10 +55,7 @@ def fill_quota(
             return done
         except BrokenProcessPool:
             if not stopping():  # else it was a worker that the Ctrl-C met before it ignored it
-                raise OSError(
-                    f"a worker process died; its message is above. Often memory ran out: try fewer workers than "
-                    f"{workers}. Finished episodes are kept, and the same command continues"
-                ) from None
+                raise worker_died(workers) from None
         except KeyboardInterrupt:  # the second Ctrl-C
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():
@@ -73,7 +69,6 @@ def _counted(done: Done, per_task: int) -> int:
 
 
 def _missing(done: Done, per_task: int, first: int, max_seeds: int | None) -> list[tuple[str, int]]:
-    """Seeds to start now: the first `per_task` of each task, and one more for each that did not count, in turns."""
     wanted = []
     for task, seeds in done.items():
         count = per_task + sum(not counts for counts in seeds.values())

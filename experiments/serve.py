@@ -3,9 +3,9 @@
     python experiments/serve.py --checkpoint runs/NAME [--port 8000] [--host 127.0.0.1] [--key-file FILE]
 
 Beyond this machine (--host 0.0.0.0) clients must send a key: from --key-file, or the variable DEXHIL_API_KEY. Ctrl-C
-ends it; clients connect again. Writes metrics.jsonl as it goes and report.json (requests, errors,
-latency) at the end. A client: `dexhil.serving.client.PolicyClient`, or openpi-client; the request is described in
-`dexhil.serving.messages`. There is no encryption: through networks of others, use a tunnel or a proxy with TLS (wss://).
+ends it; clients connect again. Writes metrics.jsonl as it goes and report.json (requests, errors, latency) at the end.
+A client: `dexhil.serving.client.PolicyClient`, or openpi-client; requests: `dexhil.serving.messages`. There is no
+encryption: through networks of others, use a tunnel or a proxy with TLS (wss://).
 """
 
 from dexhil.start import begin

@@ -1,8 +1,7 @@
 """A blended takeover: policy and person act together. An option, off by default.
 
-Source: HandITL, arXiv 2605.15157, in a form of our own: the arm goes where the policy wants it, moved by what the
-person's cube has moved since the takeover; the robot's finger tips move from where they were as the person's do, and
-the hand is alpha * policy + (1 - alpha) * that.
+Source: HandITL, arXiv 2605.15157, in a form of our own: arm and finger tips move from the policy's pose and the robot's
+own tips as the person's have moved since the takeover; the hand is alpha * policy + (1 - alpha) * that.
 """
 
 import numpy as np
@@ -20,8 +19,13 @@ def moved_pose(policy: np.ndarray, anchor: np.ndarray, target: np.ndarray) -> np
 
 
 def lead_tips(hand: np.ndarray, robot0: np.ndarray, human0: np.ndarray, human: np.ndarray) -> np.ndarray:
-    """The robot's hand [m] rad after one step of damped least squares from `hand`, towards tips that have moved since
-    the takeover (robot0, human0: [m] rad, both hands then) as the person's have. human: [m] rad, the person's now.
+    """The robot's hand [m] rad, one step of damped least squares nearer to tips that have moved as the person's have.
+
+    Args:
+        hand: [m] rad, the robot's now.
+        robot0: [m] rad, the robot's when the takeover began.
+        human0: [m] rad, the person's then.
+        human: [m] rad, the person's now.
     """
     now = finger_tips(hand)
     missing = finger_tips(robot0) + finger_tips(human) - finger_tips(human0) - now

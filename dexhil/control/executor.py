@@ -10,14 +10,12 @@ One object with a clock of the caller's, the same in a simulated trial, a superv
     executor.watch()                                        # in a tick in which a person commands
 
 Row i of a chunk is commanded at start + i / control_hz, with a straight line between rows. "replace": inference runs
-while the last chunk is executed, and the new chunk takes over at what is due by then. "rtc": the same, but the new
-chunk is planned to go on from what is executed meanwhile (real-time chunking). "sync": the robot executes
-`execute_steps` actions, holds while it plans, and goes on.
+while the last chunk is executed, and the new one takes over at what is due by then. "rtc": the same, but planned to go
+on from what is executed meanwhile (real-time chunking). "sync": `execute_steps` actions, then a pause to plan.
 
-Whatever the mode: late chunks lose their first actions, and no plan replaces a newer one. A chunk planned at rest (at
-the start, after a takeover, after the last chunk ran out) starts when it arrives, since nothing has moved since its
-observation. After the end of a chunk its last action is held. What a chunk differs by from the last command when it
-takes over fades away, so that neither a new chunk nor a hand-back jumps. Not thread-safe: hold a lock around the calls.
+Late chunks lose their first actions, and no plan replaces a newer one. A chunk planned at rest starts when it arrives,
+since nothing has moved since its observation. After the end of a chunk its last action is held. What a chunk differs by
+from the last command fades away, so that nothing jumps. Not thread-safe: hold a lock around the calls.
 """
 
 from __future__ import annotations
@@ -63,10 +61,15 @@ DEFAULT = ExecutorConfig()
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Plan now. time: s, of the observation. number: counts requests. at_rest: nothing is being executed.
+    """Plan now.
 
-    prefix: [R, A] rad, what the chunk must go on from, None to plan freely; delay: d, so many of them will be executed
-    before the chunk is there.
+    Attributes:
+        time: s, of the observation.
+        epoch: a plan of an earlier one is stale.
+        number: counts requests.
+        at_rest: nothing is being executed.
+        prefix: [R, A] rad, what the chunk must go on from; None to plan freely.
+        delay: d, so many of them will be executed before the chunk is there.
     """
 
     time: float
@@ -84,9 +87,12 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Due:
-    """What to command now. action: [A] rad. planned: [A] rad, the policy's own, without what still fades.
+    """What to command now.
 
-    starved: the chunk has ended and its last action is held.
+    Attributes:
+        action: [A] rad.
+        planned: [A] rad, the policy's own, without what still fades.
+        starved: the chunk has ended and its last action is held.
     """
 
     action: np.ndarray
@@ -130,9 +136,12 @@ class _Chunk:
 class Executor:
     """The chunk that is being executed, and the latency of planning.
 
-    latency_s: first guess of what an inference takes, observation to chunk; measured from then on. max_delay: actions
-    of a prefix that the policy can take at most (`Policy.max_delay`); None: half a chunk. Where the latency is longer,
-    "rtc" plans freely, as "replace" does.
+    Args:
+        control_hz: 1/s, rate of a chunk's rows.
+        config: how chunks follow each other.
+        latency_s: first guess of what an inference takes, observation to chunk; measured from then on.
+        max_delay: actions of a prefix that the policy takes at most (`Policy.max_delay`), None: half a chunk; where the
+            latency is longer, "rtc" plans freely, as "replace" does.
     """
 
     def __init__(
@@ -161,9 +170,7 @@ class Executor:
         return max(0, math.ceil(max(self._latencies) * self._hz - _ROUNDING))
 
     def rest(self, command: np.ndarray) -> None:
-        """The policy does not command now: what was planned for a motion is dropped, and the next chunk begins at
-        `command` [A] rad, where the robot is commanded to be or will come to rest.
-        """
+        """Drops the plan, as the policy does not command; the next begins at `command` [A] rad, where the robot is."""
         self._command, self._watching = command, False
         if not self._resting:
             self._drop()
@@ -198,7 +205,8 @@ class Executor:
     def add(self, request: Request, actions: np.ndarray, now: float) -> bool:
         """Takes over the chunk [H, A] that `request` asked for; False where it is stale, or late beyond its end.
 
-        Raises ValueError where `actions` is no chunk of at least `execute_steps` finite actions.
+        Raises:
+            ValueError: `actions` is no chunk of at least `execute_steps` finite actions.
         """
         self.fail(request)
         check_chunk(actions, self.config.execute_steps)

@@ -25,9 +25,13 @@ CAUSES = ("workspace", "table", "self_collision")
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """Where the pinch point `ee` may be, [3] m in the base frame; table_z: height of the table, m.
+    """Where the arm may come to rest.
 
-    tips_m: how far above the table finger tips must stay at rest; a hand that presses on it may have less than 0.
+    Attributes:
+        lower: [3] m, of the pinch point `ee` in the base frame.
+        upper: [3] m, the same.
+        table_z: m, height of the table.
+        tips_m: m above the table that finger tips must stay at rest; below 0 for a hand that presses on it.
     """
 
     lower: np.ndarray = dataclasses.field(default_factory=lambda: np.array([0.25, -0.45, -0.01]))
@@ -37,8 +41,15 @@ class Box:
 
 
 def depths(q_arm: np.ndarray, q_hand: np.ndarray, box: Box) -> np.ndarray:
-    """[..., 3] m in the order of CAUSES: how deep the arm at q_arm [..., 7], with the hand at q_hand [..., 12], is
-    inside of what it must keep out of; negative: the clearance.
+    """How deep the robot is inside of what it must keep out of.
+
+    Args:
+        q_arm: [..., 7] rad.
+        q_hand: [..., 12] rad.
+        box: the place that is allowed.
+
+    Returns:
+        [..., 3] m in the order of CAUSES; negative: the clearance.
     """
     frames = fr3_joint_frames(q_arm)
     ee, rotation = ee_of_palm(frames[..., -1, :, :])
@@ -67,10 +78,7 @@ def _overlap(points: np.ndarray) -> np.ndarray:
 
 
 def segment_distance(a0: np.ndarray, a1: np.ndarray, b0: np.ndarray, b1: np.ndarray) -> np.ndarray:
-    """Least distance [...] m between the segments a0-a1 and b0-b1, ends [..., 3].
-
-    Source: the clamped closest points of two segments (Ericson, Real-Time Collision Detection, 5.1.9).
-    """
+    """Least distance [...] m of segments with ends [..., 3]. Source: Ericson, Real-Time Collision Detection, 5.1.9."""
     u, v, w = a1 - a0, b1 - b0, a0 - b0
     uu, vv, uv = ((x * y).sum(-1) for x, y in ((u, u), (v, v), (u, v)))
     uw, vw = ((x * w).sum(-1) for x in (u, v))

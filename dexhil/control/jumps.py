@@ -1,8 +1,7 @@
 """How far a change of control makes the robot go. Pure, so that simulation and hardware report the same figures.
 
-At a takeover the command of its first tick says little: a wrong anchor shows only as the robot goes on. What counts is
-how far the robot would go, from where it would have come to rest, if the person held still for `STILL_S`. That is
-played by the takeover machine itself, beside the real run, since a real person does not hold still.
+At a takeover the first tick's command says little. What counts is how far the robot would go, from where it would have
+come to rest, if the person held still for `STILL_S`: the takeover machine itself plays that, beside the real run.
 At a hand-back two figures count: what the policy asked for, before limits, and what was executed.
 """
 
@@ -20,8 +19,11 @@ STILL_S = 0.5  # a person who takes over is taken to hold still for so long
 
 @dataclasses.dataclass(frozen=True)
 class HandBack:
-    """asked: the policy's first action, before limits, from where the robot would have come to rest. executed: the
-    command after limits from the one before it.
+    """The jump of a hand-back, from where the robot would have come to rest.
+
+    Attributes:
+        asked: to the policy's first action, before limits.
+        executed: of the command after limits, from the one before it.
     """
 
     asked: Jump

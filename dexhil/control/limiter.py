@@ -17,7 +17,15 @@ _AT_REST = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class MotionLimits:
-    """Of n joints, each [n]: lower, upper rad; velocity rad/s; acceleration rad/s^2; jerk rad/s^3."""
+    """Limits of n joints, each [n].
+
+    Attributes:
+        lower: rad.
+        upper: rad.
+        velocity: rad/s.
+        acceleration: rad/s^2.
+        jerk: rad/s^3.
+    """
 
     lower: np.ndarray
     upper: np.ndarray
@@ -28,7 +36,13 @@ class MotionLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """A commanded motion, each [..., n]: q rad, and the discrete derivatives v rad/s, a rad/s^2 of its last ticks."""
+    """A commanded motion, each [..., n].
+
+    Attributes:
+        q: rad.
+        v: rad/s, discrete derivative of the last ticks.
+        a: rad/s^2, the same.
+    """
 
     q: np.ndarray
     v: np.ndarray
@@ -120,10 +134,7 @@ class Limiter:
 
 
 def _towards_velocity(change: np.ndarray, a: np.ndarray, limits: MotionLimits, dt: float) -> np.ndarray:
-    """The next acceleration [..., n] that brings about the velocity `change` and is 0 again when it is there.
-
-    Ticks d, d - J dt, … remove d^2 / 2J + d dt / 2, solved for d; the last one goes to the end at once.
-    """
+    """The next acceleration [..., n] of a velocity `change`: ticks d, d - J dt, … remove d^2 / 2J + d dt / 2."""
     size = np.abs(change)
     ramp = limits.jerk * dt * (np.sqrt(0.25 + 2.0 * size / (limits.jerk * dt * dt)) - 0.5)
     wanted = np.where(size <= limits.jerk * dt * dt, size / dt, ramp)

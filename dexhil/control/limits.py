@@ -10,7 +10,11 @@ class UnsafeCommandError(ValueError):
 
 
 def check_command(action: np.ndarray, spec: RobotSpec) -> None:
-    """Raises UnsafeCommandError unless `action` holds `spec.action_dim` finite numbers."""
+    """Refuses what no limit can make safe.
+
+    Raises:
+        UnsafeCommandError: `action` does not hold `spec.action_dim` finite numbers.
+    """
     if np.shape(action) != (spec.action_dim,):
         raise UnsafeCommandError(
             f"action: expected [{spec.action_dim}] joints of {spec.name}, got {list(np.shape(action))}"

@@ -1,8 +1,4 @@
-"""What every command passes before an actuator hears of it. Pure. NOT safety-rated: see docs/safety.md.
-
-`SafetyLayer` turns what is wanted into what may be sent: finite, within position, velocity, acceleration and jerk
-limits, at rest only where `dexhil.control.guard` allows. `SafetyLog` keeps every intervention with its cause.
-"""
+"""What every command passes before an actuator hears of it. Pure. NOT safety-rated: see docs/safety.md."""
 
 import dataclasses
 from typing import Any
@@ -81,8 +77,9 @@ class SafetyLog:
 class SafetyLayer:
     """Commands [A] rad of one robot. The arm's are made on arm ticks, the hand's on all.
 
-    estopped: why the emergency stop is latched, "" where it is not. blocked: why the guard stops what the arm was last
-    asked for, "" where it lets it pass.
+    Attributes:
+        estopped: why the emergency stop is latched, "" where it is not.
+        blocked: why the guard stops what the arm was last asked for, "" where it lets it pass.
     """
 
     def __init__(self, spec: RobotSpec, settings: SafetySettings, *, arm_hz: float, hand_hz: float) -> None:
@@ -129,9 +126,13 @@ class SafetyLayer:
         return _joined(arm, self.hand.braking().q)
 
     def limit(self, wanted: np.ndarray, now: float, arm_due: bool, speed: float = 1.0) -> np.ndarray:
-        """The next command on the way to `wanted` [A] rad, float32 [A]; brakes where that cannot be made safe.
+        """The next command on the way to `wanted`, float32 [A] rad; brakes where that cannot be made safe.
 
-        speed: fraction of the velocity limits, as after a soft start.
+        Args:
+            wanted: [A] rad.
+            now: s, monotonic.
+            arm_due: this is an arm tick.
+            speed: fraction of the velocity limits, as after a soft start.
         """
         if self.estopped:
             self.log.note(now, "estop", self.estopped)
@@ -158,7 +159,6 @@ class SafetyLayer:
         self._note_limits(part, wanted, before, now, first)
 
     def _note_limits(self, part: Limiter, wanted: np.ndarray, before: np.ndarray, now: float, first: int) -> None:
-        """Which limit kept the command away from what was asked for."""
         short = np.abs(wanted - part.motion.q)
         worst = int(np.argmax(short))
         if short[worst] < NOTICED_RAD:
@@ -170,9 +170,7 @@ class SafetyLayer:
         self.log.note(now, cause, f"{joint}: asked for {asked:.3f} rad", float(short[worst]))
 
     def _breach(self, part: Limiter, motion: Motion) -> str:
-        """'cause: detail' where a stop of `part` from `motion`, and of the other part from where it is, would end in a
-        place that is not allowed, nor better than now.
-        """
+        """'cause: detail' where stops of `part` from `motion`, and of the other part, would end where none may."""
         if part is self.hand and (motion.q == part.motion.q).all():
             return ""
         places = part.rest_of(Motion(*(np.stack([getattr(m, k) for m in (motion, part.motion)]) for k in "qva")))
@@ -189,7 +187,6 @@ class SafetyLayer:
         return f"{CAUSES[index]}: the {name} would come to rest {1e3 * then[index]:.0f} mm too far"
 
     def _soft(self, now: float) -> float:
-        """Fraction of the velocity limits that soft start leaves."""
         return float(np.clip((now - self._soft_since) / max(self.settings.soft_start_s, 1e-9), 0.02, 1.0))
 
 

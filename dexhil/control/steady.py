@@ -23,9 +23,7 @@ LAG = 5.0  # noises by which the low pass is behind at most
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """Of n numbers in groups that move together. starts: first index of every group. size: [groups], one standard
-    deviation of each of a group's numbers.
-    """
+    """The noise of n numbers in groups that begin at `starts`; `size` [groups]: one standard deviation of a number."""
 
     starts: Sequence[int]
     size: np.ndarray
@@ -41,10 +39,7 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class Steady:
-    """Of n numbers, each [n]. value: what to follow. raw: the last sample; mean: low-passed; centre: of the band.
-
-    count: [groups] different samples so far.
-    """
+    """Where n numbers are; `value` is to follow, `centre` is the band's, `count` [groups] counts different samples."""
 
     value: np.ndarray
     raw: np.ndarray

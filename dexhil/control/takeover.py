@@ -45,8 +45,9 @@ class Mode(enum.Enum):
 class HumanCommand:
     """What a person shows at one tick.
 
-    pose_camera_cube: [7], `T_M` of DexHiL eq. 3, in any fixed frame (camera, tracker base, joystick origin).
-    q_hand: [m] rad, the retargeted hand, absolute.
+    Attributes:
+        pose_camera_cube: [7], `T_M` of DexHiL eq. 3, in any fixed frame (camera, tracker base, joystick origin).
+        q_hand: [m] rad, the retargeted hand, absolute.
     """
 
     pose_camera_cube: np.ndarray
@@ -57,10 +58,15 @@ class HumanCommand:
 class Inputs:
     """What one tick knows.
 
-    engage: the person asks for control. human: None where its devices give nothing valid. policy_action: [A] rad, the
-    action that is due now, None where there is none; policy_epoch: epoch for which it was planned. estop: stop now;
-    clear_estop: a person says that it is safe again. authority: of AUTHORITIES, what the person commands; the policy
-    keeps the rest. blend: fraction of the policy in what the person commands, 0: the person alone; see `blend`.
+    Attributes:
+        engage: the person asks for control.
+        human: None where the person's devices give nothing valid.
+        policy_action: [A] rad, the action that is due now; None where there is none.
+        policy_epoch: epoch for which it was planned.
+        estop: stop now.
+        clear_estop: a person says that it is safe again.
+        authority: of AUTHORITIES, what the person commands; the policy keeps the rest.
+        blend: fraction of the policy in what the person commands, 0: the person alone; see `blend`.
     """
 
     engage: bool
@@ -81,10 +87,18 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Anchors:
-    """Taken when a takeover begins: the last command [A], its pose `T_EE0` [7], the cube `T_M0` [7], human_hand [m].
+    """Taken when a takeover begins, and what has moved since.
 
-    shown: the person's cube and hand [7 + m] without sensor noise. hand: [m] rad, the robot's as led so far. path: rad
-    that the person's hand has moved beyond noise. policy: [A] rad, what the policy last asked for.
+    Attributes:
+        command: [A] rad, the last before it.
+        pose_base_ee: [7], that command's pose, `T_EE0` of DexHiL eq. 3.
+        pose_camera_cube: [7], the cube's, `T_M0`.
+        human_hand: [m] rad, the person's then.
+        shown: the person's cube and hand [7 + m] without sensor noise.
+        hand: [m] rad, the robot's as led so far.
+        policy: [A] rad, what the policy last asked for.
+        authority: of AUTHORITIES.
+        path: rad that the person's hand has moved beyond noise.
     """
 
     command: np.ndarray
@@ -107,7 +121,14 @@ class Anchors:
 
 @dataclasses.dataclass(frozen=True)
 class TakeoverState:
-    """Between ticks. command: [A] rad, last executed. epoch: a plan of an earlier epoch is stale."""
+    """What is kept between ticks.
+
+    Attributes:
+        mode: who is in control.
+        command: [A] rad, last executed.
+        epoch: a plan of an earlier epoch is stale.
+        anchors: None without a takeover.
+    """
 
     mode: Mode
     command: np.ndarray
@@ -117,9 +138,13 @@ class TakeoverState:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What to send. command: [A] rad, before safety limits. is_intervention: `I_t` of DexHiL eq. 6.
+    """What to send.
 
-    ik_error_m: residual of the arm's inverse kinematics, 0 where the policy acts.
+    Attributes:
+        command: [A] rad, before safety limits.
+        is_intervention: `I_t` of DexHiL eq. 6.
+        mode: who is in control.
+        ik_error_m: residual of the arm's inverse kinematics, 0 where the policy acts.
     """
 
     command: np.ndarray
@@ -130,7 +155,12 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Jump:
-    """Command change at a change of control, over all joints: largest and Euclidean norm, rad."""
+    """Command change at a change of control, over all joints.
+
+    Attributes:
+        max: rad, the largest.
+        l2: rad, Euclidean norm.
+    """
 
     max: float
     l2: float
@@ -144,9 +174,16 @@ def start(command: np.ndarray) -> TakeoverState:
 def advance(
     state: TakeoverState, inputs: Inputs, spec: RobotSpec, cube_to_ee: np.ndarray = IDENTITY
 ) -> tuple[TakeoverState, Decision]:
-    """One tick: the next state and what to send (DexHiL eq. 6). Tell the result's `executed` what came of it.
+    """One tick (DexHiL eq. 6).
 
-    cube_to_ee: [7], the constant `C` of eq. 3.
+    Args:
+        state: of the last tick, with what was `executed`.
+        inputs: what this tick knows.
+        spec: the robot.
+        cube_to_ee: [7], the constant `C` of eq. 3.
+
+    Returns:
+        The next state, and what to send. Tell `executed` what came of it.
     """
     mode, epoch = _next_mode(state, inputs)
     anchors = state.anchors
@@ -185,8 +222,7 @@ def lead_hand(hand: np.ndarray, before: np.ndarray, after: np.ndarray, spec: Rob
     """The robot's hand [m] rad from `hand`, as the person's goes from `before` to `after` [m] rad.
 
     Every joint follows its own; what it differs by fades with its motion, as far as that never turns the robot's joint
-    against the person's. So nothing moves while the person holds still, who closes never opens, and after some motion
-    the hand is the person's own.
+    against the person's: nothing moves while the person holds still, and after some motion the hand is the person's.
     """
     step = after - before
     faded = (before - hand) * (1.0 - np.exp(-np.abs(step) / HAND_BLEND_RAD))
@@ -197,10 +233,7 @@ def lead_hand(hand: np.ndarray, before: np.ndarray, after: np.ndarray, spec: Rob
 
 
 def elbow_posture(anchors: Anchors, pose_base_ee: np.ndarray, spec: RobotSpec) -> np.ndarray:
-    """Arm joints [7] rad that free motion drifts to: at the takeover's pose those it began with, home away from it.
-
-    A policy may leave the arm folded against its limits, from where a person's targets are out of reach.
-    """
+    """Arm joints [7] rad that free motion drifts to: at the takeover's pose those it began with, home away from it."""
     turn = Rotation.from_quat([anchors.pose_base_ee[3:], pose_base_ee[3:]], scalar_first=True)
     angle = float((turn[0].inv() * turn[1]).magnitude())
     away = float(np.linalg.norm(pose_base_ee[:3] - anchors.pose_base_ee[:3])) + arm_ik.METRES_PER_RADIAN * angle
@@ -227,7 +260,6 @@ def human_command(
 
 
 def _next_mode(state: TakeoverState, inputs: Inputs) -> tuple[Mode, int]:
-    """The mode of this tick and the epoch from which on a plan is fresh."""
     if inputs.estop or (state.mode is Mode.ESTOP and not inputs.clear_estop):
         return Mode.ESTOP, state.epoch
     if inputs.engage and inputs.human is not None:
@@ -244,11 +276,7 @@ def _next_mode(state: TakeoverState, inputs: Inputs) -> tuple[Mode, int]:
 
 
 def _anchored(state: TakeoverState, mode: Mode, epoch: int, inputs: Inputs, spec: RobotSpec) -> tuple[Anchors, int]:
-    """The anchors of this tick, moved on by what the person shows, and the epoch.
-
-    A change of authority anchors anew, so that what the person takes goes on from the last command; what is given back
-    holds until the policy has planned anew.
-    """
+    """This tick's anchors and epoch; a change of authority anchors anew, what is given back waits for a new plan."""
     assert inputs.human is not None
     anchors = state.anchors
     if mode is Mode.ENGAGING or anchors is None:
@@ -291,6 +319,5 @@ def _sample(human: HumanCommand) -> np.ndarray:
 
 @functools.cache
 def _noise(hand_dof: int) -> steady.Noise:
-    """Of position, rotation and every finger joint."""
     sizes = [OF_VECTORS * NOISE_M, OF_VECTORS * NOISE_HALF_RAD, *[NOISE_RAD] * hand_dof]
     return steady.Noise([0, 3, *range(7, 7 + hand_dof)], np.array(sizes))

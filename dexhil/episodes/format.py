@@ -34,7 +34,7 @@ class EpisodeError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class EncodedStep:
-    """One step with its images still as JPEG bytes. arrays: name -> float32 vector, the names in `ARRAYS`."""
+    """One step with its images still as JPEG bytes, and its float32 vectors by the names in `ARRAYS`."""
 
     images: dict[str, bytes]
     arrays: dict[str, np.ndarray]
@@ -123,7 +123,7 @@ def frame(payload: bytes) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """What a scan of `steps.bin` could verify. end: bytes up to the end of the last good record; damage: "" if none."""
+    """What a scan of `steps.bin` could verify: `end` bytes of good records, and the `damage` after them, "" if none."""
 
     header: dict[str, Any] | None
     num_steps: int
@@ -132,7 +132,11 @@ class Verified:
 
 
 def read_records(path: Path) -> Iterator[bytes]:
-    """Payloads of the records of a `steps.bin`, each verified. Raises EpisodeError at the first damaged one."""
+    """Payloads of the records of a `steps.bin`, each verified.
+
+    Raises:
+        EpisodeError: at the first damaged record.
+    """
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise EpisodeError(
@@ -156,7 +160,7 @@ def _read_record(file: BinaryIO, size: int, name: str) -> bytes:
 
 
 def verify(path: Path) -> Verified:
-    """Scans a `steps.bin` up to its first damaged record. Never raises on damaged content."""
+    """What a `steps.bin` holds up to its first damaged record, which is reported and not raised."""
     header, count, end, damage = None, 0, len(MAGIC), ""
     try:
         for payload in read_records(path):

@@ -1,8 +1,8 @@
 """The recorder: episodes as directories that become visible whole, by one atomic rename after fsync.
 
 While open, an episode is `root/.open-<unique>/steps.bin`, one verified record per step, written straight to the file: a
-killed process loses at most the step it was writing. `dexhil.episodes.repair` turns what such a process left into an
-episode. Several processes may write under one root. Layout of the bytes: `dexhil.episodes.format`.
+killed process loses at most the step it was writing; `dexhil.episodes.repair` makes an episode of the rest. Several
+processes may write under one root. Layout of the bytes: `dexhil.episodes.format`.
 """
 
 from __future__ import annotations
@@ -51,9 +51,15 @@ class RecordingError(OSError):
 class EpisodeWriter:
     """Writes one episode under `root`. Use one writer per episode; `finish` or `abandon` ends it.
 
-    control_hz: rate of the steps, 1/s. draft: what is known of the episode before it ends; repair uses it when the
-    process dies. jpeg_quality: of the stored images. Raises EpisodeError where the draft's id is no plain folder name
-    or the rate is none, SchemaError where the draft does not fit.
+    Args:
+        root: made where it is missing.
+        control_hz: 1/s, rate of the steps.
+        draft: what is known before the episode ends; repair uses it when the process dies.
+        jpeg_quality: of the stored images.
+
+    Raises:
+        EpisodeError: the draft's id is no plain folder name, or the rate is none.
+        SchemaError: the draft does not fit.
     """
 
     def __init__(
@@ -88,7 +94,12 @@ class EpisodeWriter:
             self._close()
 
     def append(self, step: Step) -> None:
-        """Validates and stores one step. A bad one raises SchemaError and is not stored, a full disk RecordingError."""
+        """Validates and stores one step.
+
+        Raises:
+            SchemaError: the step does not fit, and is not stored.
+            RecordingError: it cannot be written (full disk, lost directory).
+        """
         step.validate()
         self._check_layout(step)
         self._write(frame(pack_step(encode_step(step, self._quality))))
@@ -96,7 +107,12 @@ class EpisodeWriter:
         self.num_steps += 1
 
     def finish(self, metadata: EpisodeMetadata) -> Path:
-        """Makes the episode visible as `root/<episode_id>`; returns the path. After an error it is still open."""
+        """Makes the episode visible as `root/<episode_id>` and returns that path. After an error it is still open.
+
+        Raises:
+            EpisodeError: it has no step, or its id is taken.
+            RecordingError: it cannot be written.
+        """
         metadata.validate()
         file = self._require_open()
         if self.num_steps == 0:
@@ -126,7 +142,6 @@ class EpisodeWriter:
         return self._file
 
     def _check_layout(self, step: Step) -> None:
-        """Every step of an episode has the cameras, image sizes and joint count of its first, and time moves on."""
         seen = step.observation
         images = {camera: image.shape for camera, image in seen.images.items()}
         layout = {"images": images, "q_hand": seen.q_hand.shape}
@@ -199,7 +214,11 @@ def _to_json(value: object) -> bytes:
 
 
 def publish(directory: Path, target: Path) -> None:
-    """Makes the complete episode in `directory` visible as `target`. Raises EpisodeError where that name is taken."""
+    """Makes the complete episode in `directory` visible as `target`.
+
+    Raises:
+        EpisodeError: that name is taken.
+    """
     try:
         os.rename(directory, target)
     except OSError as error:
@@ -216,7 +235,11 @@ def _taken(target: Path) -> EpisodeError:
 
 
 def list_episodes(root: Path) -> list[Path]:
-    """Finished episodes under `root`, sorted by name. Raises EpisodeError where `root` is missing."""
+    """Finished episodes under `root`, sorted by name.
+
+    Raises:
+        EpisodeError: `root` is missing.
+    """
     root = Path(root)
     if not root.is_dir():
         raise EpisodeError(
@@ -226,7 +249,11 @@ def list_episodes(root: Path) -> list[Path]:
 
 
 def read_facts(path: Path) -> tuple[EpisodeMetadata, dict[str, Any]]:
-    """Metadata of a finished episode, and the raw facts {"num_steps", "steps_sha256", "metadata"}."""
+    """Metadata of a finished episode, and the raw facts {"num_steps", "steps_sha256", "metadata"}.
+
+    Raises:
+        EpisodeError: they are missing or damaged.
+    """
     try:
         facts = json.loads((Path(path) / METADATA_FILE).read_bytes())
         metadata, _ = EpisodeMetadata(**facts["metadata"]), int(facts["num_steps"])
@@ -248,7 +275,8 @@ def read_header(path: Path) -> dict[str, Any]:
 def read_steps(path: Path) -> Iterator[EncodedStep]:
     """Steps of a finished episode, images still encoded, every record verified.
 
-    Raises EpisodeError on a damaged or incomplete file, naming the first bad record.
+    Raises:
+        EpisodeError: the file is damaged or incomplete; names the first bad record.
     """
     _, facts = read_facts(path)
     records = read_records(Path(path) / STEPS_FILE)
@@ -264,6 +292,10 @@ def read_steps(path: Path) -> Iterator[EncodedStep]:
 
 
 def read_episode(path: Path) -> Episode:
-    """A finished episode with decoded images. Raises EpisodeError on damage."""
+    """A finished episode with decoded images.
+
+    Raises:
+        EpisodeError: it is damaged.
+    """
     metadata, _ = read_facts(path)
     return Episode(steps=[decode_step(step) for step in read_steps(path)], metadata=metadata)

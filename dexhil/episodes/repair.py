@@ -22,7 +22,15 @@ _UNKNOWN = EpisodeMetadata(
 
 @dataclasses.dataclass(frozen=True)
 class RepairReport:
-    """What `repair` did. salvaged: episode -> steps; the others: paths with the reason."""
+    """What `repair` did.
+
+    Attributes:
+        salvaged: episode -> its steps.
+        empty: paths without a step.
+        still_recording: paths that a process has open.
+        unreadable: path -> why it could not be salvaged.
+        damaged: path -> what is wrong with a finished episode.
+    """
 
     salvaged: dict[str, int]
     empty: list[str]
@@ -43,8 +51,8 @@ class RepairReport:
 def repair(root: Path) -> RepairReport:
     """Salvages the verified prefix of every open episode under `root` that no process records any more.
 
-    A salvaged episode gets the writer's draft metadata with success = -1, or the full metadata if the process died
-    between writing them and the rename. Finished episodes are verified and reported, never changed.
+    It gets the writer's draft metadata with success = -1, or the full ones if the process died between writing them and
+    the rename. Finished episodes are verified and reported, never changed.
     """
     list_episodes(root)
     report = RepairReport({}, [], [], {}, {})
@@ -57,7 +65,6 @@ def repair(root: Path) -> RepairReport:
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with a finished episode, "" where nothing is."""
     try:
         verified, (_, facts) = verify(path / STEPS_FILE), read_facts(path)
     except (OSError, EpisodeError) as error:
@@ -97,7 +104,6 @@ def _salvage(directory: Path, file: BinaryIO, report: RepairReport) -> None:
 
 
 def _salvaged_metadata(directory: Path, verified: Verified) -> EpisodeMetadata:
-    """The metadata the writer had written if the process died just before the rename, else its draft, success -1."""
     with contextlib.suppress(EpisodeError, OSError):
         metadata, facts = read_facts(directory)
         if facts["num_steps"] == verified.num_steps:
@@ -117,7 +123,6 @@ def _salvaged_metadata(directory: Path, verified: Verified) -> EpisodeMetadata:
 
 
 def _count_takeovers(file: Path) -> int:
-    """Times that control passed to a person after the first step."""
     records = read_records(file)
     next(records)
     flags = [unpack_step(payload).is_intervention for payload in records]
@@ -125,7 +130,6 @@ def _count_takeovers(file: Path) -> int:
 
 
 def _free_id(directory: Path, episode_id: str) -> str:
-    """A plain id that no episode beside the open `directory` has; without an id the episode is named after it."""
     plain = plain_id(episode_id) or plain_id(f"salvaged-{directory.name.removeprefix(OPEN_PREFIX)}")
     free, count = plain, 1
     while (directory.parent / free).exists():

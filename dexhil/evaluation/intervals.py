@@ -25,9 +25,10 @@ class Difference(NamedTuple):
 
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Wilson score interval of a success rate. Unlike the normal one it is sensible at 0 and at all successes.
+    """Wilson score interval of a success rate, sensible at 0 and at all successes too. Source: Wilson, JASA 22 (1927).
 
-    Source: Wilson, JASA 22 (1927). Raises ValueError unless 0 <= successes <= trials and trials > 0.
+    Raises:
+        ValueError: not 0 <= successes <= trials, or no trials.
     """
     if trials <= 0 or not 0 <= successes <= trials:
         raise ValueError(f"wilson: expected 0 <= successes <= trials and trials > 0, got {successes} of {trials}")
@@ -41,7 +42,10 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
 def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray) -> float:
     """Exact two-sided p-value that two policies succeed equally often, from paired outcomes [N].
 
-    Only the pairs that disagree count; under the null each is a fair coin. Raises ValueError on unequal lengths.
+    Only the pairs that disagree count; under the null each is a fair coin.
+
+    Raises:
+        ValueError: the lengths differ.
     """
     a, b = _paired(first, second)
     only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
@@ -54,7 +58,9 @@ def paired_difference(first: Outcomes, second: Outcomes, *, resamples: int = 10_
     """Mean over tasks of (rate of first - rate of second), with a 95 % bootstrap interval.
 
     Pairs are resampled within each task, so a pair stays together and every task keeps its weight.
-    Raises ValueError where tasks or numbers of trials differ.
+
+    Raises:
+        ValueError: tasks or numbers of trials differ.
     """
     if first.keys() != second.keys():
         raise ValueError(f"paired_difference: expected the same tasks, got {sorted(first)} and {sorted(second)}")
@@ -71,8 +77,11 @@ def paired_difference(first: Outcomes, second: Outcomes, *, resamples: int = 10_
 
 
 def compare(ours: Outcomes, theirs: Outcomes) -> dict[str, Any]:
-    """Ours - theirs over the pairs that both have: {"pairs", "mean", "interval" (95 %), "mcnemar_p", "tasks": {task:
-    {"pairs", "both", "only_this", "only_other", "neither"}}}. The interval covers trials, not training seeds.
+    """Ours - theirs over the pairs that both have; the interval covers trials, not training seeds.
+
+    Returns:
+        {"pairs", "mean", "interval" (95 %), "mcnemar_p", "tasks": {task: {"pairs", "both", "only_this", "only_other",
+        "neither"}}}.
     """
     pairs = {task: list(zip(ours[task], theirs[task], strict=False)) for task in ours}
     first, second = ({task: [pair[i] for pair in pairs[task]] for task in pairs} for i in (0, 1))

@@ -11,10 +11,17 @@ MAX_PAIRS = 2**18  # of trials: where nobody runs as many, the answer is an erro
 def mcnemar_power(difference: float, discordant_rate: float, trials: int, alpha: float = 0.05) -> float:
     """Probability that `trials` pairs show the better policy as better: exact two-sided McNemar p-value <= alpha.
 
-    difference: of the success rates, 0..discordant_rate. discordant_rate: fraction of pairs where exactly one succeeds.
-    The disagreeing pairs are binomial, and so are the better policy's wins among them: both are summed over, without
-    the normal approximation of the usual formula (Connor, Biometrics 43, 1987), which promises too much for few pairs.
-    Raises ValueError where the rates are impossible.
+    The disagreeing pairs and the better policy's wins among them are binomial: both are summed over, without the normal
+    approximation (Connor, Biometrics 43, 1987), which promises too much for few pairs.
+
+    Args:
+        difference: of the success rates, 0..discordant_rate.
+        discordant_rate: fraction of pairs where exactly one succeeds.
+        trials: pairs.
+        alpha: significance level.
+
+    Raises:
+        ValueError: the rates are impossible.
     """
     if not 0 <= difference <= discordant_rate <= 1:
         raise ValueError(
@@ -31,10 +38,10 @@ def mcnemar_power(difference: float, discordant_rate: float, trials: int, alpha:
 
 
 def trials_needed(difference: float, discordant_rate: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Pairs of trials that show a difference of success rates, > 0, with probability `power` (see `mcnemar_power`).
+    """Least pairs of trials that show a difference of success rates with probability `power` (see `mcnemar_power`).
 
-    One pair fewer falls short. Raises ValueError where the difference is not in 0 < difference <= discordant_rate, or
-    needs more than MAX_PAIRS.
+    Raises:
+        ValueError: not 0 < difference <= discordant_rate, or more than MAX_PAIRS are needed.
     """
     if difference <= 0:
         raise ValueError(
@@ -55,10 +62,7 @@ def trials_needed(difference: float, discordant_rate: float, power: float = 0.8,
 
 
 def detectable_difference(trials: int, discordant_rate: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
-    """Smallest difference of success rates, in thousandths, that `trials` pairs show with probability `power`.
-
-    A difference above discordant_rate makes at least so many pairs disagree. None where not even 1 against 0 shows.
-    """
+    """Smallest difference of success rates, in thousandths, that `trials` pairs show with probability `power`."""
 
     def power_of(thousandths: int) -> float:
         difference = thousandths / 1000

@@ -52,7 +52,7 @@ class ScoredRig(Rig, Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Filming:
-    """How a trial is filmed. fps is met as nearly as whole control steps allow."""
+    """How a trial is filmed; `fps` is met as nearly as whole control steps allow."""
 
     camera: str = "scene"
     width: int = 320
@@ -63,7 +63,13 @@ class Filming:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """Outcome of one trial. seconds: rig time used; failure: category, "" on success; frames: uint8 [H, W, 3]."""
+    """Outcome of one trial.
+
+    Attributes:
+        seconds: rig time used.
+        failure: category, "" on success.
+        frames: uint8 [H, W, 3].
+    """
 
     task: str
     seed: int
@@ -84,11 +90,20 @@ def run_trial(
     filming: Filming | None = None,
     latency_steps: int = 0,
 ) -> Trial:
-    """Runs `policy` on `task` from the start that `seed` gives: of every chunk `execute_steps` actions, then a new one.
+    """Runs `policy` on `task` from the start that `seed` gives until its first success or the time limit.
 
-    max_seconds: time limit, by default the task's own. The trial ends at the first success. All that is random hangs on
-    `seed`, so that two policies meet the same start. latency_steps: control steps that a chunk comes late after its
-    observation, as on a robot. Raises ValueError unless a chunk holds `execute_steps`.
+    Args:
+        rig: is reset first.
+        policy: plans chunks.
+        task: one of the rig's.
+        seed: all that is random hangs on it, so that two policies meet the same start.
+        executor: how chunks follow each other.
+        max_seconds: time limit, by default the task's own.
+        filming: None for no frames.
+        latency_steps: control steps that a chunk comes late after its observation, as on a robot.
+
+    Raises:
+        ValueError: a chunk does not hold `execute_steps`.
     """
     planner = Planner(policy, rig.control_hz, seed, executor, latency_steps)
     rig.reset(task=task, seed=seed)
@@ -132,9 +147,7 @@ class Planner:
         self._executor.watch()
 
     def due(self, step: int, observe: Callable[[], Observation]) -> Due | None:
-        """What to execute at control step `step`; None while the robot waits for a plan, at rest. observe: called where
-        a chunk is planned.
-        """
+        """What to execute at control step `step`, None while the robot waits; `observe` is called to plan a chunk."""
         now, executor = step / self._hz, self._executor
         if request := executor.request(now):
             chunk = self._policy.infer(observe(), seed=plan_seed(self._seed, step), **request.options)

@@ -1,7 +1,4 @@
-"""A human-in-the-loop study as data, and what it shows: scores, differences, labour, forgetting. NumPy level only.
-
-Letters: a cell is one policy (an arm in a round); round 0 is the warm-up, which all arms share.
-"""
+"""A human-in-the-loop study as data, and what it shows: scores, differences, labour, forgetting. NumPy level only."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,7 +65,8 @@ class Demonstrations:
 class Study:
     """All that is known so far; any part may still be missing. The first arm is compared with every other.
 
-    Raises ValueError where a part names an arm that the study does not have, or a cell comes twice.
+    Raises:
+        ValueError: a part names an arm that the study does not have, or a cell comes twice.
     """
 
     tasks: tuple[str, ...]
@@ -270,12 +268,10 @@ def _watched_seconds(study: Study, arm: str) -> list[float]:
 
 
 def _with_watching(study: Study, arm: str) -> list[float]:
-    """Seconds of human time in round 1, …: demonstrations, and supervised rollouts from beginning to end."""
     shown = [(part.round, part.seconds) for part in study.demonstrations if part.arm == arm]
     watched = _watched_seconds(study, arm)
     return [sum(s for at, s in shown if at == number) + seconds for number, seconds in enumerate(watched, start=1)]
 
 
 def _corrections(episode: OnlineEpisode) -> list[float]:
-    """Seconds of each stretch in which the person controls."""
     return [end - start for start, end, who in episode.control if who == "person"]

@@ -1,7 +1,4 @@
-"""One supervised rollout: a policy acts, a person watches and takes over arm and hand, everything is recorded.
-
-Steps synchronously, as the simulator does; real devices run the same takeover functions in concurrent loops.
-"""
+"""One supervised rollout: a policy acts, a person watches and takes over arm and hand, everything is recorded."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,10 +14,7 @@ from dexhil.schema import Step
 
 
 class Person(Protocol):
-    """Who supervises. reasons: why control was taken, one per takeover. cube_to_ee: [7], `C` of DexHiL eq. 3.
-
-    authority, blend: see `takeover.Inputs`.
-    """
+    """Who supervises: its `reasons`, one per takeover, and `C` of DexHiL eq. 3; the rest: see `takeover.Inputs`."""
 
     reasons: list[str]
     cube_to_ee: np.ndarray
@@ -36,9 +30,13 @@ class Person(Protocol):
 class Supervised:
     """Outcome of a supervised rollout.
 
-    control: (start s, end s, "policy" | "person") in order. engaged, released: of every takeover and hand-back, see
-    `dexhil.control.jumps`. seconds: rig time; human_seconds: of it under a person's control; watch_seconds: the rest,
-    in which a person has to watch.
+    Attributes:
+        seconds: rig time.
+        human_seconds: of it under a person's control.
+        watch_seconds: the rest, in which a person has to watch.
+        control: (start s, end s, "policy" | "person") in order.
+        engaged: of every takeover, see `dexhil.control.jumps`.
+        released: of every hand-back, the same.
     """
 
     success: bool
@@ -125,7 +123,6 @@ def run_supervised(
 
 
 def _stretches(who: list[str], control_hz: float) -> tuple[tuple[float, float, str], ...]:
-    """Runs of equal names as (start s, end s, name)."""
     starts = [i for i, name in enumerate(who) if i == 0 or who[i - 1] != name]
     ends = [*starts[1:], len(who)]
     return tuple((a / control_hz, b / control_hz, who[a]) for a, b in zip(starts, ends, strict=True))

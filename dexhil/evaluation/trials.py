@@ -3,10 +3,9 @@
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from dexhil.control.executor import DEFAULT, ExecutorConfig
 from dexhil.evaluation.rollout import Filming, Policy, ScoredRig, Trial, run_trial
 from dexhil.reports.video import write_picture, write_video
-from dexhil.workers import leave_ctrl_c_to_parent, use_one_thread
+from dexhil.workers import use_one_thread, worker_died, worker_pool
 
 TRIALS_FILE = "trials.jsonl"
 
@@ -23,9 +22,9 @@ TRIALS_FILE = "trials.jsonl"
 class Bench:
     """What a trial needs, as data and picklable factories, so that every worker builds its own.
 
-    identity: all that the outcomes depend on (checkpoint, rig settings); trials of another identity are not reused.
-    videos_per_task: of so many trials there is a video, and of those that fail among three times as many after them;
-    of the others there is the last moment. executor, latency_steps: see `run_trial`.
+    Attributes:
+        identity: all that the outcomes depend on (checkpoint, rig settings); others' trials are not reused.
+        videos_per_task: of so many trials, and of failures among thrice as many, there is a video; else a picture.
     """
 
     make_rig: Callable[[], ScoredRig]
@@ -104,21 +103,18 @@ class Job(NamedTuple):
 
 
 def _videos(index: int, per_task: int) -> str:
-    """What is kept of a task's trial number `index`: failures are what a person wants to see."""
     if index < per_task:
         return "always"
     return "fails" if index < 4 * per_task else ""
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cuts off a last line that a killed run left without its end."""
     if path.is_file():
         text = path.read_bytes()
         os.truncate(path, text.rfind(b"\n") + 1)
 
 
 def _one_trial(bench: Bench, rig: ScoredRig, policy: Policy, job: Job) -> Trial:
-    """Runs the trial, writes its picture and video, and returns it without frames."""
     filming = dataclasses.replace(bench.filming, only_last=not job.video)
     trial = run_trial(
         rig,
@@ -149,7 +145,6 @@ _worker: tuple[Bench, ScoredRig, Policy] | Exception | None = None  # each worke
 
 def _start_worker(bench: Bench) -> None:
     global _worker
-    leave_ctrl_c_to_parent()
     use_one_thread()
     try:
         _worker = bench, bench.make_rig(), bench.make_policy()
@@ -165,12 +160,11 @@ def _work(job: Job) -> Trial:
 
 
 def _in_workers(bench: Bench, jobs: Sequence[Job], workers: int, stop: Callable[[], bool]) -> Iterator[Trial]:
-    """Trials as they finish. Spawned processes: a forked one would inherit locked threads of JAX."""
+    """Trials as they finish."""
     if not jobs:
         return
     count = min(workers, len(jobs))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(bench,)) as pool:
+    with worker_pool(count, _start_worker, bench) as pool:
         pending: set[Future[Trial]] = {pool.submit(_work, job) for job in jobs}
         try:
             while pending:
@@ -180,10 +174,6 @@ def _in_workers(bench: Bench, jobs: Sequence[Job], workers: int, stop: Callable[
                 if stop():
                     pending = {future for future in pending if not future.cancel()}
         except BrokenProcessPool:
-            raise ValueError(
-                f"a worker process of the evaluation was killed; its message, if any, is above. Often memory ran out: "
-                f"{f'set eval.workers below {count}' if count > 1 else 'free some'}. Finished trials are kept in "
-                f"{bench.folder} and the same command continues"
-            ) from None
+            raise worker_died(count) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

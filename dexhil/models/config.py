@@ -30,8 +30,9 @@ class ModelConfig(Settings):
 class VisionConfig(Settings):
     """A SigLIP-style tower. A token covers `patch * product(stem factors)` pixels.
 
-    patch: side of the square that the last linear embedding folds into one token; stem: stages before it, each
-    (factor, width): fold factor x factor neighbours, linear, GELU. Empty for SigLIP.
+    Attributes:
+        patch: side of the square that the last linear embedding folds into one token.
+        stem: stages before it, each (factor, width): fold factor x factor neighbours, linear, GELU. () for SigLIP.
     """
 
     width: int
@@ -49,7 +50,12 @@ class VisionConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig(Settings):
-    """One stream of the mixture of transformers. lora_rank: 0 for no adapters; lora_scale: alpha / rank."""
+    """One stream of the mixture of transformers.
+
+    Attributes:
+        lora_rank: 0 for no adapters.
+        lora_scale: alpha / rank.
+    """
 
     width: int
     mlp_dim: int
@@ -71,17 +77,22 @@ class AttentionConfig(Settings):
 class VLAConfig(Settings):
     """A whole policy. Every size is the same code.
 
-    image_size: pixels of the square input; cameras: in the order of their tokens; camera_embedding: adds a learned
-    vector per camera to its tokens (public weights have none)
-    action_dim, state_dim: real widths; action_width, state_width: what the weights take (0: the real width)
-    chunk: H actions per inference
-    variant: "pi0" mixes the time into the action tokens, "pi05" modulates every norm of the expert with it
-    state_input: the state as a "token" of the expert, as "text" in the prompt (tokenizer.prompt), or "none"
-    time_beta: (a, b); the noise fraction 1 - t is drawn from Beta(a, b)
-    reversed_time: the expert reads 1 - t, as openpi's weights do, for which t = 1 is noise
-    dtype: of activations; param_dtype: of parameters (norms, rotations and softmax are computed in float32 regardless)
-    remat: recompute layers in the backward pass; rtc_max_delay: max. given actions of trained real-time chunking
-    insulate: knowledge insulation: the flow loss has no gradient in the vision tower and the language model
+    Attributes:
+        image_size: px of the square input.
+        cameras: in the order of their tokens.
+        chunk: H actions per inference.
+        variant: "pi0" mixes the time into the action tokens, "pi05" modulates every norm of the expert with it.
+        state_input: the state as a "token" of the expert, as "text" in the prompt (tokenizer.prompt), or "none".
+        camera_embedding: adds a learned vector per camera to its tokens (public weights have none).
+        action_width: what the weights take of `action_dim`, 0: the same.
+        state_width: what they take of `state_dim`, 0: the same.
+        time_beta: (a, b); the noise fraction 1 - t is drawn from Beta(a, b).
+        reversed_time: the expert reads 1 - t, as openpi's weights do, for which t = 1 is noise.
+        dtype: of activations; norms, rotations and softmax are computed in float32 regardless.
+        param_dtype: of parameters.
+        remat: recompute layers in the backward pass.
+        rtc_max_delay: max. given actions of trained real-time chunking.
+        insulate: knowledge insulation, the flow loss has no gradient in the vision tower and the language model.
     """
 
     image_size: int
@@ -151,7 +162,11 @@ class VLAConfig(Settings):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VLAConfig:
-        """The config of `to_dict`. Raises ConfigError on an unknown or missing field."""
+        """The config of `to_dict`.
+
+        Raises:
+            ConfigError: a field is unknown or missing.
+        """
         return from_values(cls, values, "model")
 
 
@@ -222,6 +237,10 @@ CONFIGS: dict[str, VLAConfig] = {"tiny": TINY, "embedded": EMBEDDED, "pi0": PI0,
 
 
 def get_model_config(name: str) -> VLAConfig:
-    """The config called `name`. Raises ValueError with the nearest name where there is none."""
+    """The config called `name`.
+
+    Raises:
+        ValueError: there is none; names the nearest.
+    """
     check_known("model", name, CONFIGS)
     return CONFIGS[name]

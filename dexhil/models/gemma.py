@@ -112,11 +112,7 @@ class GemmaBlock(nnx.Module):
         past: tuple[Source, ...] = (),
         cond: Float[Array, "*B U D"] | None = None,
     ) -> tuple[Float[Array, "*B T D"], tuple[Array, Array]]:
-        """The tokens after this layer, and their keys and values.
-
-        angles: of `rotation`; mask: which of its own tokens a token sees; past: other keys and values that it sees;
-        cond: of adaptive norms.
-        """
+        """The tokens after this layer, and their keys and values. mask, past: which tokens, and others', it sees."""
         y, gate = self.pre_attention_norm(x, cond)
         y, kv = self.attn(y, angles, mask, past)
         x = gated_residual(x, y, gate)

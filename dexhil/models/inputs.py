@@ -32,11 +32,16 @@ def model_inputs(
 ) -> dict[str, Any]:
     """The batch in the model's terms, NumPy throughout; an observation is a batch of one without actions.
 
-    batch: images {camera: uint8 [B, Y, X, 3]}, state float32 [B, S], instruction [B] str; to train also actions float32
-    [B, H, A] raw absolute, action_mask bool [B, H] and, optionally, weight float32 [B].
-    Returns images {camera: uint8 [B, size, size, 3]}, still bytes (see `transforms.images_to_float`), state, tokens
-    int32 [B, T], token_mask bool [B, T], and where given actions, action_mask and weight.
-    Raises ValueError on a missing camera, another width, NaN; TypeError on an instruction that is no str.
+    A batch holds images {camera: uint8 [B, Y, X, 3]}, state float32 [B, S], instruction [B] str; to train also actions
+    float32 [B, H, A] raw absolute, action_mask bool [B, H] and, optionally, weight float32 [B].
+
+    Returns:
+        images {camera: uint8 [B, size, size, 3]}, still bytes (see `transforms.images_to_float`), state, tokens int32
+        [B, T], token_mask bool [B, T], and where given actions, action_mask and weight.
+
+    Raises:
+        ValueError: a camera is missing, a width is another, or a number is NaN.
+        TypeError: an instruction is no str.
     """
     _check_batch(batch, normalization, config)
     state = normalization.normalize_state(batch["state"], clip=STATE_CLIP)

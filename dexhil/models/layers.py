@@ -20,9 +20,7 @@ _MASKED = -2.3819763e38  # large and finite: a row without a key stays finite
 
 
 class RMSNorm(nnx.Module):
-    """Gemma's norm, multiplied by (1 + scale); with a condition, pi0.5's adaptive one, whose scale, shift and gate are
-    linear in it. Both are zero at first.
-    """
+    """Gemma's norm, times (1 + scale); with a condition pi0.5's: scale, shift and gate linear in it, at first 0."""
 
     def __init__(self, width: int, dtype: str, adaptive: bool, rngs: nnx.Rngs) -> None:
         if adaptive:
@@ -90,11 +88,7 @@ Source = tuple[Array, Array, Array]
 
 
 def attend(q: Float[Array, "B *M T N h"], sources: Sequence[Source]) -> Float[Array, "B *M T N h"]:
-    """Softmax attention over the union of `sources`; keys without the M axis are shared by all flow samples.
-
-    Heads and tokens are rows of plain batched matrix products, [B K M R h] x [B K M S h]; the sum of weights is divided
-    out at the end, where it is smallest.
-    """
+    """Softmax attention over the union of `sources`; keys without the M axis are shared by all flow samples."""
     if q.ndim == 4:
         return attend(q[:, None], sources)[:, 0]
     batch, samples, tokens, heads, size = q.shape

@@ -1,5 +1,4 @@
-"""Low-rank adapters as trees: leaves `lora_a`, `lora_b` beside the weight they adapt, which `gemma` applies layer by
-layer; here they are drawn anew, and fused into the weights to serve.
+"""Low-rank adapters as trees: leaves `lora_a`, `lora_b` beside the weight they adapt, drawn anew, or fused to serve.
 
 Every weight [*, in, out] stands for w + scale a b, with a [*, in, r] and b [*, r, out]; names and shapes are openpi's.
 Source: LoRA, arXiv 2106.09685.

@@ -54,10 +54,7 @@ def sample_actions(
     prefix: Prefix | None = None,
     rtc: Rtc = "guided",
 ) -> Float[Array, "B H A"]:
-    """Normalised actions by `num_steps` Euler steps from noise (t = 0) to data (t = 1); they go on from a `prefix`.
-
-    The observation is encoded once. Nothing is donated: all inputs but the noise outlive the call or feed every step.
-    """
+    """Normalised actions by `num_steps` Euler steps from noise (t = 0) to data (t = 1); they go on from a `prefix`."""
     model = bind(params, dataclasses.replace(config, remat=False))  # there is no memory to save at a batch of one
     kv, prefix_mask, _ = model.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
 

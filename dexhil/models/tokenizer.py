@@ -63,7 +63,6 @@ class Tokenizer:
         return [self._processor.bos_id(), *self._processor.EncodeAsIds(text.encode(errors="replace").decode())]
 
     def _unspelled(self, ids: list[int]) -> list[int]:
-        """The ids with every word that is spelled letter by letter, as no training text held it, as one unknown."""
         words: list[list[int]] = []
         for piece in ids:
             if not words or piece < _UNKNOWN or self._processor.IdToPiece(piece)[0] in "▁\n":
@@ -85,9 +84,11 @@ def _require_str(text: Any) -> str:
 
 
 def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes:
-    """A SentencePiece unigram model with byte fallback (any text encodes); at most `vocab_size` pieces.
+    """A SentencePiece unigram model with byte fallback (any text encodes), whatever the order of `instructions`.
 
-    Deterministic: the order of `instructions` does not matter. Raises TypeError on a non-str, ValueError on no text.
+    Raises:
+        TypeError: an instruction is no str.
+        ValueError: there is no text.
     """
     texts = sorted({_require_str(text).strip() for text in instructions} - {""})
     if not texts:
@@ -120,10 +121,7 @@ def train_tokenizer(instructions: Iterable[str], vocab_size: int = 512) -> bytes
 
 
 def prompt(instruction: str, state: np.ndarray | None = None) -> str:
-    """What the language model reads, to be encoded: PaliGemma ends a prompt with a newline.
-
-    state: [Q] normalised, for configs with state_input "text"; then the prompt is spelled as in pi0.5.
-    """
+    """What the language model reads, with a newline as PaliGemma's; with a normalised `state` [Q], as pi0.5's."""
     text = " ".join(_require_str(instruction).replace("_", " ").split())
     return f"{text}\n" if state is None else f"Task: {text}, State: {state_text(state)};\nAction: "
 

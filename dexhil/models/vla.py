@@ -52,10 +52,7 @@ class VLA(nnx.Module):
     def __call__(
         self, inputs: Inputs, x_t: Float[Array, "B M H A"], t: Float[Array, "B M #H"]
     ) -> Float[Array, "B M H A"]:
-        """Velocities of M flow samples of every observation, in the padded width of actions.
-
-        Insulated, their gradient stops at the prefix's keys and values. Source: knowledge insulation, arXiv 2505.23705.
-        """
+        """Velocities of M flow samples, padded width; insulated (arXiv 2505.23705), without gradient in the prefix."""
         kv, prefix_mask, _ = self.encode_prefix(inputs["images"], inputs["tokens"], inputs["token_mask"])
         kv = jax.lax.stop_gradient(kv) if self.config.insulate else kv
         return self.denoise(kv, prefix_mask, x_t, t, inputs["state"])
@@ -65,9 +62,7 @@ class VLA(nnx.Module):
     def encode_prefix(
         self, images: Mapping[str, Float[Array, "B Y X 3"]], tokens: Int[Array, "B T"], token_mask: Bool[Array, "B T"]
     ) -> tuple[KV, Bool[Array, "B S"], Float[Array, "B S D"]]:
-        """Keys and values of every layer of the language model, which prefix tokens are real, and what leaves the last
-        layer, before the final norm (it would serve a text head).
-        """
+        """Keys and values of every layer of the language model, which prefix tokens are real, and its last output."""
         config = self.config
         views = self.PaliGemma.img.views(jnp.stack([images[camera] for camera in config.cameras], axis=1))
         mask = jnp.concatenate([jnp.ones(views.shape[:2], bool), token_mask], axis=1)
@@ -183,7 +178,6 @@ def init_params(config: VLAConfig, key: jax.Array) -> Params:
 
 @functools.cache
 def _split(config: VLAConfig) -> tuple[nnx.GraphDef[VLA], Params]:
-    """The module without its parameters, and their shapes."""
     graph, state = nnx.split(nnx.eval_shape(lambda: VLA(config, nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(state)
 

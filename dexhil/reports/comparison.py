@@ -10,10 +10,7 @@ from dexhil.reports.page import Fact, Section, Table, Text, percent
 
 
 def read_outcomes(run: Path, config: Mapping[str, Any]) -> dict[str, list[bool]]:
-    """Task -> outcomes in the order of the seeds, of the evaluation or training run in `run`.
-
-    config: of the run that it is compared with. Raises ConfigError where they did not meet the same starts.
-    """
+    """Task -> outcomes by seed of the run in `run`; raises ConfigError where `config` had other starts."""
     path = run / "report.json"
     if not path.is_file():
         raise ConfigError(f"--against {run}: has no report.json; expected the folder of a finished run")

@@ -19,10 +19,7 @@ NOT_CURVES = {"step", "seconds"}
 def write_report(
     workdir: Path, report: Mapping[str, Any], trials: Sequence[Trial] = (), media: Path | None = None
 ) -> Path:
-    """Writes workdir/report.html; shows what it finds: metrics.jsonl in workdir, trials with pictures in `media`.
-
-    report: as `Run.report` returns it; its results may hold a score, or be one. media: the folder of the trials' files.
-    """
+    """Writes workdir/report.html of a `Run.report`, with metrics.jsonl and trials, whose pictures are in `media`."""
     results, metrics = report["results"], read_metrics(workdir)
     score, against = results if "mean_rate" in results else results.get("score"), results.get("against")
     sections = [

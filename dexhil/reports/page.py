@@ -108,10 +108,7 @@ class Page:
 def write_run_page(
     workdir: Path, report: Mapping[str, Any], facts: Sequence[Fact], sections: Sequence[Section], *, title: str = ""
 ) -> Path:
-    """Writes workdir/report.html: `sections`, then lineage, config and the command that made it.
-
-    report: as `Run.report` returns it. title: by default the command and the folder's name.
-    """
+    """Writes workdir/report.html of a `Run.report`: `sections`, then lineage, config and the command that made it."""
     lineage = key_values(report["lineage"], workdir) if report["lineage"] else Text("This run has no parents.")
     page = Page(
         title=title or f"{report['command']}: {workdir.name}",
@@ -159,7 +156,6 @@ def key_values(values: Mapping[str, Any], workdir: Path | None = None) -> Table:
 
 
 def _page_of(path: Path) -> Path | None:
-    """report.html of the run that `path`, a folder or a checkpoint in it, belongs to; None for anything else."""
     if len(str(path)) > 400 or not path.exists():  # longer than a path may be: not one
         return None
     return next((page for page in (up / "report.html" for up in (path, *path.parents[:3])) if page.is_file()), None)

@@ -23,10 +23,7 @@ DRIFT_ALARM = 0.10  # fraction of new values outside the frozen range; 2 % lie t
 
 
 def write_study_report(workdir: Path, report: Mapping[str, Any], study: Study) -> Path:
-    """Writes workdir/report.html, and once a policy is scored its first plot as success.png.
-
-    report: as `Run.report` returns it, its results from `study_results`.
-    """
+    """Writes workdir/report.html of a `Run.report` and, once a policy is scored, its first plot as success.png."""
     results = report["results"]
     curves = success_plot(study) if any(scored_cells(study, arm) for arm in study.arms) else None
     if curves:
@@ -257,7 +254,6 @@ def _human_time_table(study: Study, work: Mapping[str, Any], watching: Mapping[s
 
 
 def _cards_table(cards: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """Flat keys of nested cards as rows, one column per card."""
     columns = [{str(key): str(value) for key, value in key_values(card).rows} for _, card in cards]
     keys = list(dict.fromkeys(key for column in columns for key in column))
     rows = [(key.replace(".", " "), *(column.get(key, NOTHING) for column in columns)) for key in keys]
@@ -273,7 +269,6 @@ def _points(interval: Sequence[float]) -> str:
 
 
 def _signed(rate: float) -> str:
-    """A difference of rates in whole points; never -0."""
     return f"{round(100 * rate):+d}"
 
 

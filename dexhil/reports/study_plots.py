@@ -131,7 +131,6 @@ def _success_curve(axes: Axes, cells: Sequence[Cell], task: str | None, label: s
 
 
 def _rate(cell: Cell, task: str | None) -> float:
-    """Of a task, or the mean over the tasks."""
     tasks = [task] if task else list(cell.outcomes)
     return float(np.mean([np.mean(cell.outcomes[name]) for name in tasks]))
 
@@ -141,7 +140,6 @@ def _interval(cell: Cell, task: str | None) -> tuple[float, float]:
 
 
 def _rounds(study: Study) -> int:
-    """The last round of any arm, at least 1, so that a lone warm-up is not a plot of width 0."""
     return max(1, *(len(scored_cells(study, arm)) - 1 for arm in study.arms))
 
 
@@ -151,7 +149,6 @@ def _forest_rows(name: str, pair: Mapping[str, Any]) -> list[tuple[str, Mapping[
 
 
 def _runs_with_loss(study: Study) -> dict[str, list[Cell]]:
-    """arm -> the warm-up and the arm's cells in order, where a loss was logged; the warm-up alone before any round."""
     logged = sorted((c for c in study.cells if len(series(c.metrics, "loss")[0])), key=lambda cell: cell.round)
     arms = [arm for arm in study.arms if any(cell.arm == arm for cell in logged)]
     runs = {arm: [cell for cell in logged if cell.arm in (arm, WARMUP)] for arm in arms}
@@ -177,7 +174,6 @@ def _losses_of_arm(axes: Axes, cells: Sequence[Cell], colour: str) -> None:
 
 
 def _reasons(episode: OnlineEpisode) -> str:
-    """The reasons in order, cut where they are too long."""
     text = "; ".join(episode.reasons)
     return text if len(text) <= _REASON_LETTERS else text[: _REASON_LETTERS - 1].rstrip() + "…"
 

@@ -47,7 +47,6 @@ def _control_row(episodes: Sequence[OnlineEpisode]) -> tuple[str, ...]:
 
 
 def _reasons_table(episodes: Sequence[OnlineEpisode]) -> list[Table]:
-    """How often a person took over for which reason, the most frequent first; [] where nobody did."""
     rounds = sorted({episode.round for episode in episodes})
     counts = Counter((reason, episode.round) for episode in episodes for reason in episode.reasons)
     totals = Counter(reason for episode in episodes for reason in episode.reasons)
@@ -66,7 +65,6 @@ def in_turns(episodes: Sequence[OnlineEpisode]) -> list[OnlineEpisode]:
 
 
 def _correction_clips(episodes: Sequence[OnlineEpisode]) -> list[Clip]:
-    """The first filmed corrections of each round and task, as many as the limit allows."""
     filmed = [e for e in episodes if e.reasons and e.video is not None and e.video.is_file()]
     return [_clip(episode) for episode in sorted(in_turns(filmed)[:VIDEOS_PER_ARM], key=lambda e: e.round)]
 

@@ -101,7 +101,8 @@ def simulated_dexhand021() -> Hand:
 def canonical_frame(hand: Hand) -> tuple[np.ndarray, np.ndarray]:
     """(origin [3] m, axes [3, 3] as columns) of the hand's canonical frame in its base frame: that of `keypoints`.
 
-    Raises ValueError for a hand without index, middle and ring, whose knuckles give the frame.
+    Raises:
+        ValueError: the hand lacks index, middle or ring, whose knuckles give the frame.
     """
     missing = [finger for finger in PALM_FINGERS if finger not in hand.fingers]
     if missing:
@@ -151,8 +152,7 @@ def bending_joints(hand: Hand) -> np.ndarray:
 
 
 def points(hand: Hand, which: Sequence[Point], motors: Any, xp: ModuleType = np) -> Any:
-    """Positions [..., P, 3] m of points (`hand.tips`, `hand.pads`, `hand.roots`) in the base frame, at `motors`
-    [..., m] rad. xp: jnp or np."""
+    """Positions [..., P, 3] m of `which` points in the base frame, at `motors` [..., m] rad; xp: jnp or np."""
     positions, rotations = hand.frames(hand.joints(motors), xp)
     carriers, offsets = [p.joint for p in which], np.stack([p.offset for p in which]).astype(motors.dtype)
     moved = positions[..., carriers, :] + (rotations[..., carriers, :, :] @ offsets[:, :, None])[..., 0]

@@ -82,7 +82,6 @@ def canonical_or_fault(points: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _in_order(points: np.ndarray) -> bool:
-    """Whether a recording [T, 21, 3] m, finite, has the points of a hand in their order."""
     with np.errstate(invalid="ignore", divide="ignore"):
         sound = float(_is_hand(to_canonical(points)).mean())
     bones = np.linalg.norm(points[:, _TO[5:]] - points[:, _FROM[5:]], axis=-1)
@@ -101,7 +100,6 @@ def _is_hand(canonical: np.ndarray) -> np.ndarray:
 
 
 def _bends_backwards(canonical: np.ndarray, size: float) -> bool:
-    """Whether the fingers of most frames [..., 21, 3] bend out of the back of a right hand."""
     return bool((canonical[..., TIPS[1:4], 0] - canonical[..., _PALM_KNUCKLES, 0] < -0.2 * size).mean() > 0.5)
 
 

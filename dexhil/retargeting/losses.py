@@ -1,8 +1,4 @@
-"""What the retargeter is trained on: DexHiL eq. 1 for the four fingers, eq. 2 for the thumb. Plain JAX.
-
-Positions are in metres in the robot's canonical frame; a person's are scaled to the robot. Every loss is a mean over
-the batch B.
-"""
+"""What the retargeter is trained on, DexHiL eq. 1 and 2: means over the batch B, m in the robot's canonical frame."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +10,7 @@ SQUEEZED_M = PAD_GAP_M / 2  # commanded to a robot that should press: it never g
 
 
 def vector_loss(robot: jax.Array, human: jax.Array, weights: jax.Array) -> jax.Array:
-    """Squared distance of robot vectors [B, V, 3] from human ones, weighted [B, V]. Source: DexHiL eq. 1, first term.
-
-    The vectors may be root to tip, or tip to tip (`L_kin` of eq. 2).
-    """
+    """Squared distance of robot vectors [B, V, 3] from human ones, weighted [B, V]: DexHiL eq. 1, `L_kin` of eq. 2."""
     return 0.5 * (weights * ((robot - human) ** 2).sum(-1)).sum(-1).mean()
 
 
@@ -44,10 +37,7 @@ def speed_loss(robot_step: jax.Array, human_step_m: float) -> jax.Array:
 
 
 def pinch_loss(pads: jax.Array, wanted: jax.Array, weights: jax.Array) -> jax.Array:
-    """Distances of the pads [B, F, 3], thumb first, from the thumb's that are not as `wanted` [B, F - 1] m; eq. 2.
-
-    Wanted SQUEEZED_M means pressing: nearer than that is as good.
-    """
+    """How far the pads [B, F, 3] are off `wanted` [B, F - 1] m from the thumb's; SQUEEZED_M or nearer: DexHiL eq. 2."""
     distance = _length(pads[:, 1:] - pads[:, :1])
     return (weights * (jnp.maximum(distance, SQUEEZED_M) - wanted) ** 2).sum(-1).mean()
 

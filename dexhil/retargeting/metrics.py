@@ -35,8 +35,7 @@ def score(
 ) -> dict[str, float]:
     """Every metric of a method on a clip [T, 21, 3], by the names of the benchmark's report.
 
-    held: bool [T], the frames that count, all by default. The method runs through the whole clip all the same, coverage
-    and lag are the whole clip's, and a fist or an open hand is one by the person's habit in the whole clip.
+    Only frames of `held`, bool [T], count, but the method, coverage, lag and a person's habits are of the whole clip.
     """
     held = np.ones(len(clip), bool) if held is None else held
     motors = method(clip)
@@ -77,10 +76,7 @@ def largest_small_step(clip: np.ndarray, tips: np.ndarray, robot: CanonicalHand,
 
 
 def pinch_sweep(method: Method, clip: np.ndarray, robot: CanonicalHand, held: np.ndarray) -> tuple[float, float]:
-    """(largest robot step per 0.5 mm of human step, largest difference between the ways there and back), both m.
-
-    Key points go straight from the most open frame to a pinched one and back, for SWEEPS pinches of each finger.
-    """
+    """(largest robot step per 0.5 mm of human step, largest difference there and back), m, over SWEEPS pinches each."""
     opened = clip[int(np.argmin(_human_bending(clip)))]
     there = np.linspace(0.0, 1.0, SWEEP_STEPS + 1)
     fraction = np.concatenate([there, there[-2::-1]])[:, None, None]
@@ -150,7 +146,6 @@ def thumb_distances(positions: np.ndarray) -> np.ndarray:
 
 
 def _steps(positions: np.ndarray) -> np.ndarray:
-    """The furthest [T - 1] m that any finger's point [T, F, 3] moves in a frame."""
     return np.linalg.norm(np.diff(positions, axis=0), axis=-1).max(axis=-1)
 
 
@@ -159,5 +154,4 @@ def _jerk(positions: np.ndarray, held: np.ndarray) -> float:
 
 
 def _runs(held: np.ndarray, length: int) -> np.ndarray:
-    """bool [T - length + 1]: whether `length` frames from each one on are all held."""
     return np.asarray(np.lib.stride_tricks.sliding_window_view(held, length).all(axis=-1))

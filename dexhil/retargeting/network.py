@@ -1,10 +1,9 @@
 """The retargeting network: scaled finger tips to motor angles, the same code for NumPy and JAX.
 
-Every set of motors that moves the same fingers has a small network of its own, which sees those fingers only, so that
-a finger does not stir when another one moves. The thumb's angles get a residual that sees all fingers, which is what
-the paper's second stage trains. Where `meet` is there, a finger that comes near the thumb gets a residual too, which
-sees both and vanishes smoothly as they part: the thumb alone does not reach every pinch. Angles are within the limits
-by construction.
+Every set of motors that moves the same fingers has a small network of its own, which sees those fingers only: no finger
+stirs when another one moves. The thumb's angles get a residual that sees all fingers, the paper's second stage. Where
+`meet` is there, a finger near the thumb gets one too, which sees both and vanishes smoothly as they part: the thumb
+alone does not reach every pinch. Angles are within the limits by construction.
 """
 
 import dataclasses

@@ -1,7 +1,4 @@
-"""Retargeting by optimisation of every frame, through dex-retargeting, behind the same interface as `runtime`.
-
-An optional dependency: `pip install dex-retargeting six torch`. For comparison, or for hands without a trained network.
-"""
+"""Retargeting by optimisation of every frame, through dex-retargeting (pip install dex-retargeting six torch)."""
 
 import dataclasses
 import logging

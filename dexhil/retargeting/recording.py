@@ -29,10 +29,7 @@ class Recording:
     frozen: int = 0
 
     def add(self, time_s: float, points: np.ndarray) -> None:
-        """Takes a frame [21, 3] m that arrived at `time_s`; one that is not finite, or the last again, is only counted.
-
-        Raises ValueError for another shape.
-        """
+        """Takes a frame [21, 3] m of `time_s`; one that is not finite, or the last again, is only counted."""
         if points.shape != (NUM_POINTS, 3):
             raise ValueError(f"key points: expected frames of [{NUM_POINTS}, 3], got {list(points.shape)}")
         if not np.isfinite(points).all():

@@ -25,7 +25,7 @@ FROZEN = 45  # frames, half a second of a glove at 90 Hz: a hand is never as sti
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained network for `hand`. config: how it was trained, for people to read."""
+    """A trained network for `hand`; `config` says how it was trained, for people to read."""
 
     hand: Hand
     params: network.Params
@@ -50,10 +50,17 @@ class Model:
 class Retargeter:
     """Key points of one person to hand joints, frame by frame: call it with [21, 3] m in any frame of the glove.
 
-    size_m: the person's hand, wrist to the middle finger's tip; None measures it on the first good frame. What comes
-    out is the absolute mapping; `dexhil.control.takeover` anchors it to the last command. valid: whether the last frame
-    was used. One that is not finite, no hand in size, a left hand or the same for the FROZEN-th time is not: the
-    last joints, at first the middle of their ranges, are held and `reason` says why.
+    What comes out is the absolute mapping; `dexhil.control.takeover` anchors it to the last command. After a frame that
+    is not finite, no hand in size, a left hand or the same for the FROZEN-th time the last joints, at first the middle
+    of their ranges, are held.
+
+    Args:
+        model: of the hand.
+        size_m: the person's hand, wrist to the middle finger's tip; None measures it on the first good frame.
+
+    Attributes:
+        valid: whether the last frame was used.
+        reason: why it was not.
     """
 
     def __init__(self, model: Model, *, size_m: float | None = None) -> None:
@@ -89,7 +96,11 @@ def save(model: Model, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Model:
-    """The model in a file of `save`. Raises ValueError where it is none, or damaged."""
+    """The model in a file of `save`.
+
+    Raises:
+        ValueError: it is none, or damaged.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; train a retargeter with experiments/retarget.py")

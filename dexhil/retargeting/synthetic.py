@@ -43,11 +43,7 @@ class Person:
 
 
 def draw_person(rng: np.random.Generator, stray: float = 0.0) -> Person:
-    """Somebody: hands from 16 to 21 cm, segments within a few per cent of the usual proportions.
-
-    stray: 1 for skeletons as gloves report them, with palms up to a third longer and first segments of the fingers down
-    to three fifths of a person's; in between in proportion.
-    """
+    """Somebody: hands from 16 to 21 cm, usual proportions; stray: towards 1, skeletons as gloves report them."""
     person = Person(
         float(rng.uniform(0.16, 0.21)),
         _METACARPAL * rng.normal(1.0, 0.03, _METACARPAL.shape),
@@ -102,10 +98,7 @@ def _walk(start: np.ndarray, directions: np.ndarray, lengths: np.ndarray) -> np.
 
 
 def pinch(finger: str, person: Person | None = None, arched: float = 0.5, others: np.ndarray = OPEN) -> np.ndarray:
-    """Angles [5, 4] rad at which the tips of thumb and `finger` touch; the other fingers as in `others`.
-
-    arched: 0 with long fingers, tip far from the palm, to 1 with bent ones.
-    """
+    """Angles [5, 4] rad at which the tips of thumb and `finger` touch; arched: 0 with long fingers, 1 with bent."""
     person, index = person or Person(), FINGERS.index(finger)
     rows = [0, index]
     rest = others.copy()

@@ -1,8 +1,4 @@
-"""Trains a retargeting network in the paper's two stages: the four fingers (eq. 1), then the thumb's residual (eq. 2).
-
-Lengths are metres in the robot's canonical frame; a person's key points are scaled by the ratio of the hands' sizes,
-which is what lets a network that one person's recording made serve another.
-"""
+"""Trains a retargeting network in the paper's two stages: four fingers (eq. 1), then the thumb's residual (eq. 2)."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -91,7 +87,6 @@ def train(
 
 
 def _chances(clips: Sequence[np.ndarray], people: Sequence[np.ndarray]) -> np.ndarray:
-    """How likely each sample is drawn: recordings and synthetic people by halves, everybody in a half alike."""
     kinds = [kind for kind in (clips, people) if kind]
     lengths = [[int(np.isfinite(clip).all(axis=(1, 2)).sum()) for clip in kind] for kind in kinds]
     parts = [np.full(n, 1.0 / (len(kinds) * len(kind) * n)) for kind in lengths for n in kind if n]
@@ -145,7 +140,6 @@ def _parts(
     reachable: jax.Array,
     key: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Every weighted loss of a stage, with half of the tips moved off the recordings."""
     keys = jax.random.split(key, 4)
     shape = batch["tips"].shape
     here = batch["tips"] + _off_path(config, keys[0], keys[3], shape)

@@ -21,10 +21,13 @@ from dexhil.robots.tree import BASE
 class HandCard:
     """What a URDF file does not say.
 
-    tips: finger -> link of its tip, thumb first. roots: finger -> the joint at its knuckle. wrist: where the human
-    wrist would be, a link or m in the base frame. coupled: joint -> (joint that its motor drives first, ratio);
-    `<mimic>` elements count without being named. locked: joints that stay at 0. motors: joint -> what the robot calls
-    the motor that drives it, where that is another name.
+    Attributes:
+        tips: finger -> link of its tip, thumb first.
+        roots: finger -> the joint at its knuckle.
+        wrist: where the human wrist would be, a link or m in the base frame.
+        coupled: joint -> (joint that its motor drives first, ratio); `<mimic>` elements count without being named.
+        locked: joints that stay at 0.
+        motors: joint -> what the robot calls the motor that drives it, where that is another name.
     """
 
     tips: Mapping[str, str]
@@ -58,7 +61,8 @@ class _Joint:
 def load_urdf(path: str | Path, card: HandCard) -> Hand:
     """The right hand that a URDF file and a card describe, called like the file; meshes are not looked at.
 
-    Raises ValueError where the file is no URDF of one tree of hinges, lacks what the card names, or is of a left hand.
+    Raises:
+        ValueError: the file is no URDF of one tree of hinges, lacks what the card names, or is of a left hand.
     """
     path = Path(path)
     _check_fingers(path, card)
@@ -103,7 +107,6 @@ def load_urdf(path: str | Path, card: HandCard) -> Hand:
 
 
 def _read_joints(path: Path) -> dict[str, _Joint]:
-    """Name -> joint, of one tree. Raises ValueError for a file that is none."""
     try:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
@@ -168,7 +171,6 @@ def _read_joint(path: Path, element: ElementTree.Element) -> _Joint:
 
 
 def _check_tree(path: Path, joints: list[_Joint]) -> None:
-    """Raises ValueError unless all links hang on one base."""
     above = {joint.child: joint.parent for joint in joints}
     bases = sorted({joint.parent for joint in joints} - set(above))
     if len(bases) > 1:
@@ -183,11 +185,7 @@ def _check_tree(path: Path, joints: list[_Joint]) -> None:
 
 
 class _Links:
-    """The tree of a URDF file with its fixed and locked joints folded away.
-
-    hinges: names of the movable joints, a parent before its children. carriers: joint -> (hinge that carries it, or
-    BASE, its frame [4, 4] at angle 0 in that hinge's). of_child: link -> the joint that carries it.
-    """
+    """The tree of a URDF file with its fixed and locked joints folded away: hinges, parents first, and carriers."""
 
     def __init__(self, path: Path, joints: Mapping[str, _Joint], card: HandCard) -> None:
         self._path, self._joints, self._locked = path, joints, card.locked
@@ -198,7 +196,6 @@ class _Links:
             self._place(joint.child)
 
     def _place(self, link: str) -> tuple[int, np.ndarray]:
-        """(hinge that carries `link` or BASE, its frame [4, 4] in that hinge's); the joints above are placed first."""
         name = self.of_child.get(link)
         if name is None:
             return BASE, np.eye(4)
@@ -237,8 +234,7 @@ class _Links:
 def _motors(
     path: Path, joints: Mapping[str, _Joint], names: tuple[str, ...], card: HandCard
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """(names of the joints with a motor, coupling [J, m], bias [J]); a motor is called like the joint that it drives
-    first. Raises ValueError where joints follow each other in a circle, or one that does not move."""
+    """(names of the joints with a motor, coupling [J, m], bias [J]); ValueError where joints follow in a circle."""
     driven = {name: (first, ratio, 0.0) for name, (first, ratio) in card.coupled.items()}
     driven = {name: mimic for name in names if (mimic := joints[name].mimic)} | driven
     for name, (first, _, _) in driven.items():
@@ -262,7 +258,6 @@ def _motors(
 def _limits(
     path: Path, joints: list[_Joint], motors: tuple[str, ...], coupling: np.ndarray, bias: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ranges [m] of the motors in which all joints that they drive are within theirs."""
     lower, upper = np.full(len(motors), -np.inf), np.full(len(motors), np.inf)
     for joint, row, shift in zip(joints, coupling, bias, strict=True):
         for motor in np.flatnonzero(row):
@@ -275,7 +270,6 @@ def _limits(
 
 
 def _check_fingers(path: Path, card: HandCard) -> None:
-    """Raises ValueError where the card has not the fingers that retargeting needs, thumb first, each with its root."""
     fingers = list(card.tips)
     if fingers[:1] != ["thumb"] or not {"thumb", *PALM_FINGERS} <= set(fingers) <= set(FINGERS):
         raise ValueError(

@@ -1,7 +1,4 @@
-"""A recording in a browser: the person's hand and the robot's side by side, with what matters of this frame in numbers.
-
-viser is imported when a view is opened, nowhere else.
-"""
+"""A recording in a browser: the person's hand and the robot's side by side, with the frame's figures. Needs viser."""
 
 import itertools
 import os
@@ -87,12 +84,10 @@ def check_port(port: int) -> None:
 
 
 def _segments(line: np.ndarray) -> np.ndarray:
-    """[k - 1, 2, 3] pieces of a line [k, 3]."""
     return np.stack([line[:-1], line[1:]], axis=1).astype(np.float32)
 
 
 def _numbers(robot: CanonicalHand, error: np.ndarray, human_gap: np.ndarray, pad_gap: np.ndarray) -> str:
-    """The frame's table, Markdown; mm."""
     gaps = [("", ""), *((f"{human:.0f}", f"{pad:.0f}") for human, pad in zip(human_gap, pad_gap, strict=True))]
     rows = [
         f"| {finger} | {miss:.0f} | {human} | {pad} |"

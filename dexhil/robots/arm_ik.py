@@ -27,7 +27,13 @@ _HOME = SPEC.home[:ARM_DOF].astype(np.float64)
 
 @dataclasses.dataclass(frozen=True)
 class IkSolution:
-    """q_arm: float64 [7] rad within the limits. What is left: position_error m, rotation_error rad."""
+    """What came of a solve.
+
+    Attributes:
+        q_arm: float64 [7] rad within the limits.
+        position_error: m that are left.
+        rotation_error: rad that are left.
+    """
 
     q_arm: np.ndarray
     position_error: float
@@ -41,10 +47,12 @@ def forward(q_arm: np.ndarray) -> np.ndarray:
 
 
 def solve(pose_base_ee: np.ndarray, q_seed: np.ndarray, posture: np.ndarray = _HOME) -> IkSolution:
-    """Joints near `q_seed` [7] rad that bring `ee` to `pose_base_ee` [7].
+    """Joints near `q_seed` that bring `ee` to `pose_base_ee`.
 
-    Pass the last commanded joints as seed, so that successive targets stay smooth. Free motion drifts to `posture` [7],
-    by default home; a seed that is there already and solves the pose stays where it is.
+    Args:
+        pose_base_ee: [7].
+        q_seed: [7] rad, the last command, so that successive targets stay smooth.
+        posture: [7] rad that free motion drifts to, by default home; a seed there that solves the pose stays.
     """
     target = Rotation.from_quat(np.asarray(pose_base_ee[3:], np.float64), scalar_first=True).as_matrix()
     q_arm = np.clip(np.asarray(q_seed, np.float64), _LOWER, _UPPER)
@@ -71,7 +79,6 @@ def _error_and_jacobian(position: np.ndarray, rotation: np.ndarray, q_arm: np.nd
 
 
 def _step(error: np.ndarray, jacobian: np.ndarray, drift: np.ndarray) -> np.ndarray:
-    """Damped least squares for `error` [6], plus `drift` [7] projected into the null space."""
     inverse = np.linalg.solve(jacobian @ jacobian.T + DAMPING**2 * np.eye(6), jacobian).T
     step = inverse @ error
     step += drift - inverse @ (jacobian @ drift)

@@ -1,7 +1,4 @@
-"""Where the joints of the robot are, as NumPy forward kinematics of its description. No MuJoCo.
-
-Sources and frames: `fr3_dexhand021.xml`.
-"""
+"""Where the robot's joints are: NumPy forward kinematics of `fr3_dexhand021.xml`, which names sources and frames."""
 
 import xml.etree.ElementTree as ElementTree
 

@@ -18,8 +18,14 @@ from dexhil.schema import ARM_DOF
 class RobotSpec:
     """An arm with a dexterous hand.
 
-    joint_names: A names, arm first. lower, upper: [A] rad. max_velocity: [A] rad/s. home: [A] rad.
-    full_hand_joint_names: every hand joint, also the driven ones. coupling: [full, m], full joints = coupling @ q_hand.
+    Attributes:
+        joint_names: A names, arm first.
+        lower: [A] rad.
+        upper: [A] rad.
+        max_velocity: [A] rad/s.
+        home: [A] rad.
+        full_hand_joint_names: every hand joint, also the driven ones.
+        coupling: [full, m], full joints = coupling @ q_hand.
     """
 
     name: str
@@ -85,6 +91,10 @@ ROBOTS: dict[str, RobotSpec] = {spec.name: spec for spec in (FR3_DEXHAND021,)}
 
 
 def get_robot(name: str) -> RobotSpec:
-    """The spec called `name`. Raises ValueError with the nearest name where there is none."""
+    """The spec called `name`.
+
+    Raises:
+        ValueError: there is none; names the nearest.
+    """
     check_known("robot", name, ROBOTS)
     return ROBOTS[name]

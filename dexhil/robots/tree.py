@@ -50,8 +50,7 @@ class Tree:
         return self.rotations, self.rotations @ cross, self.rotations @ cross @ cross
 
     def frames(self, angles: Any, xp: ModuleType = np) -> tuple[Any, Any]:
-        """Position [..., J, 3] m and rotation [..., J, 3, 3] of every joint in the base frame, at `angles` [..., J]
-        rad. xp: jnp (then under jit, vmap and grad too) or np."""
+        """Position [..., J, 3] m and rotation [..., J, 3, 3] of the joints in the base frame at `angles` [..., J]."""
         still, sines, cosines = (part.astype(angles.dtype) for part in self.rodrigues)
         turns = still + xp.sin(angles)[..., None, None] * sines + (1.0 - xp.cos(angles))[..., None, None] * cosines
         offsets = self.positions.astype(angles.dtype)

@@ -30,10 +30,19 @@ class PolicyServerError(ValueError):
 class PolicyClient:
     """Connects at once. A lost connection is made again within the same call: asking twice gives the same answer.
 
-    uri: ws://HOST:PORT or wss://…. key: API key, where the server asks for one. timeout_s: the longest that connecting
-    takes, and that `infer` takes: a control loop holds the robot and asks again. rig: what the served policy must fit.
-    For one thread. Raises ConnectionError where nobody answers, PermissionError where the server refuses the key,
-    TimeoutError, ConfigError on a policy that does not fit, PolicyServerError or MessageError on another server.
+    Args:
+        uri: ws://HOST:PORT or wss://….
+        key: API key, where the server asks for one.
+        timeout_s: s that connecting, and `infer`, take at most: a control loop holds the robot and asks again.
+        rig: what the served policy must fit.
+
+    Raises:
+        ConnectionError: nobody answers.
+        PermissionError: the server refuses the key.
+        TimeoutError: it is not there in time.
+        ConfigError: the policy does not fit.
+        PolicyServerError: it is another server.
+        MessageError: the same.
     """
 
     def __init__(self, uri: str, *, key: str = "", timeout_s: float = 10.0, rig: Interface | None = None) -> None:
@@ -62,12 +71,15 @@ class PolicyClient:
     def infer(
         self, observation: Observation, *, seed: int = 0, prefix: np.ndarray | None = None, delay: int = 0
     ) -> ActionChunk:
-        """The next H actions [H, A], absolute joint targets in rad, as `dexhil.policy.Policy.infer` gives them.
+        """The next H actions [H, A] rad, as `dexhil.policy.Policy.infer` gives them; after an error it connects again.
 
-        prefix, delay: real-time chunking, where the served policy has it.
-        Raises SchemaError or MessageError on an observation that is not of this policy, before anything is sent;
-        PolicyServerError on what the server refuses; ConnectionError, PermissionError or TimeoutError where there is no
-        answer within `timeout_s`. After any of them the next call connects again.
+        Raises:
+            SchemaError: the observation breaks the contract; nothing was sent.
+            MessageError: it is not of this policy; nothing was sent.
+            PolicyServerError: the server refuses it.
+            ConnectionError: there is no server within `timeout_s`.
+            PermissionError: the server refuses the key.
+            TimeoutError: there is no answer within `timeout_s`.
         """
         given = ({} if prefix is None else {"prefix": prefix}) | ({"delay": delay} if delay else {})
         request = codec.pack(write_request(observation, self.info, seed=seed, **given))
@@ -81,7 +93,6 @@ class PolicyClient:
             self._connection = None
 
     def _persist(self, act: Callable[[float], Any]) -> Any:
-        """`act(deadline)`, again after a lost or refused connection as long as there is time."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
@@ -100,7 +111,6 @@ class PolicyClient:
             time.sleep(RETRY_S)
 
     def _drop(self) -> None:
-        """Closes without waiting for a server that may be gone."""
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.socket.shutdown(socket.SHUT_RDWR)
@@ -161,7 +171,6 @@ def _open(uri: str, headers: dict[str, str], timeout_s: float) -> ClientConnecti
 
 
 def _refusal(uri: str, response: Response) -> Exception:
-    """What an HTTP answer instead of a websocket means: worth another attempt only where the server is full."""
     text = f"{uri}: HTTP {response.status_code}, {(response.body or b'').decode(errors='replace').strip()[:200]}"
     if response.status_code in (401, 403):
         return PermissionError(f"{text}; give the server's key, for commands in the variable {keys.VARIABLE}")

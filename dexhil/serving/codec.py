@@ -61,7 +61,6 @@ def unpack(data: bytes) -> Any:
 
 
 def _encode(value: Any) -> Any:
-    """What msgpack itself cannot pack."""
     if not isinstance(value, (np.ndarray, np.generic)):
         raise CodecError(f"message: cannot pack {type(value).__name__} {str(value)[:40]}; expected {PACKABLE}")
     dtype = _checked_dtype(value.dtype.str)
@@ -71,7 +70,6 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: dict[Any, Any]) -> Any:
-    """The array or scalar that a map stands for, or the map."""
     if b"__ndarray__" in value:
         return _decode_array(value)
     if b"__npgeneric__" not in value:

@@ -53,10 +53,11 @@ OPTIONS: dict[str, Callable[[Any, PolicyInfo], Any]] = {
 
 
 def write_request(observation: Observation, info: PolicyInfo, **options: Any) -> dict[str, Any]:
-    """The request for an observation: the policy's cameras only, at its resolution.
+    """The request for an observation: the policy's cameras only, at its resolution, to which it would resize too.
 
-    Resizing here saves the way and changes no pixel: the policy would do the same. Raises SchemaError on an observation
-    that breaks the contract, MessageError on a missing camera.
+    Raises:
+        SchemaError: the observation breaks the contract.
+        MessageError: a camera is missing.
     """
     observation.validate()
     images = _chosen(observation.images, info)
@@ -69,7 +70,12 @@ def write_request(observation: Observation, info: PolicyInfo, **options: Any) ->
 
 
 def read_request(message: Any, info: PolicyInfo) -> tuple[Observation, dict[str, Any]]:
-    """A request as an observation and keywords of Policy.infer. Raises MessageError or SchemaError."""
+    """A request as an observation and keywords of Policy.infer.
+
+    Raises:
+        MessageError: a key is missing or of another kind.
+        SchemaError: a value breaks the contract.
+    """
     if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
         raise MessageError(f"request: expected a map with text keys {list(REQUIRED)}, got {str(message)[:80]}")
     for name in message:
@@ -81,7 +87,11 @@ def read_request(message: Any, info: PolicyInfo) -> tuple[Observation, dict[str,
 
 
 def read_actions(message: Any, info: PolicyInfo) -> np.ndarray:
-    """The actions float32 [H, A] of an answer, writable. Raises MessageError."""
+    """The actions float32 [H, A] of an answer, writable.
+
+    Raises:
+        MessageError: it holds no such actions.
+    """
     actions = message.get("actions") if isinstance(message, dict) else None
     shape = (info.chunk, info.action_dim)
     if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape != shape:
@@ -114,7 +124,6 @@ def _read_observation(fields: Mapping[str, Any], info: PolicyInfo) -> Observatio
 
 
 def _as_bytes(camera: str, image: Any) -> Any:
-    """Floats in 0..1 as uint8, as openpi's server reads them; all else as it is."""
     if not isinstance(image, np.ndarray):
         return image
     if max(image.shape, default=0) > MAX_IMAGE_SIDE:
@@ -131,7 +140,6 @@ def _as_bytes(camera: str, image: Any) -> Any:
 
 
 def _read_state(state: Any, info: PolicyInfo) -> np.ndarray:
-    """float32 [S]; robots often report float64."""
     if not isinstance(state, np.ndarray) or state.dtype.kind != "f" or state.shape != (info.state_dim,):
         raise MessageError(
             f"state: expected a float array [{info.state_dim}], the joints of {info.robot!r}, got {_described(state)}; "
@@ -142,7 +150,6 @@ def _read_state(state: Any, info: PolicyInfo) -> np.ndarray:
 
 
 def _chosen(images: Mapping[str, Any], info: PolicyInfo) -> dict[str, Any]:
-    """The images that the policy looks at. Raises MessageError where one is missing."""
     if missing := [camera for camera in info.cameras if camera not in images]:
         got = sorted(str(camera)[:40] for camera in images)
         raise MessageError(f"images: the policy needs {list(info.cameras)}, got {got}; add {missing}")

@@ -44,8 +44,11 @@ _log = logging.getLogger(__name__)
 class Limits:
     """What one server takes.
 
-    clients: with the key, at once. handshakes: connections that have not shown it yet; of more the oldest is dropped.
-    handshake_s: max. time of one. silence_s: a client that answers no ping for so long is dropped within twice it.
+    Attributes:
+        clients: with the key, at once.
+        handshakes: connections that have not shown it yet; of more the oldest is dropped.
+        handshake_s: s that one takes at most.
+        silence_s: s without an answer to a ping after which a client is dropped, within twice it.
     """
 
     clients: int = 32
@@ -60,8 +63,9 @@ class Limits:
 class PolicyServer:
     """async with PolicyServer(policy, info) as server: …  Listens inside; at the end, clients hear of it.
 
-    port: 0 takes a free one, see `uri`. key: what clients must send, "" on loopback only. Raises ValueError on another
-    host without a key, OSError where the port is taken.
+    Raises:
+        ValueError: another host than loopback without a `key`, which clients must send.
+        OSError: the `port` is taken; 0 takes a free one, see `uri`.
     """
 
     def __init__(
@@ -125,7 +129,6 @@ class PolicyServer:
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _count(self, connection: ServerConnection) -> None:
-        """Makes room for a new connection: the oldest that is still silent gives way, of its own address first."""
         waiting = [other for other in self._arrived if other.state is State.CONNECTING]
         same = [other for other in waiting if _address(other) == _address(connection)]
         crowded = same if len(same) >= self.limits.handshakes_per_address else waiting
@@ -136,7 +139,6 @@ class PolicyServer:
         self._arrived = [*waiting, connection]
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """The HTTP answer to a client that does not get a websocket, None for one that does."""
         if request.path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
         if self._key and not keys.authorized(request.headers.get_all("Authorization"), self._key):

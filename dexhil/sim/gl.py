@@ -22,9 +22,7 @@ class NoRenderingError(OSError):
 
 
 def choose_backend() -> None:
-    """Sets MUJOCO_GL where nobody did: EGL, else OSMesa, else none (physics only). Software rendering gets one thread:
-    at a policy's picture size more threads only cost time.
-    """
+    """Sets MUJOCO_GL where nobody did: EGL, else OSMesa, else none (physics only). Software renders with one thread."""
     os.environ.setdefault("LP_NUM_THREADS", "1")
     if "MUJOCO_GL" in os.environ or not sys.platform.startswith("linux"):
         return

@@ -1,8 +1,4 @@
-"""The scripted operator: sees the object's state, forms an intent in human terms, and only then executes it.
-
-`ScriptedOperator.intent` is what a person would show with arm and hand; `execute` turns it into joint targets with
-inverse kinematics and a grasp synergy. A teleoperation chain can take the same intent instead.
-"""
+"""The scripted operator: sees the object's state, forms an intent in human terms, and only then executes it."""
 
 import dataclasses
 from typing import Any
@@ -39,10 +35,7 @@ class Intent:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How one operator moves. speed: factor. perception_m [3], perception_yaw rad: a constant error.
-
-    tremor_m: size of slow position noise. hesitates_at, hesitates_for: s, when and how long the hand slows down.
-    """
+    """How one operator moves: speed factor, errors perception_m [3] and perception_yaw rad, tremor_m, hesitation s."""
 
     speed: float
     perception_m: np.ndarray
@@ -180,7 +173,6 @@ class ScriptedOperator:
         return (pose[:3], *hand_angles(pose[3:]))
 
     def _move_towards(self, goal: Goal) -> None:
-        """One control period of smooth motion: speed and acceleration are bounded in position, rotation and grasp."""
         period = 1.0 / self._rig.control_hz
         wanted = np.array([*goal.position, goal.tilt, goal.yaw, *goal.grasp.vector()]) - self._target
         pace = self.style.speed * self._hesitation()
@@ -202,6 +194,5 @@ class ScriptedOperator:
 
 
 def _bounded(vector: np.ndarray, size: float) -> np.ndarray:
-    """`vector`, shortened to length `size` where it is longer."""
     length = float(np.linalg.norm(vector))
     return vector if length <= size else vector * (size / length)

@@ -1,8 +1,4 @@
-"""The simulated person of a human-in-the-loop round: watches a policy, foresees failure, takes over arm and hand.
-
-It sees what the scripted operator sees, decides as a person would (late, sometimes for nothing), and acts through the
-anchored mapping of `dexhil.control.takeover` with a cube and a hand of its own. Reproducible by seed.
-"""
+"""The simulated person of a round: watches a policy, foresees failure, takes over with a cube and a hand of its own."""
 
 import dataclasses
 
@@ -34,11 +30,7 @@ _PERSON_STREAM = 1
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """What a person at the table sees: everything that `foresee` needs of one moment.
-
-    away: m in the table plane from hand to object. above: m of the hand over where fingers should close. closure: of
-    the fingers, 0 to 1. moved: m that the object was lifted or pulled out. dropped: m below its best.
-    """
+    """What a person at the table sees: m away from the object, above it, moved, dropped; closure from 0 to 1."""
 
     time_s: float
     away: float
@@ -51,10 +43,7 @@ class Attention:
 
 @dataclasses.dataclass
 class Watch:
-    """Memory of a watching person. best, moved: m, where something last went forward, and since: s, when.
-
-    began: s, when the person began to watch. foresees: whether a miss is seen before the fingers have closed.
-    """
+    """Memory of a watching person: best and moved, m, since and began, s, and whether it foresees a miss."""
 
     best: float = np.inf
     moved: float = 0.0
@@ -64,10 +53,7 @@ class Watch:
 
 
 def foresee(task: str, seen: Attention, watch: Watch, config: PersonConfig) -> str:
-    """Why this rollout is about to fail, "" where it looks well; updates `watch`.
-
-    The two failures that dominate in the paper come first: closing before the wrist arrived, and poor contact.
-    """
+    """Why this rollout is about to fail, "" where it looks well; updates `watch`."""
     distance = seen.away + max(seen.above, 0.0)
     if distance < watch.best - 0.01:
         watch.best, watch.since = distance, seen.time_s
@@ -121,7 +107,18 @@ class SimulatedPerson:
             return self._devices.show(self._correct(self._operator))
         if not self._decides(seen):
             return None
-        self._operator = self._take_over(rest)
+        self._take_over()
+        return self.lead_from(rest)
+
+    def lead_from(self, rest: np.ndarray) -> HumanCommand:
+        """The person's own motion starts where the robot comes to rest, with a hand as near as it can shape."""
+        self._operator = ScriptedOperator(
+            self._rig,
+            seed=self._seed + len(self.reasons),
+            start=Intent(arm_ik.forward(rest[:ARM_DOF].astype(np.float64)), hand_to_grasp(rest[ARM_DOF:])),
+            approach_speed=self._config.approach_speed,
+            skill=self._config.skill,
+        )
         return self._devices.show(self._operator.intent)
 
     def _begin_to_watch(self, now: float) -> Watch:
@@ -129,13 +126,11 @@ class SimulatedPerson:
         return Watch(since=now, began=now, foresees=foresight == 1 or bool(self._rng.uniform() < foresight))
 
     def _lets_go(self, seen: Attention) -> bool:
-        """Whether the policy goes on: the object is in the hand, or an arm that did not follow has been led back."""
         if self._led_back_at is not None:
             return seen.time_s >= self._led_back_at
         return self._hands_back and seen.in_hand and seen.moved > SLIPPED_M
 
     def _correct(self, operator: ScriptedOperator) -> Intent:
-        """The next intent. An arm that does not follow, folded against its limits, is led back to where it has room."""
         now, shown = self._rig.time, operator.intent.pose_base_ee[:3]
         if np.linalg.norm(shown - self._rig.pose_base_ee[:3]) < LAG_M:
             self._followed = now
@@ -144,7 +139,6 @@ class SimulatedPerson:
         return operator.think() if self._led_back_at is None else operator.lead(BACK_OFF)
 
     def _decides(self, seen: Attention) -> bool:
-        """Whether to take over now: the time to react to a reason is over, and the object was not caught meanwhile."""
         reason = foresee(self._rig.task, seen, self._watch, self._config)
         false_alarm = self._rng.uniform() < self._config.false_alarms_per_s / self._rig.control_hz
         reaction = self._rng.uniform(*self._config.reaction_s)
@@ -154,23 +148,13 @@ class SimulatedPerson:
             self._due = None  # it goes well after all
         return self._due is not None and seen.time_s >= self._due[0]
 
-    def _take_over(self, rest: np.ndarray) -> ScriptedOperator:
-        """The person's own motion starts where the robot comes to rest, with a hand as near as it can shape."""
+    def _take_over(self) -> None:
         assert self._due is not None
         self.reasons.append(self._due[1])
         self._due, self._followed, self._led_back_at = None, self._rig.time, None
         self._hands_back = bool(self._rng.uniform() < self._config.hand_back)
-        shown = Intent(arm_ik.forward(rest[:ARM_DOF].astype(np.float64)), hand_to_grasp(rest[ARM_DOF:]))
-        return ScriptedOperator(
-            self._rig,
-            seed=self._seed + len(self.reasons),
-            start=shown,
-            approach_speed=self._config.approach_speed,
-            skill=self._config.skill,
-        )
 
     def _look(self) -> Attention:
-        """What there is to see now."""
         state: PlushState | TissueState = self._rig.privileged()
         hand = self._rig.pose_base_ee[:3]
         if isinstance(state, PlushState):

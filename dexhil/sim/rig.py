@@ -220,7 +220,6 @@ class SimRig:
         scene.data.ctrl[:] = self._command
 
     def _begin_at(self, command: np.ndarray) -> None:
-        """At rest at `command` [A] rad, at full speed from there on."""
         self._command = command
         self._safety.reset(command, -np.inf)
 

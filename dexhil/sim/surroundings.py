@@ -1,8 +1,4 @@
-"""What a task is not about and a policy must look past: colours, light, where the scene camera stands, clutter.
-
-A reset draws them; every range grows with the difficulty. Nothing here can be touched. Most of the clutter has
-the colours of the task's own object, so that looking for a colour is not enough.
-"""
+"""What a policy must look past: colours, light, the scene camera's place, clutter in the colours of the object."""
 
 import colorsys
 from collections.abc import Sequence
@@ -51,10 +47,7 @@ class Surroundings:
         self._mount = model.cam_pos[self._wrist].copy(), model.cam_quat[self._wrist].copy()
 
     def randomise(self, rng: np.random.Generator, difficulty: float, keep_clear: np.ndarray, colours: Colours) -> None:
-        """Draws new surroundings. keep_clear: [2] m, the task's object, which clutter does not hide; colours: its own.
-
-        The outcome depends on the arguments only. Call mj_forward afterwards.
-        """
+        """Draws new surroundings; clutter does not hide the object at `keep_clear` [2] m. Then call mj_forward."""
         self._nominals.restore()
         self._colour_room(rng, difficulty)
         self._light(rng, difficulty)
@@ -62,7 +55,6 @@ class Surroundings:
         self._place_clutter(rng, difficulty, keep_clear, colours)
 
     def _move_cameras(self, rng: np.random.Generator, difficulty: float) -> None:
-        """People move cameras a little: between days, and between the rig of the data and the one of the trial."""
         eye, target, shift, turn = (
             rng.uniform(-1.0, 1.0, 3) * difficulty * reach for reach in (EYE_M, TARGET_M, WRIST_M, WRIST_RAD)
         )
@@ -108,7 +100,6 @@ class Surroundings:
 def _colour(
     rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
 ) -> tuple[float, float, float]:
-    """A colour of any hue."""
     return colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value))
 
 

@@ -1,8 +1,4 @@
-"""A person's hands at the devices: intent in, cube pose and glove key points out, as the real teleoperation gets them.
-
-The person watches the robot's hand and adapts the own one until it looks as wanted, tick by tick, as fast as fingers
-go. The glove's frame and the cube's are any: only how they move may count.
-"""
+"""A person's hands at the devices: intent in, cube pose and glove key points out, adapted to how the robot looks."""
 
 from pathlib import Path
 
@@ -41,10 +37,7 @@ class CubeInHand:
 
 
 class HandInGlove:
-    """A person's hand: `show` moves it towards the grasp that the robot should take. angles: [5, 4] rad, as it is.
-
-    Before the work the person has practised how to open and to close the robot's hand, and starts from these habits.
-    """
+    """A person's hand, `angles` [5, 4] rad: `show` moves it towards the grasp that the robot should take."""
 
     def __init__(self, model: Model, rng: np.random.Generator, control_hz: float) -> None:
         """Raises ValueError where the retargeter is for another hand than the simulated one."""
@@ -76,7 +69,6 @@ class HandInGlove:
         return np.clip(angles + np.clip(step, -_LARGEST, _LARGEST), LOWER, UPPER)
 
     def _practise(self, q_hand: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The shape that brings the robot nearest to `q_hand`, found by trying from several."""
         starts = [*(OPEN + closed * (FIST - OPEN) for closed in (0.0, 0.5, 1.0)), *rng.uniform(LOWER, UPPER, (5, 5, 4))]
         shapes = []
         for angles in starts:
@@ -87,16 +79,13 @@ class HandInGlove:
         return shapes[int(np.argmin(((_MATTERS * (reached - q_hand)) ** 2).sum(-1)))]
 
     def _habit(self, q_hand: np.ndarray) -> np.ndarray:
-        """Between the practised shapes, as far along as `q_hand` is."""
         way = self._practised[1] - self._practised[0]
         along = np.clip((q_hand - self._practised[0]) @ way / (way @ way), 0.0, 1.0)
         return self._habits[0] + along * (self._habits[1] - self._habits[0])
 
 
 class Devices:
-    """Cube and glove of one person, through the retargeter, to what the takeover logic takes. retargeter None: the
-    hand's joints come from the intent itself.
-    """
+    """Cube and glove of one person, through the retargeter (None: joints as intended), to what a takeover takes."""
 
     def __init__(self, rng: np.random.Generator, model: Model | None, control_hz: float) -> None:
         self._cube = CubeInHand(rng)

@@ -1,7 +1,4 @@
-"""Image augmentation on the accelerator: small shifts and colour jitter, drawn for each image of each camera alone.
-
-Pure and jit-friendly. Images are float32 [B, H, W, 3] in [-1, 1], before and after.
-"""
+"""Small shifts and colour jitter on the accelerator, image by image: float32 [B, H, W, 3] in [-1, 1], in and out."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,14 +22,12 @@ class AugmentConfig:
 
 
 def _shift(image: jax.Array, key: jax.Array, largest: int) -> jax.Array:
-    """[H, W, 3] moved by up to `largest` pixels each way."""
     padded = jnp.pad(image, ((largest, largest), (largest, largest), (0, 0)), mode="edge")
     row, column = jax.random.randint(key, (2,), 0, 2 * largest + 1)
     return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
 
 
 def _colour(images: jax.Array, key: jax.Array, config: AugmentConfig) -> jax.Array:
-    """Brightness, contrast, saturation of [B, H, W, 3]."""
     limits = jnp.array([config.brightness, config.contrast, config.saturation])
     draws = 1.0 + limits * jax.random.uniform(key, (len(images), 3), minval=-1.0)
     brightness, contrast, saturation = (draws[:, i, None, None, None] for i in range(3))

@@ -42,8 +42,15 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointMeta:
-    """tokenizer: SentencePiece model bytes. control_hz: of the actions in a chunk. config, lineage (data sets, parent
-    checkpoint, code version): plain JSON. joint_names: of the recorded action, in order; () where not known.
+    """What a checkpoint says about itself.
+
+    Attributes:
+        robot: spec name.
+        control_hz: 1/s, of the actions in a chunk.
+        tokenizer: SentencePiece model bytes.
+        config: of the run, plain JSON.
+        lineage: data sets, parent checkpoint and code version, plain JSON.
+        joint_names: of the recorded action, in order; () where not known.
     """
 
     robot: str
@@ -149,7 +156,11 @@ class Checkpoints:
 
 
 def find_step(directory: str | Path, step: int | None = None) -> Path:
-    """Directory of `step`, by default the newest, of the run in `directory`. Raises CheckpointError if none."""
+    """Directory of `step`, by default the newest, of the run in `directory`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     root = Path(directory).resolve() / CHECKPOINTS
     if not root.is_dir():
         raise CheckpointError(f"{directory}: no folder {CHECKPOINTS!r} there; expected the workdir of a training run")
@@ -167,7 +178,11 @@ def fingerprint(path: Path) -> str:
 
 
 def load_meta(directory: str | Path, step: int | None = None) -> CheckpointMeta:
-    """Facts of a checkpoint, without its arrays. Raises CheckpointError as `find_step`, or if it is damaged."""
+    """Facts of a checkpoint, without its arrays.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     path = find_step(directory, step)
     verify(path, "meta")
     return CheckpointMeta.from_json(json.loads((path / "meta" / "metadata").read_text()))
@@ -202,7 +217,6 @@ def load_ema_params(directory: str | Path, step: int | None = None) -> Params:
 
 
 def _abstract(wanted: Any, saved: Any) -> Any:
-    """Shapes and placement of `wanted`, checked against what was saved."""
     wants, shapes = (
         {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (wanted, saved)
@@ -218,7 +232,6 @@ def _abstract(wanted: Any, saved: Any) -> Any:
 
 
 def _restore(path: Path, item: str, make_target: Callable[[Any], Any]) -> Any:
-    """Arrays of one item; `make_target` turns the shapes that were saved into what is wanted."""
     verify(path, item)
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         place = epath.Path(path / item)

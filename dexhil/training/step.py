@@ -33,8 +33,11 @@ LossFn = Callable[[Params, dict[str, Any], jax.Array], jax.Array]
 class TrainState:
     """Everything that a step changes, and the frozen parameters beside it.
 
-    params: what is trained. ema_params: its average, in the host's memory where `StepConfig.ema` says so, None without.
-    step: int32 scalar, the number of steps done, also the loader's position. frozen: all other parameters.
+    Attributes:
+        params: what is trained.
+        ema_params: its average, in the host's memory where `StepConfig.ema` says so, None without.
+        step: int32 scalar, the number of steps done, also the loader's position.
+        frozen: all other parameters.
     """
 
     params: Params
@@ -66,7 +69,7 @@ def make_state(
 ) -> TrainState:
     """State at step 0 over the devices of `mesh`; takes the parameters over, fresh or loaded, of any type.
 
-    frozen: paths, kept in `frozen_dtype`; the others are trained in float32. ema: as of `StepConfig`.
+    Leaves at `frozen` paths are kept in `frozen_dtype`, the others are trained in float32; `ema` is `StepConfig`'s.
     """
     trained, rest = split_tree(params, frozen)
     parts = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trained), cast_frozen(rest, frozen_dtype)
@@ -124,8 +127,6 @@ def draw_delays(inputs: Mapping[str, Any], key: jax.Array, max_delay: int) -> di
 def _gradients(
     loss_fn: LossFn, params: Params, frozen: Params, inputs: dict[str, Any], key: jax.Array, config: StepConfig
 ) -> tuple[jax.Array, Params]:
-    """Loss and gradient by `params` of the whole batch, over `accumulation` micro-batches: the same as in one piece."""
-
     def numerator(params: Params, part: dict[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
         augment_key, noise_key = jax.random.split(key)
         images = images_to_float(part["images"])
@@ -175,8 +176,8 @@ def make_train_step(
 ) -> Any:
     """The jitted step: (state, inputs on the device) -> (state, metrics). The given state is donated: do not reuse it.
 
-    inputs: of `model_inputs`, with actions. like: the state where it lives, and the new one is to. metrics: scalars
-    loss, grad_norm, lr, param_norm, grad_norm/<`parameter_group`>. seed: of noise and augmentation.
+    Inputs are those of `model_inputs`, with actions; metrics scalars loss, grad_norm, lr, param_norm and
+    grad_norm/<`parameter_group`>. The new state lives where `like` does; `seed` is of noise and augmentation.
     """
 
     def train_step(state: TrainState, inputs: dict[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -208,7 +209,6 @@ def _average(ema: Params, params: Params, decay: jax.Array) -> Params:
 
 
 def _step_with_host_average(step: Any, config: StepConfig, state: TrainState, inputs: dict[str, Any]) -> Any:
-    """The step without the average, which follows every so many steps, a leaf at a time on the device."""
     ema, done = state.ema_params, int(state.step) + 1
     state, metrics = step(dataclasses.replace(state, ema_params=None), inputs)
     if done % EMA_EVERY == 0:
@@ -231,9 +231,10 @@ def make_eval_loss(loss_fn: LossFn) -> Callable[[Params, dict[str, Any], jax.Arr
 
 
 def check_finite(metrics: Mapping[str, Any], step: int, indices: Any = None) -> None:
-    """Raises NonFiniteError where the loss or the gradient norm of `step` is not finite. Waits for that step.
+    """Waits for a step and stops a training that went wrong in it; call it before the state is saved.
 
-    Call it before the state is saved. indices: the samples of the batch, for the message.
+    Raises:
+        NonFiniteError: the loss or the gradient norm is not finite; names the samples of the batch, `indices`.
     """
     values = {name: float(np.asarray(metrics[name])) for name in ("loss", "grad_norm")}
     if np.isfinite(list(values.values())).all():

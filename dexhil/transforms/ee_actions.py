@@ -45,7 +45,6 @@ def from_ee_actions(motion: np.ndarray, state: np.ndarray, space: str, before: n
 
 
 def _origin(state: np.ndarray, space: str) -> tuple[np.ndarray, np.ndarray]:
-    """Position [..., 3] and rotation [..., 3, 3] in the base frame that the motion of `space` counts from."""
     if space == "ee_delta":
         return ee_pose(state[..., :ARM_DOF])
     return np.zeros((*state.shape[:-1], 3)), np.broadcast_to(HOME_ROTATION, (*state.shape[:-1], 3, 3))
@@ -59,7 +58,6 @@ def ee_state(state: np.ndarray) -> np.ndarray:
 
 
 def _solve_chunk(chunk: np.ndarray, position: np.ndarray, rotation: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """[H, 6 + m] -> [H, A]"""
     origin, q_arm, joints = Rotation.from_matrix(rotation), before[:ARM_DOF].astype(np.float64), []
     for action in chunk:
         turned = (Rotation.from_rotvec(action[3:EE_DIM]) * origin).as_quat(scalar_first=True)

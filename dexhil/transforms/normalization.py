@@ -29,12 +29,14 @@ MAX_ENTRIES = 500_000
 
 @dataclasses.dataclass(frozen=True)
 class NormStats:
-    """Per-dimension range [low, high] that maps to [-1, 1]: quantiles 1 and 99 %, widened to at least `min_range`.
+    """Per-dimension range that maps to [-1, 1]: quantiles 1 and 99 %, widened to at least `min_range`.
 
     A dimension that hardly ever leaves its usual values, and then goes far (a flag that is set at the end), is widened
     until its mean square in the range is 1 at most: it would be nearly all of the loss.
 
-    low, high: float32 [D], raw units. Values outside the range map outside [-1, 1] unless clipped.
+    Attributes:
+        low: float32 [D], raw units; values outside map outside [-1, 1] unless clipped.
+        high: float32 [D], raw units.
     """
 
     low: np.ndarray
@@ -44,9 +46,15 @@ class NormStats:
     def from_arrays(
         cls, values: np.ndarray, min_range: float | np.ndarray = MIN_RANGE, names: Sequence[str] | None = None
     ) -> NormStats:
-        """Statistics of values [N, D]; min_range is one floor or one per dimension, in the unit of the values.
+        """Statistics of values.
 
-        names: of the dimensions, for the warning of rare values; by default their numbers.
+        Args:
+            values: [N, D], raw units.
+            min_range: one floor or one per dimension, raw units.
+            names: of the dimensions, for the warning of rare values; by default their numbers.
+
+        Raises:
+            ValueError: there are no values, or they are not [N, D] and finite.
         """
         if values.ndim != 2 or not len(values):
             raise ValueError(f"norm stats: expected values [N, D] with N >= 1, got {list(values.shape)}")
@@ -128,9 +136,11 @@ def _shift_by_state(actions: np.ndarray, state: np.ndarray, dims: Sequence[int],
 class Normalization:
     """Everything that ties raw state and actions to the model's: frozen from the offline data, kept in the checkpoint.
 
-    action_space: "recorded", or motion of the end effector and hand targets, "ee_delta" or "ee_pose": `ee_actions`.
-    state: stats [S'] of the state as the action space shows it. actions: stats [A'] of the *transformed* actions,
-    pooled over chunk positions. delta_dims: recorded action dimensions relative to the state at the chunk's start.
+    Attributes:
+        state: stats [S'] of the state as the action space shows it.
+        actions: stats [A'] of the *transformed* actions, pooled over chunk positions.
+        delta_dims: recorded action dimensions relative to the state at the chunk's start.
+        action_space: "recorded", or motion of the end effector and hand targets, "ee_delta" or "ee_pose": `ee_actions`.
     """
 
     state: NormStats
@@ -168,7 +178,7 @@ class Normalization:
     ) -> np.ndarray:
         """Inverse of `normalize_actions`; of an end effector's up to the elbow, which goes on from that of `before`.
 
-        before: recorded action [..., A] that is executed before these, by default the present state.
+        That is the recorded action [..., A] which is executed before these, by default the present state.
         """
         raw = self.actions.unnormalize(actions)
         if self.action_space in EE_SPACES:
@@ -210,11 +220,19 @@ def fit_normalization(
     min_range_m: float = MIN_RANGE,
     joint_names: Sequence[str] | None = None,
 ) -> Normalization:
-    """Statistics of raw states [N, S] and raw absolute chunks [N, H, A]; entries with mask [N, H] False do not count.
+    """Statistics of raw states and raw absolute chunks.
 
-    min_range: the floor of joints and rotation vectors (rad), and of the rotation's columns in an end effector's state;
-    min_range_m: of its positions (m). joint_names: of the recorded joints, for warnings. Of large data only every k-th
-    sample is used, about MAX_ENTRIES chunk entries, so that memory stays flat.
+    Of large data only every k-th sample is used, about MAX_ENTRIES chunk entries, so that memory stays flat.
+
+    Args:
+        states: [N, S].
+        chunks: [N, H, A].
+        mask: bool [N, H]; entries with False do not count.
+        delta_dims: see `Normalization`.
+        action_space: see `Normalization`.
+        min_range: rad, the floor of joints, rotation vectors, and the rotation's columns in an end effector's state.
+        min_range_m: m, that of its positions.
+        joint_names: of the recorded joints, for warnings.
     """
     every = max(1, mask.size // MAX_ENTRIES)
     states, chunks, mask = states[::every], chunks[::every], mask[::every]
@@ -238,10 +256,16 @@ def normalization_drift(
 ) -> list[dict[str, Any]]:
     """How far new data has left the ranges that were frozen from the warm-up, one row per dimension, worst first.
 
-    frozen: the samples that `normalization` was fitted to; new: those of a later round; both raw, as for
-    `fit_normalization`. joint_names: of the recorded joints [S]. Rows {"kind": "state" or "actions", "name", "outside":
-    fraction of new values outside the range (2 % is normal), "reach": how far out they go (99th percentile of the
-    normalised size, 1 at the end of the range), "shift": of the median, in units of the range}.
+    Args:
+        normalization: the frozen one.
+        frozen: the raw samples that it was fitted to.
+        new: those of a later round.
+        joint_names: of the recorded joints [S].
+
+    Returns:
+        Rows {"kind": "state" or "actions", "name", "outside": fraction of new values outside the range (2 % is normal),
+        "reach": how far out they go (99th percentile of the normalised size, 1 at the end of the range), "shift":
+        of the median, in units of the range}.
     """
     widths = normalization.recorded_dims
     if set(widths.values()) != {len(joint_names)}:
@@ -262,7 +286,6 @@ def normalization_drift(
 
 
 def _normalized(normalization: Normalization, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """States [N, S'] and valid actions [n, A'] in model space."""
     states, chunks, mask = samples
     if not mask.any():
         raise ValueError(f"drift: expected samples with at least one valid action, got a mask of {list(mask.shape)}")
@@ -272,7 +295,6 @@ def _normalized(normalization: Normalization, samples: Samples) -> tuple[np.ndar
 
 
 def _dimension_names(joint_names: Sequence[str], action_space: str) -> dict[str, list[str]]:
-    """Names of the dimensions that the action space shows, of "state" and "actions"."""
     if action_space == "recorded":
         return {"state": list(joint_names), "actions": list(joint_names)}
     hand = list(joint_names[ARM_DOF:])

@@ -209,7 +209,6 @@ class Bench:
 
 
 def _rest(seen: list[tuple[float, Mode, np.ndarray]]) -> float:
-    """When the last command that moved anything was made."""
     moved = [now for (now, _, a), (_, _, b) in zip(seen[1:], seen, strict=False) if np.abs(a - b).max() > STILL_RAD]
     return max(moved, default=seen[0][0])
 

@@ -67,10 +67,7 @@ def _vision(config: VLAConfig) -> float:
 
 
 def training_flops(config: VLAConfig, params: Params, frozen: Collection[str], flow_samples: int = 1) -> float:
-    """Per sample: forwards, backwards through every part with something trained in it or below, and the gradients.
-
-    params: all of them, or their shapes.
-    """
+    """Per sample: forwards, backwards through every part with something trained in it or below, and the gradients."""
     weights, anything = set(), set()
     for path, _ in jax.tree_util.tree_leaves_with_path(params):
         group, name = parameter_group(path), path[-1].key
@@ -84,10 +81,7 @@ def training_flops(config: VLAConfig, params: Params, frozen: Collection[str], f
 
 
 def inference_work(config: VLAConfig, params: Params, steps: int, *, guided: bool = False) -> dict[str, float]:
-    """TFLOP of one chunk at batch 1, and TB of weights, keys and values that must be read for it.
-
-    Guidance goes through the expert forwards and backwards.
-    """
+    """TFLOP of one chunk at batch 1, and TB of weights, keys and values to read; `guided` runs the expert both ways."""
     passes = steps * (2 if guided else 1)
     flops = forward_flops(config)
     read: dict[str, float] = dict.fromkeys(flops, 0.0)

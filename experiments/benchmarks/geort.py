@@ -1,8 +1,4 @@
-"""A retargeter with GeoRT's losses, written after its paper (arXiv 2503.07541) and the constants of its code.
-
-It shares the kinematics and the networks of `dexhil.retargeting`, one per finger, and nothing else: no hand size, no
-second stage, no tips to follow. What differs from its training: fewer steps, higher rate, smaller chamfer.
-"""
+"""A retargeter with GeoRT's losses, after paper (arXiv 2503.07541) and code; fewer steps, higher rate, less chamfer."""
 
 import functools
 

@@ -9,10 +9,9 @@ Steps: batch 32, or the half, quarter or eighth that fits; AdamW, no average. In
 bytes of the images to the finished chunk; real-time chunking ("guided", "trained") with 2 cameras. PyTorch:
 transformers' pi0 at the same image, prompt and chunk lengths (it has a state token more and no adaptive norms).
 
-Every part runs in a process of its own: it has the GPU's memory to itself and is stopped when the time is used up. What
-cannot run says why: "skipped" (time, memory, a package that is missing) or "failed". Needs Python 3.11 or later,
-JAX, Flax and Optax, for PyTorch's parts also torch and transformers, and nothing else of our lock: no checkpoints, no
-tokenizer, no data, no network, and no installation of this project. --tiny: sizes that a CPU runs in seconds.
+Every part has a process, and the GPU's memory, of its own; what cannot run says why: "skipped" (time, memory, a missing
+package) or "failed". Needs JAX, Flax and Optax, for PyTorch's parts torch and transformers, and no installation of this
+project, data or network. --tiny: sizes that a CPU runs in seconds.
 """
 
 import argparse

@@ -8,8 +8,6 @@ runs in a process of its own, so that its peak memory is its own.
 """
 
 import argparse
-import concurrent.futures
-import multiprocessing
 import resource
 import tempfile
 import time
@@ -25,6 +23,7 @@ from data_pipeline.mapping import DEXHIL
 from data_pipeline.tensorflow_cpu import tensorflow_datasets
 from dexhil.episodes.recorder import EpisodeWriter
 from dexhil.schema import EpisodeMetadata, Observation, Step
+from dexhil.workers import worker_pool
 from experiments.benchmarks.result import machine, parser, write_result
 
 BATCH, CHUNK, SIZE, HZ = 64, 16, 224, 20.0
@@ -99,7 +98,7 @@ def measure(dataset: Path, cache: Path, batches: int, workers: int) -> dict[str,
 
 def run_case(*case: Any) -> dict[str, Any]:
     """`measure` in a fresh process."""
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(1) as pool:
         result = pool.submit(measure, *case).result()
     print(", ".join(f"{name} {value:.4g}" for name, value in result.items()), flush=True)
     return result

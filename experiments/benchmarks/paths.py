@@ -15,9 +15,7 @@ import argparse
 import dataclasses
 import json
 import math
-import multiprocessing
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,7 @@ from dexhil.schema import ARM_DOF
 from dexhil.settings import from_values
 from dexhil.sim.rig import SimRig
 from dexhil.training.checkpoints import load_meta
-from dexhil.workers import use_one_thread
+from dexhil.workers import use_one_thread, worker_pool
 from experiments.benchmarks.result import machine, parser, write_result
 from experiments.rigs import make_rig
 from hardware.devices.base import ArmState, Health, OperatorState, Stamped
@@ -192,18 +190,15 @@ def _trial(job: Job) -> bool:
 
 
 def measure(options: argparse.Namespace, log: Path) -> dict[str, dict[str, list[bool]]]:
-    """Path and mode -> task -> outcomes. Every trial is kept in `log` at once; all paths of a start come before the
-    next start.
-    """
+    """Path and mode -> task -> outcomes, each kept in `log` at once; all paths of a start come before the next."""
     tasks = load_meta(options.checkpoint).config["rig"]["tasks"]
     starts = [(tasks[index % len(tasks)], FIRST_SEED + index) for index in range(options.trials)]
     jobs = [(path, mode, *start) for start in starts for mode in options.modes for path in PATHS]
     log.touch()
     done = {tuple(job): success for job, success in map(json.loads, log.read_text().splitlines())}
     missing = [job for job in jobs if job not in done]
-    context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(options.workers, context, initializer=_start_worker, initargs=(options,)) as pool,
+        worker_pool(options.workers, _start_worker, options) as pool,
         progress(len(jobs), "trials") as bar,
         log.open("a") as file,
     ):

@@ -9,10 +9,8 @@ executed directly, "chain" through cube, glove key points, retargeter, anchored 
 """
 
 import collections
-import concurrent.futures
 import dataclasses
 import functools
-import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from dexhil.retargeting.runtime import Model, load
 from dexhil.sim.operator import ScriptedOperator
 from dexhil.sim.rig import SimRig
 from dexhil.sim.teleoperation import Devices
+from dexhil.workers import worker_pool
 from experiments.benchmarks.result import parser, write_result
 
 
@@ -95,7 +94,7 @@ def main() -> None:
     options = arguments.parse_args()
     ways: dict[str, Path | None] = {"tasks": None, **({"chain": options.retargeter} if options.retargeter else {})}
     tasks, seeds = make_rig(options.difficulty).tasks, range(options.trials)
-    with concurrent.futures.ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(options.workers) as pool:
         scores = {
             way: {
                 task: summarise(list(pool.map(functools.partial(run_trial, task, options.difficulty, file), seeds)))

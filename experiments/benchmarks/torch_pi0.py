@@ -82,7 +82,6 @@ def torch_inputs(config: VLAConfig, inputs: dict[str, Any], device: str, dtype: 
 
 
 def _prepare(config: VLAConfig, dtype: str) -> tuple[Any, str]:
-    """The model on the GPU, or the CPU without one, and its device. The parameters are drawn there, in `dtype`."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -108,10 +107,7 @@ def time_inference(config: VLAConfig, inputs: dict[str, Any], repeats: int) -> d
 
 
 def time_step(config: VLAConfig, batches: Sequence[Callable[[], dict[str, Any]]], repeats: int) -> dict[str, Any]:
-    """Steps of AdamW, float32 parameters with bfloat16 products, at the first batch that fits.
-
-    Layers are not recomputed: transformers' checkpointing takes away the prefix's keys and values, which pi0 needs.
-    """
+    """Steps of AdamW, float32 parameters with bfloat16 products, no recomputation, at the first batch that fits."""
     import torch
 
     model, device = _prepare(config, "float32")
@@ -137,7 +133,6 @@ def time_step(config: VLAConfig, batches: Sequence[Callable[[], dict[str, Any]]]
 
 
 def _step(model: Any, optimizer: Any, given: dict[str, Any], actions: Any, device: str) -> None:
-    """One step, to its end."""
     import torch
 
     with torch.autocast(device, torch.bfloat16):

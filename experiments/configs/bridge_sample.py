@@ -1,7 +1,4 @@
-"""Real robot data that nobody of this project wrote: a sample of BridgeData V2 (WidowX, RLDS), held-out loss only.
-
-The same file with another path, mapping and widths trains on a user's own RLDS data.
-"""
+"""BridgeData V2 (WidowX, RLDS), held-out loss only; with another path, mapping and widths, a user's own data."""
 
 from dexhil.config import Config
 from experiments.configs import sim

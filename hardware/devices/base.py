@@ -17,17 +17,19 @@ Other = TypeVar("Other")
 
 
 class DeviceError(OSError):
-    """A device that is missing, silent or broken; the message names it, what happened and what to do: all that the user
-    of a command gets to see.
-    """
+    """A device that is missing, silent or broken; the message names it, what happened and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stamped(Generic[Value]):
-    """A reading. t_device: s, when it was measured; t_received: s, when it arrived; seq: counts readings from 1.
+    """A reading. Its age is judged by the reader: see `hardware.runtime.watch`.
 
-    valid: False where the device said that the value cannot be trusted (a lost tag, a silent servo); `value` is then
-    the last good one. Age is judged by the reader: see `hardware.runtime.watch`.
+    Attributes:
+        value: the last good one where `valid` is False.
+        t_device: s, when it was measured.
+        t_received: s, when it arrived.
+        seq: counts readings from 1.
+        valid: False where the device said that the value cannot be trusted (a lost tag, a silent servo).
     """
 
     value: Value
@@ -43,7 +45,12 @@ class Stamped(Generic[Value]):
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """ok: whether the device works now. message: what is wrong and what to do, "" where nothing is."""
+    """How a device is.
+
+    Attributes:
+        ok: whether it works now.
+        message: what is wrong and what to do, "" where nothing is.
+    """
 
     ok: bool
     message: str = ""
@@ -51,7 +58,13 @@ class Health:
 
 @dataclasses.dataclass(frozen=True)
 class ArmState:
-    """q: [7] rad, dq: [7] rad/s, measured. pose_base_ee: [7]."""
+    """What an arm measures.
+
+    Attributes:
+        q: [7] rad.
+        dq: [7] rad/s.
+        pose_base_ee: [7].
+    """
 
     q: np.ndarray
     dq: np.ndarray
@@ -60,10 +73,12 @@ class ArmState:
 
 @dataclasses.dataclass(frozen=True)
 class OperatorState:
-    """What a person asks for now, with keys or buttons. `events` since the last read are in order, each once.
+    """What a person asks for now, with keys or buttons.
 
-    engage: held or toggled, the person wants control; authority: of what, see `dexhil.control.takeover`. events: of
-    "success", "failure", "discard", "estop", "clear_estop", "start", "quit".
+    Attributes:
+        engage: held or toggled, the person wants control.
+        events: since the last read, in order: "success", "failure", "discard", "estop", "clear_estop", "start", "quit".
+        authority: of what the person wants control, see `dexhil.control.takeover`.
     """
 
     engage: bool
@@ -72,13 +87,22 @@ class OperatorState:
 
 
 class Device(Protocol[Value]):
-    """name: as in the config, in every message about it. period_s: how often it gives a new reading."""
+    """What every device does.
+
+    Attributes:
+        name: as in the config, in every message about it.
+        period_s: s between its readings.
+    """
 
     name: str
     period_s: float
 
     def connect(self) -> None:
-        """Opens the device and waits for its first reading. Raises DeviceError with the remedy."""
+        """Opens the device and waits for its first reading.
+
+        Raises:
+            DeviceError: there is none; with the remedy.
+        """
 
     def read(self) -> Stamped[Value] | None:
         """The newest reading, at once; None before the first."""
@@ -92,14 +116,27 @@ class Device(Protocol[Value]):
 
 
 class Actuator(Device[Value], Protocol[Value]):
-    """A device that moves. joint_names: those of `target`, in its order; a rig compares them with its robot's."""
+    """A device that moves.
+
+    Attributes:
+        joint_names: those of `target`, in its order; a rig compares them with its robot's.
+    """
 
     joint_names: tuple[str, ...]
 
     def command(self, target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
-        """Sends joint targets [n] rad, to be reached at `t_execute` (s, monotonic); returns what was commanded, after
-        the device's own limits: that is what is recorded. A target of an epoch before the newest one seen is dropped,
-        and what holds is returned. Raises DeviceError where the device cannot be commanded.
+        """Sends joint targets. Those of an epoch before the newest one seen are dropped.
+
+        Args:
+            target: [n] rad.
+            t_execute: s, monotonic, when they are to be reached.
+            epoch: of the plan that they belong to.
+
+        Returns:
+            [n] rad, what was commanded after the device's own limits, which is recorded; of dropped targets what holds.
+
+        Raises:
+            DeviceError: the device cannot be commanded.
         """
         ...
 

@@ -16,11 +16,7 @@ WAIT_MS = 50
 
 
 class ZmqGlove(Stream[np.ndarray]):
-    """Key points [21, 3] m out of messages. A frame that is no right hand in metres, or the same FROZEN times, is not
-    valid; the last good one is kept.
-
-    address: such as tcp://localhost:8765, where the publisher binds. kind: of our socket, SUB or PULL.
-    """
+    """Key points [21, 3] m out of messages; no right hand, or a frozen one, is not valid: the last good one stays."""
 
     gives_keypoints = True  # not hand joints: a rig needs a retargeter for them
 
@@ -72,7 +68,6 @@ class ZmqGlove(Stream[np.ndarray]):
         return Sample(None, now, fault) if fault else None
 
     def _waiting(self) -> list[bytes]:
-        """All messages that have arrived, oldest first."""
         import zmq
 
         messages = []

@@ -35,7 +35,8 @@ def make_device(settings: Mapping[str, Any], role: str) -> Any:
 
     A setting that is such a section itself, as the camera of a cube, is a device too.
 
-    Raises ConfigError for an unknown driver or setting, and where the driver's own package is missing.
+    Raises:
+        ConfigError: the driver or a setting is unknown, or the driver's own package is missing.
     """
     values = dict(settings)
     name = values.pop("driver", "")

@@ -15,10 +15,7 @@ LOOK_S = 0.5  # between two looks at the hand's errors
 
 
 class SerialHand(ActuatorStream[np.ndarray]):
-    """q_hand [m] rad. A subclass opens the line and says how to write, to read, and what is wrong with the hand.
-
-    clear_s: errors are cleared at most so often, with a line in the log.
-    """
+    """Joints q_hand [m] rad; a subclass opens, writes, reads and names errors, which are cleared every `clear_s` s."""
 
     def __init__(
         self, name: str, period_s: float, joint_names: tuple[str, ...], lower: np.ndarray, upper: np.ndarray,

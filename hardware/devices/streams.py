@@ -24,9 +24,13 @@ LARGEST_GAP_S = 0.1  # a command after a longer pause moves no further than one 
 
 @dataclasses.dataclass(frozen=True)
 class Sample(Generic[Value]):
-    """One reading. t_device: s, `time.monotonic()`. value None: there is none yet.
+    """One reading.
 
-    fault: why the value cannot be trusted. alarm: the value is good, but the device needs somebody.
+    Attributes:
+        value: None: there is none yet.
+        t_device: s, `time.monotonic()`.
+        fault: why the value cannot be trusted.
+        alarm: the value is good, but the device needs somebody.
     """
 
     value: Value | None
@@ -38,8 +42,12 @@ class Sample(Generic[Value]):
 class Stream(abc.ABC, Generic[Value]):
     """A device that a thread of its own reads; the interface is `hardware.devices.base.Device`.
 
-    silent_s: without a reading for so long it counts as silent; connect_s: so long `connect` waits for the first one.
-    remedy: what to do when it is missing, the end of every message.
+    Args:
+        name: as in the config.
+        period_s: s between readings.
+        silent_s: s without a reading after which it counts as silent.
+        connect_s: s that `connect` waits for the first one.
+        remedy: what to do when it is missing, the end of every message.
     """
 
     reopens = True
@@ -66,8 +74,10 @@ class Stream(abc.ABC, Generic[Value]):
         """Brings to rest and releases; may come after a failed `_open`, and may raise."""
 
     def connect(self) -> None:
-        """Opens the device and waits for its first reading. Raises DeviceError with the remedy. No effect on one that
-        works.
+        """Opens the device and waits for its first reading; no effect on one that works.
+
+        Raises:
+            DeviceError: there is none; with the remedy.
         """
         if self._thread is not None and self._thread.is_alive() and not (self._failure or self._silence()):
             return
@@ -110,12 +120,10 @@ class Stream(abc.ABC, Generic[Value]):
             ) from None
 
     def _wait_period(self) -> None:
-        """Until a period after the last call; at once where that is over."""
         self._next = max(self._next + self.period_s, time.monotonic())
         time.sleep(max(0.0, self._next - time.monotonic()))
 
     def _trouble(self) -> str:
-        """Why the newest reading cannot be trusted, "" where it can."""
         return self._failure or self._silence() or self._fault
 
     def _silence(self) -> str:
@@ -168,9 +176,15 @@ class Stream(abc.ABC, Generic[Value]):
 
 
 class ActuatorStream(Stream[Value]):
-    """A device that moves: `hardware.devices.base.Actuator`. lower, upper: [n] rad; max_velocity: [n] rad/s.
+    """A device that moves: `hardware.devices.base.Actuator`; the settings but these are those of `Stream`.
 
     The first command after opening or silence starts from the measured joints, so that nothing jumps.
+
+    Args:
+        joint_names: n names.
+        lower: [n] rad.
+        upper: [n] rad.
+        max_velocity: [n] rad/s.
     """
 
     def __init__(
@@ -196,8 +210,8 @@ class ActuatorStream(Stream[Value]):
     def command(self, target: np.ndarray, t_execute: float, epoch: int) -> np.ndarray:
         """See `Actuator.command`. The limits are position and `max_velocity` since the last command.
 
-        Raises DeviceError where the device fails, and for a target that is not [n] finite numbers: the last command
-        holds then.
+        Raises:
+            DeviceError: the device fails, or the target is not [n] finite numbers: the last command holds then.
         """
         target = self._checked(target)
         with self._gate:

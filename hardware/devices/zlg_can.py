@@ -1,7 +1,4 @@
-"""The vendor's USB adapter of the DexHand021 (ZLG USBCANFD), through the vendor's SDK, as a bus of python-can.
-
-Only what the hand's driver uses. See third_party/dexhand021.md for the SDK, which a user brings.
-"""
+"""The DexHand021 vendor's USB adapter (ZLG USBCANFD) as a bus of python-can; the SDK: third_party/dexhand021.md."""
 
 import collections
 from typing import Any

@@ -14,8 +14,12 @@ WAIT_S = 0.002
 class ArucoCube(Stream[np.ndarray]):
     """pose_camera_cube [7]: x right, y down, z into the image. Not valid while the cube is out of sight or in doubt.
 
-    camera: of which the frames come; it is connected and stopped with this. intrinsics: file of `hardware/calibrate.py
-    camera`. cube_m, marker_m: edges of the cube and of the markers' black squares. gamma: of the camera.
+    Args:
+        camera: of which the frames come; it is connected and stopped with this.
+        intrinsics: file of `hardware/calibrate.py camera`.
+        cube_m: edge of the cube.
+        marker_m: edge of the markers' black squares.
+        gamma: of the camera.
     """
 
     def __init__(

@@ -66,12 +66,16 @@ def errors_of(payload: bytes, board: int) -> str:
 
 
 class DexHand021(ActuatorStream[np.ndarray]):
-    """q_hand: [12] rad in the order of FR3_DEXHAND021. A stalled motor latches an error: it is cleared at most once per
-    `clear_s`, with a line in the log, and the health says so until it is gone.
+    """q_hand: [12] rad in the order of FR3_DEXHAND021.
 
-    side: left or right. bus: keywords of `can.Bus`, such as {"interface": "socketcan", "channel": "can0"}; for
-    interfaces that set the bit timing themselves add theirs. {"interface": "zlg"} is the vendor's USB adapter.
-    period_s: of commands and reports.
+    A stalled motor latches an error: it is cleared, with a line in the log, and the health says so until it is gone.
+
+    Args:
+        bus: keywords of `can.Bus`, such as {"interface": "socketcan", "channel": "can0"}, with the bit timing where the
+            interface sets it; {"interface": "zlg"} is the vendor's USB adapter.
+        side: left or right.
+        period_s: of commands and reports.
+        clear_s: s between two clearings at least.
     """
 
     def __init__(

@@ -42,10 +42,16 @@ def setpoint(
 
 
 class FR3(ActuatorStream[ArmState]):
-    """host: of the robot. stiffness: [7] Nm/rad, damping: [7] Nm s/rad. torque_nm: [7], force_n: [6], see TORQUE_NM.
+    """The arm, its readings `ArmState`.
 
-    realtime: whether the kernel must be a real-time one; None: where it is. On others control runs too, but a busy
-    machine can miss the robot's deadline, which ends control.
+    Args:
+        host: of the robot.
+        stiffness: [7] Nm/rad.
+        damping: [7] Nm s/rad.
+        torque_nm: [7] Nm, see TORQUE_NM.
+        force_n: [6] N and Nm, the same.
+        realtime: whether the kernel must be a real-time one; None: where it is. On others control runs too, but a busy
+            machine can miss the robot's deadline, which ends control.
     """
 
     reopens = False

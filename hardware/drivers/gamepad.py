@@ -62,10 +62,7 @@ def outside_deadzone(stick: np.ndarray) -> np.ndarray:
 
 
 def moved(pose: np.ndarray, state: PadState, elapsed_s: float, speed: float, turn_speed: float) -> np.ndarray:
-    """`pose` [7] after `elapsed_s` of the sticks, along and about the axes of its frame: x forward, y left, z up.
-
-    speed: m/s and turn_speed: rad/s of a stick all the way. Without the dead-man switch nothing moves.
-    """
+    """`pose` [7] after `elapsed_s` of the sticks, at most at `speed` m/s and `turn_speed` rad/s, along its own axes."""
     if DEAD_MAN not in state.held:
         return pose
     (left_x, left_y), (right_x, right_y) = state.left, state.right
@@ -85,10 +82,7 @@ def synergy(state: PadState) -> np.ndarray:
 
 
 class Pad(Stream[PadState]):
-    """The pad itself, by its number among those that are plugged in. Unplugged, it is opened again when it comes back.
-
-    listeners: get the name of every button that is pressed. users: the devices that are connected through it.
-    """
+    """The pad itself, by its number; its `listeners` get pressed buttons, its `users` are connected through it."""
 
     def __init__(self, index: int, period_s: float = 0.01) -> None:
         super().__init__(
@@ -130,7 +124,6 @@ class Pad(Stream[PadState]):
         return Sample(self._state(), time.monotonic())
 
     def _heed(self, event: Any) -> None:
-        """Tells the listeners of a pressed button, if it is one of this pad: the queue is that of all pads."""
         pad = self._controller
         if pad is not None and event.instance_id == pad.id and event.button < len(BUTTONS):
             for listener in self.listeners:

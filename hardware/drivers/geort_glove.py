@@ -1,5 +1,4 @@
-"""A glove server as GeoRT's (arXiv 2503.07541): ZMQ PUB of float32 [21, 3], metres, the order of
-`dexhil.retargeting.keypoints`."""
+"""A glove server as GeoRT's (arXiv 2503.07541): ZMQ PUB of float32 [21, 3] m, in the order of our key points."""
 
 import time
 from collections.abc import Iterator
@@ -21,11 +20,7 @@ def decode(message: bytes) -> np.ndarray:
 
 
 def stream(address: str, *, silent_s: float = SILENT_S) -> Iterator[tuple[float, np.ndarray]]:
-    """(time of arrival s, key points [21, 3] m), every message, for a recording.
-
-    address: such as tcp://localhost:8765. Raises ValueError where it is none, when nothing comes for `silent_s`, and on
-    another size.
-    """
+    """(time of arrival s, key points [21, 3] m) of every message; ValueError when none comes for `silent_s`."""
     check_address(address)
     import zmq
 

@@ -1,7 +1,4 @@
-"""Inspire RH56 hand: Modbus RTU on a serial line, through pymodbus.
-
-Six motors, each 0 (closed) to 1000 (open); here 0 rad is open. Source: the vendor's register table.
-"""
+"""Inspire RH56 hand: Modbus RTU through pymodbus, six motors, 0 rad is open. Source: the vendor's register table."""
 
 import logging
 from collections.abc import Sequence
@@ -52,7 +49,6 @@ class Inspire(SerialHand):
             client.close()
 
     def _numbers(self, register: int, count: int) -> list[int] | None:
-        """Registers from `register` on; None where the reply was missing or broken."""
         from pymodbus.exceptions import ModbusException
 
         try:

@@ -30,9 +30,12 @@ ERRORS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electric shock
 
 
 class Leap(SerialHand):
-    """q_hand: [16] rad. port: such as /dev/ttyUSB0. current_ma: the most that a servo draws, which limits its force.
+    """q_hand: [16] rad. A servo that shuts down for overload or heat is rebooted; on `stop` all go limp.
 
-    A servo that shuts down for overload or heat is rebooted at most once per `clear_s`; on `stop` all go limp.
+    Args:
+        port: such as /dev/ttyUSB0.
+        current_ma: the most that a servo draws, which limits its force.
+        clear_s: s between two reboots at least.
     """
 
     def __init__(
@@ -67,7 +70,6 @@ class Leap(SerialHand):
         return group
 
     def _set_up(self, servo: int) -> None:
-        """Position control with limited current, holding where it is. Raises DeviceError where the servo is silent."""
         position = self._value(servo, POSITION)
         self._set(servo, TORQUE, 0)
         self._set(servo, OPERATING_MODE, CURRENT_BASED_POSITION)
@@ -86,7 +88,6 @@ class Leap(SerialHand):
         self._ask(servo, lambda: write(self._port, servo, entry[0], value))
 
     def _ask(self, servo: int, exchange: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
-        """What a packet and its reply give, (..., result, error), tried ATTEMPTS times. Raises DeviceError."""
         result = self._sdk.COMM_SUCCESS
         for _ in range(ATTEMPTS):
             answer = exchange()
@@ -132,7 +133,6 @@ class Leap(SerialHand):
         )
 
     def _clear(self) -> None:
-        """Reboots the servos that shut down; it takes them a moment, then they hold where they are."""
         for servo in self._failed:
             self._packets.reboot(self._port, servo)
         raise DeviceError(self._message(f"{self._errors}; rebooting"))

@@ -46,7 +46,6 @@ def keypoints_of_nodes(nodes: np.ndarray, order: str) -> np.ndarray:
 
 
 def _bones(points: np.ndarray) -> float:
-    """Summed length of the bones of all fingers, m."""
     return float(sum(np.linalg.norm(np.diff(points[part], axis=0), axis=-1).sum() for part in OF_FINGER.values()))
 
 
@@ -67,8 +66,11 @@ def keypoints_of_ergonomics(degrees: np.ndarray) -> np.ndarray:
 class ManusGlove(ZmqGlove):
     """Key points [21, 3] m of one hand, as a right one: those of a left hand are mirrored.
 
-    side: of the person's hand. serial: of the glove, needed where two send. node_order: of the bridge, see NODE_ORDERS.
-    mirrored: whether the stream's coordinates are left-handed.
+    Args:
+        side: of the person's hand.
+        serial: of the glove, needed where two send.
+        node_order: of the bridge, see NODE_ORDERS.
+        mirrored: whether the stream's coordinates are left-handed.
     """
 
     def __init__(
@@ -99,7 +101,6 @@ class ManusGlove(ZmqGlove):
         return keypoints_of_nodes(nodes, self._order) * self._mirror
 
     def _choose(self, gloves: dict[str, list[str]]) -> list[str] | None:
-        """The fields of our glove; None where only the other one sent."""
         if self._serial is not None:
             return gloves.get(self._serial)
         if len(gloves) > 1:

@@ -19,9 +19,7 @@ SAME = 15  # frames with the very same pixels: no sensor is free of noise
 
 @dataclasses.dataclass
 class DeviceClock:
-    """A camera's clock on this machine's: the fastest delivery seen tells how far they are apart, as all others came
-    later. What arrives late is old, however late. A clock that runs backwards started anew.
-    """
+    """A camera's clock on this machine's, by the fastest delivery seen; one that runs backwards started anew."""
 
     _offset: float = float("inf")
     _last: float = 0.0
@@ -37,10 +35,12 @@ class DeviceClock:
 
 
 class RealSense(Stream[np.ndarray]):
-    """uint8 [H, W, 3] RGB. serial: of the camera, None takes the only one. file: a recording (.db3) to play instead, in
-    real time, over and over.
+    """uint8 [H, W, 3] RGB.
 
-    exposure_us: fixed, which keeps moving markers sharp; None leaves it to the camera.
+    Args:
+        serial: of the camera, None takes the only one.
+        file: a recording (.db3) to play instead, in real time, over and over.
+        exposure_us: fixed, which keeps moving markers sharp; None leaves it to the camera.
     """
 
     def __init__(
@@ -78,7 +78,6 @@ class RealSense(Stream[np.ndarray]):
         self._frozen = FrozenSignal(SAME, "picture")
 
     def _choose(self) -> str:
-        """The serial of our camera. Raises DeviceError where it is not plugged in: librealsense would wait for it."""
         serial = self._rs.camera_info.serial_number
         there = [device.get_info(serial) for device in self._rs.context().query_devices()]
         wanted = self._serial or (there[0] if len(there) == 1 else "")

@@ -1,7 +1,4 @@
-"""Starts every emulator of hardware/configs/emulators.py: cameras' recordings, robot, hand and glove.
-
-python -m hardware.emulators.all
-"""
+"""Starts every emulator of hardware/configs/emulators.py: cameras' recordings, robot, hand and glove."""
 
 import argparse
 import contextlib

@@ -1,8 +1,4 @@
-"""Pictures of the cube as a camera would take them: textures drawn on its faces, blurred, noisy, before clutter.
-
-Independent of the tracker's geometry: it has its own idea of the cube (`FACES`) and its own projection; only the
-markers' pictures come from OpenCV's dictionary.
-"""
+"""Pictures of the cube as a camera would take them, with a geometry and a projection apart from the tracker's."""
 
 import dataclasses
 import functools
@@ -28,10 +24,7 @@ FINER = 3  # pixels are averages of this many squared
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What the camera is like. matrix: [3, 3] px. blur_px, noise: standard deviations, noise in grey levels of 255.
-
-    gamma: of the picture; blur happens in light, before it.
-    """
+    """The camera: matrix [3, 3] px, standard deviations blur_px and noise (of 255), and gamma, after the blur."""
 
     matrix: np.ndarray
     width: int = 1280
@@ -99,7 +92,6 @@ def render(pose_camera_cube: np.ndarray, scene: Scene, background: np.ndarray, r
 
 
 def _draw(image: np.ndarray, pixels: dict[int, np.ndarray], turn: Rotation, scene: Scene) -> None:
-    """Draws the faces into `image`, which holds light, finer than it is; then blurs and averages."""
     every = np.concatenate(list(pixels.values()))
     low = np.maximum(np.floor(every.min(axis=0)).astype(int) - 8, 0)
     high = np.minimum(np.ceil(every.max(axis=0)).astype(int) + 9, [scene.width, scene.height])

@@ -1,9 +1,4 @@
-"""A DexHand021 on a CAN-FD bus: motors that follow at a limited speed.
-
-    python -m hardware.emulators.dexhand021 --port 43113
-
-Written against the protocol, not the driver: it packs and unpacks the bytes by itself.
-"""
+"""A DexHand021 on a CAN-FD bus, written against the protocol and not the driver; motors follow at a limited speed."""
 
 import argparse
 import time

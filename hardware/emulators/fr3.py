@@ -1,9 +1,4 @@
-"""A Franka Research 3 that speaks libfranka's TCP and UDP protocol on simulated dynamics: franky-sim.
-
-    python -m hardware.emulators.fr3
-
-Prints the address to connect to.
-"""
+"""A Franka Research 3 that speaks libfranka's protocol on simulated dynamics (franky-sim); prints its address."""
 
 import argparse
 

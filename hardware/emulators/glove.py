@@ -1,7 +1,4 @@
-"""A glove server as GeoRT's, on a hand that opens and closes: PUB of float32 [21, 3].
-
-python -m hardware.emulators.glove --address tcp://127.0.0.1:8765
-"""
+"""A glove server as GeoRT's, on a hand that opens and closes: PUB of float32 [21, 3]."""
 
 import argparse
 import itertools

@@ -1,7 +1,4 @@
-"""A gamepad that presses its own buttons: SDL's virtual pad, plugged in here, and a person's habits as a schedule.
-
-For trying the whole stack where nobody sits at the robot. It goes the way of every button through SDL and the driver.
-"""
+"""A gamepad that presses its own buttons on a schedule, for trying the whole stack where nobody sits at the robot."""
 
 import threading
 import time
@@ -14,12 +11,7 @@ PRESS_S, EVERY_S = 0.1, 0.5  # how long a button is pressed, and how often
 
 
 class ScriptedGamepad(GamepadOperator):
-    """From TAKE_S to GIVE_S of every cycle it holds the dead-man switch and pushes forward.
-
-    It presses start before that in every other cycle, and success at the end of the one after it: a rig that is slow to
-    start still sees a whole takeover in every episode. Clear it presses now and then: emulators on a busy machine miss
-    the robot's deadlines, and a robot that was lost waits for it.
-    """
+    """Takes over and pushes from TAKE_S to GIVE_S of every cycle; presses start, success and clear in between."""
 
     def __init__(self, *, name: str = "operator") -> None:
         self._virtual = VirtualGamepad()  # before the driver looks for a pad

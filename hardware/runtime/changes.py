@@ -47,9 +47,7 @@ class Changes:
         self, now: float, before: Mode, decision: Decision, due: Due | None, *, rest: np.ndarray, coasting: np.ndarray,
         command: np.ndarray, still: Callable[[], Jump] | None,
     ) -> None:  # fmt: skip
-        """A tick in which `decision` followed mode `before`. rest, coasting, command: [A] rad, where the robot would
-        have come to rest, its command on the way there, and what it was commanded instead. still: see `Change`.
-        """
+        """A tick in which `decision` followed `before`; [A] rad: the place of `rest`, `coasting` there, the command."""
         if decision.mode is Mode.ENGAGING:
             self._person_led = True
             self._found.put(Change(now, "takeover", jump(rest, decision.command), jump(coasting, command), still))

@@ -1,8 +1,4 @@
-"""One tick of control: who commands, through the takeover state machine and the safety layer, to the actuators.
-
-No threads and no clock of its own: `hardware.runtime.session` calls `tick` at the hand's rate, tests with any times.
-It is the only writer to the actuators. Everything that it reads is there already: a tick never waits.
-"""
+"""One tick of control, without threads or a clock: takeover machine, safety layer, the only writer to the actuators."""
 
 import dataclasses
 import enum
@@ -48,11 +44,7 @@ class Phase(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What the last tick did. command, policy_action: float32 [A] rad; policy_action is NaN where no policy was asked.
-
-    is_commanded: somebody, policy or person, commands: the robot does not just hold. holding: why it does, "" where it
-    does not.
-    """
+    """What the last tick did, float32 [A] rad; policy_action is NaN where none was asked; `holding`: why it holds."""
 
     t: float
     phase: Phase
@@ -66,12 +58,7 @@ class Snapshot:
 
 
 class Control:
-    """Devices in, commands out.
-
-    watch: what is wrong with devices, and what others found wrong (`outside`). messages: for the person and the record.
-    policy: whom the observer asks for requests; its reports come from newest_report, see `PolicySource`. events: what
-    the person pressed, for whoever runs the episodes. changes: of control.
-    """
+    """Devices in, commands out; beside them `watch`, `messages`, pressed `events` and `changes` of control."""
 
     def __init__(
         self, spec: RobotSpec, arm: Arm, hand: Hand, cameras: Mapping[str, Camera], teleop: Teleop, safety: SafetyLayer,
@@ -130,7 +117,6 @@ class Control:
         return self._remember(now, decision.mode, due, why)
 
     def _asks(self, now: float) -> OperatorState:
-        """The person's wish; a device that cannot tell it holds the robot."""
         asks, fault = self.teleop.asks(now)
         self.watch.report("operator", f"operator {fault}" if fault else "")
         for event in asks.events:
@@ -169,7 +155,6 @@ class Control:
         self.policy.rest(self.safety.resting_point())
 
     def _person(self, now: float, engage: bool, holding: str) -> tuple[HumanCommand | None, str]:
-        """What a person who asks for control shows, or why that cannot be followed."""
         if engage and self._state.mode not in (Mode.ENGAGING, Mode.HUMAN):
             self.teleop.anchor(arm_ik.forward(self.safety.resting_point()[:ARM_DOF].astype(np.float64)))
         human, lack = (None, "") if not engage or holding else self.teleop.shows(now)
@@ -178,7 +163,6 @@ class Control:
         return human, lack
 
     def _policy_due(self, now: float, *, watching: bool) -> Due | None:
-        """What the policy plans for now. watching: a person commands, and it is for the record."""
         if watching:
             self.policy.watch()
         due = self.policy.due(now)
@@ -187,7 +171,6 @@ class Control:
         return due
 
     def _wanted(self, due: Due | None) -> np.ndarray | None:
-        """The command [A] rad of whoever leads where no person does: the way home, or the policy."""
         if self._phase is not Phase.HOMING:
             return None if due is None else due.action
         if self._state.mode is not Mode.AUTONOMOUS:
@@ -231,19 +214,16 @@ class Control:
         return self.actuators.sent.copy(), coasting
 
     def _plays_still(self, human: HumanCommand, rest: np.ndarray) -> Callable[[], Jump]:
-        """See `Change.still`, of a takeover from `rest` [A] rad."""
         people = [human] * round(STILL_S * self.rates.hand_hz)
         return functools.partial(take_over_jump, self._state, people, rest, self.spec, self.teleop.cube_to_ee)
 
     def _account(self, decision: Decision, command: np.ndarray) -> None:
-        """Tells takeover machine and policy what came of the tick. command: [A] rad, what the robot was commanded."""
         # a person's inverse kinematics go on from their own last solution, so that limits do not make it drift
         self._state = executed(self._state, decision.command if decision.is_intervention else command)
         if not decision.is_intervention and decision.mode is not Mode.AUTONOMOUS:
             self.policy.rest(self.safety.resting_point())
 
     def _follow_measured(self, now: float) -> None:
-        """The command becomes what the robot is at, at rest."""
         measured = self.actuators.measured()
         if measured is not None:
             self.safety.reset(measured, now)

@@ -14,11 +14,7 @@ FILE = "episodes.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """One finished episode. success, ended, seconds, control: as of `Episode`. failure: its category, "" on success.
-
-    run: of all that must be equal for episodes to be scored together. takeover_jumps, release_jumps: rad, largest joint
-    and Euclidean norm of each. causes: interventions of the safety layer by cause. recorded: whether it was kept.
-    """
+    """One finished episode, as `Episode`, and its `run`: all that must be equal for episodes to be scored together."""
 
     task: str
     seed: int
@@ -73,10 +69,7 @@ def keep(workdir: Path, done: Done) -> None:
 
 
 def read_done(workdir: Path, run: str | None = None) -> list[Done]:
-    """All episodes of a work directory in the order in which they were made, or those of `run` alone.
-
-    One that was recorded and has no line (its process was killed) is there with what its own facts say.
-    """
+    """All episodes of a work directory in order, or those of `run`; what a killed process left has its own facts."""
     path, root = workdir / FILE, workdir / "episodes"
     lines = path.read_text().splitlines() if path.is_file() else []
     known = [done for line in lines for done in _parse(line)]
@@ -89,7 +82,6 @@ def read_done(workdir: Path, run: str | None = None) -> list[Done]:
 
 
 def _parse(line: str) -> list[Done]:
-    """[] of a line that a killed process left without its end."""
     try:
         facts = json.loads(line)
         listed = {name: [tuple(item) for item in value] for name, value in facts.items() if isinstance(value, list)}

@@ -44,7 +44,6 @@ class Films:
         write_picture(path.with_suffix(".jpg"), self._frames[-1])
 
     def _picture(self) -> np.ndarray | None:
-        """uint8 [240, 320, 3] of the scene, or of what the cameras see, side by side."""
         if self._rig.world is not None:
             return self._rig.world.film()
         readings = [camera.read() for camera in self._rig.devices["cameras"].values()]

@@ -14,11 +14,9 @@ ENDS_RAD = 1e-4  # a hand's way that moves no joint by more in a tick has ended:
 
 
 class WayHome:
-    """Joint targets that lead the arm home: `start` where it rests, then `step` every tick; `turn_back` where the guard
-    stopped it.
+    """Joint targets that lead the arm home: `start` at rest, `step` every tick, `turn_back` where the guard stops it.
 
-    The joints arrive together, so that the way is straight in joint space. From the edge of the box it may lead out
-    of it: then the hand goes straight, as the box is convex; and so on in turn. max_velocity: [7] rad/s of the joints.
+    The way is straight in joint space. Where that leads out of the box, the hand goes straight, as the box is convex.
     """
 
     def __init__(self, spec: RobotSpec, max_velocity: np.ndarray, period_s: float) -> None:
@@ -48,7 +46,6 @@ class WayHome:
         return q_arm + rest / max(float((np.abs(rest) / self._max_step).max()), 1.0)
 
     def _with_hand(self, q_arm: np.ndarray) -> np.ndarray:
-        """Joints one tick on, of a hand on its straight way, at constant speed."""
         here = arm_ik.forward(q_arm)
         rest = self._pose_base_home[:3] - here[:3]
         rotated = (rotation(self._pose_base_home) * rotation(here).inv()).as_rotvec()

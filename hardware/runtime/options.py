@@ -63,7 +63,6 @@ def _rig_parser(description: str) -> CommandParser:
 
 
 def _policy_parser(description: str, *, required: bool = False) -> CommandParser:
-    """Whose policy acts on which rig."""
     parser = _rig_parser(description)
     source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument("--checkpoint", type=Path, help="workdir of a training run: its policy, on this machine")

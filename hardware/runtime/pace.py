@@ -1,8 +1,4 @@
-"""Loops at a fixed rate: absolute deadlines, so that nothing drifts, and how late every tick was.
-
-Deadlines lie on the grid k / hz + offset of the monotonic clock, which all processes of a machine share: loops of
-different processes keep their phase to each other without a word.
-"""
+"""Loops at a fixed rate, on a grid of the monotonic clock that all processes share, and how late every tick was."""
 
 import bisect
 import math
@@ -38,9 +34,7 @@ class LoopStats:
         return 1e3 * _EDGES_S[min(index, len(_EDGES_S) - 1)]
 
     def summary(self) -> dict[str, Any]:
-        """The keys of a hardware report. jitter: how long after its deadline a tick began; missed: deadlines that a
-        loop met more than one period late, which it then skips.
-        """
+        """The keys of a hardware report. jitter: of a tick after its deadline; missed: deadlines that were skipped."""
         span = self._last - self._first
         return {
             "target_hz": self._hz,
@@ -60,9 +54,7 @@ class Pace:
         self._index: int | None = None
 
     def wait(self) -> int:
-        """Sleeps until the next deadline and returns its number on the grid. Deadlines missed by more than a period are
-        skipped, never made up for in a burst.
-        """
+        """Sleeps until the next deadline, returns its number on the grid; skips those missed by over a period."""
         now = time.monotonic()
         on_grid = (now - self._offset) * self._hz
         due = math.ceil(on_grid) if self._index is None else self._index + 1

@@ -36,11 +36,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the process last said, at t (monotonic s). request: the last that was answered, with actions float32 [H, A]
-    rad or with an `error`. stats: of its loop.
-
-    identity: {"checkpoint_id", "info": PolicyInfo, "max_delay"} of the loaded policy; empty while it loads.
-    """
+    """What the process last said, at t (monotonic s): the newest answer, actions float32 [H, A] rad or an `error`."""
 
     t: float
     request: Request | None = None
@@ -65,10 +61,7 @@ def connect(uri: str, key: str) -> Policy:
 
 
 class PolicyProcess:
-    """One policy at `hz`. factory: picklable, builds it in the process. image_bytes: of all cameras of an observation.
-
-    hung_s: without a word for so long, it counts as hung.
-    """
+    """One policy at `hz`, which a picklable `factory` makes in the process; silent for `hung_s`, it counts as hung."""
 
     def __init__(self, factory: Callable[[], Policy], *, hz: float, image_bytes: int, hung_s: float = 3.0) -> None:
         self.hz, self._factory, self._image_bytes, self._hung_s = hz, factory, image_bytes, hung_s
@@ -139,7 +132,6 @@ def _reason(process: Any) -> str:
 def _serve(
     factory: Callable[[], Policy], hz: float, questions: SharedSlot[Question], reports: SharedSlot[Report], parent: int
 ) -> None:
-    """The process: looks for a new question at `hz`, and answers it."""
     leave_signals_to_parent()
     os.nice(5)  # control goes first
     use_one_thread()
@@ -163,7 +155,6 @@ def _serve(
 
 
 def _answer(policy: Policy, question: Question) -> tuple[np.ndarray | None, str]:
-    """(actions float32 [H, A] rad, "") of one inference, or (None, what went wrong)."""
     try:
         chunk = policy.infer(question.observation, seed=question.seed, **question.request.options)
         actions = np.asarray(chunk.actions, np.float32)
@@ -175,7 +166,6 @@ def _answer(policy: Policy, question: Question) -> tuple[np.ndarray | None, str]
 
 
 def _identity(policy: Any) -> dict[str, Any]:
-    """Of a policy in this process or behind a server; one that says nothing of itself has a name only."""
     facts = {"checkpoint_id": getattr(policy, "checkpoint_id", type(policy).__name__)}
     info = getattr(policy, "info", None)
     return facts if info is None else facts | {"info": info, "max_delay": info.max_delay}

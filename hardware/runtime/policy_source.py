@@ -13,10 +13,7 @@ STARTING = "policy: no plan yet"
 
 
 class PolicySource:
-    """What the policy commands. The observer's thread calls `request`, the control loop all else.
-
-    newest_report: reads the process's, which is None while it starts; None where there is no policy.
-    """
+    """What the policy commands, by `newest_report`. The observer's thread calls `request`, control all else."""
 
     def __init__(
         self, newest_report: Callable[[], Report | None] | None, action_dim: int, control_hz: float,
@@ -66,7 +63,6 @@ class PolicySource:
             return None if self.fault else self._executor.due(now)
 
     def _hear(self, report: Report | None, now: float) -> None:
-        """Takes the newest answer to the executor."""
         if report is None:
             self.fault = STARTING
             return
@@ -85,7 +81,6 @@ class PolicySource:
             self.fault = f"policy: {error}"
 
     def _refused(self, actions: np.ndarray | None) -> str:
-        """Why a chunk is none for this robot, "" where it may be."""
         if actions is None or (actions.ndim == 2 and actions.shape[1] == self._action_dim):
             return ""
         return f"policy: plans {list(actions.shape)}, this robot takes [H, {self._action_dim}]"

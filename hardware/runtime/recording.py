@@ -1,7 +1,6 @@
 """The recorder in a process of its own behind a bounded queue: a full disk or a dead process never blocks control.
 
-Beside the steps of an episode its folder gets `safety.jsonl`: one object per intervention of the safety layer, times in
-s since the episode began.
+An episode's folder gets `safety.jsonl` too: one object per intervention, times in s since the episode began.
 """
 
 import contextlib
@@ -69,7 +68,6 @@ class Recorder:
         return Path(path) if path else None
 
     def _ask(self, kind: str, value: Any, timeout_s: float) -> str:
-        """The answer to a message, "" where there is a fault."""
         self._send(kind, value)
         deadline = time.monotonic() + timeout_s
         while not self.poll() and kind not in self._answered:
@@ -155,7 +153,6 @@ def _serve(root: Path, hz: float, incoming: Any, answers: Any, parent: int) -> N
 
 
 def _obey(writer: EpisodeWriter, kind: str, value: Any, answers: Any) -> EpisodeWriter | None:
-    """None where the episode is over."""
     if kind == "step":
         writer.append(value)
     elif kind == "events":

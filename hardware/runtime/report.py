@@ -99,7 +99,6 @@ _JUMP_TEXT = (
 
 
 def _facts(results: Mapping[str, Any]) -> list[Fact]:
-    """Headline figures: with help, alone, whose time it took, how well the loops kept theirs."""
     assisted, alone, loops = results["score_assisted"], results["score"], results["loops"]
     facts = []
     if alone["tasks"]:
@@ -121,7 +120,6 @@ def _facts(results: Mapping[str, Any]) -> list[Fact]:
 
 
 def _score_sections(results: Mapping[str, Any], done: Sequence[Done]) -> list[Section]:
-    """Success of the policy alone, then with a person's help, and why episodes failed."""
     kinds = {"score": "Success of the policy alone", "score_assisted": "Success, takeovers allowed"}
     shown = {title: results[key] for key, title in kinds.items() if results[key]["tasks"]}
     sections = [Section(title, score_sections(score, [])[0].blocks) for title, score in shown.items()]
@@ -145,7 +143,6 @@ def _episode_table(done: Sequence[Done]) -> Table:
 
 
 def _how(found: Done) -> str:
-    """Who brought it about, or why it failed."""
     help_ = f"{found.takeovers} takeover{'s' * (found.takeovers > 1)}" if found.takeovers else ""
     if found.succeeded:
         return help_ or ("demonstrated" if found.human_seconds else "alone")

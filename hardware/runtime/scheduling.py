@@ -1,8 +1,4 @@
-"""Real-time scheduling of the loops' process, where the system allows it.
-
-Every thread of the process is raised, not only the loops: they share Python's lock, and a thread that holds it while
-another program has its core would hold up the control loop. Processes started from here are ordinary ones again.
-"""
+"""Real-time scheduling, where the system allows it, of all threads of the loops' process: they share Python's lock."""
 
 import contextlib
 import os
@@ -14,9 +10,7 @@ REMEDY = "allow it with 'USER - rtprio 30' and 'USER - nice -10' in /etc/securit
 
 
 def run_first(priorities: Mapping[int, int]) -> str:
-    """Raises the threads of this process, those of `priorities` {native id: 1 to 99} to their own; says what it got:
-    "SCHED_FIFO", "nice -10", or "ordinary (why, and the remedy)".
-    """
+    """Raises this process's threads, `priorities` {native id: 1 to 99}; "SCHED_FIFO", "nice -10", "ordinary (why)"."""
     try:
         policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
         _each(lambda thread: os.sched_setscheduler(thread, policy, os.sched_param(priorities.get(thread, OTHERS))))
@@ -44,5 +38,4 @@ def _each(change: Callable[[int], None]) -> None:
 
 
 def _threads() -> list[int]:
-    """Native ids of the threads of this process."""
     return [int(path.name) for path in Path("/proc/self/task").iterdir()]

@@ -64,7 +64,6 @@ class Observer:
             self._policy.ask(Question(observation, request, plan_seed(self.seed, max(self._ticks, 0))))
 
     def _observe(self, now: float, timestamp: float) -> Observation | None:
-        """What the devices say, None where one of them says nothing that can be trusted."""
         control, settings = self._control, self._control.safety.settings
         devices = [control.arm, control.hand, *control.cameras.values()]
         found = [check_device(device, now, settings) for device in devices]
@@ -86,9 +85,7 @@ def _step(observation: Observation, latest: Snapshot) -> Step:
 
 @dataclasses.dataclass
 class Episode:
-    """What came of one. success: 1, 0, -1 where nobody said. ended: "success", "failure", "discard", "quit", "time", or
-    what broke. control: (start s, end s, "policy" | "person" | "nobody"). path: None where it was not kept.
-    """
+    """What came of one: success 1, 0 or -1 (nobody said), how it `ended`, `control` as (start s, end s, who)."""
 
     success: int
     ended: str
@@ -111,10 +108,7 @@ class Quit(Exception):
 
 
 class Session:
-    """A robot, its loops and its helpers. Use it as a context manager.
-
-    say: gets every message for the person, outside the control loop. stopping: whether the command is to end.
-    """
+    """A robot, its loops and its helpers, as a context manager; `say` gets all messages, outside the control loop."""
 
     def __init__(
         self, control: Control, policy: PolicyProcess | None, recorder: Recorder, say: Callable[[str], None] = print
@@ -204,10 +198,17 @@ class Session:
     ) -> Episode:  # fmt: skip
         """Records one episode until a person (or a rig that judges itself) ends it, time is up or something breaks.
 
-        watch: called with the seconds so far, some 50 times a second; False ends the episode as "quit". from_takeover:
-        time and recording begin when the person first takes over, as in a demonstration. Where the session cannot go on
-        `broken` says why, and what was recorded is kept. Raises DeviceError, before anything moves, where nothing can
-        be recorded.
+        Where the session cannot go on `broken` says why, and what was recorded is kept.
+
+        Args:
+            draft: of the episode's metadata.
+            instruction: for the policy.
+            max_seconds: then the episode ends as "time".
+            watch: called with the seconds so far, some 50 times a second; False ends the episode as "quit".
+            from_takeover: time and recording begin when the person first takes over, as in a demonstration.
+
+        Raises:
+            DeviceError: nothing can be recorded; before anything moves.
         """
         self._open(draft)
         self._changes, self._interventions, who = [], [], list[tuple[float, str]]()
@@ -240,7 +241,6 @@ class Session:
     def _ended(
         self, seconds: float, max_seconds: float, watch: Callable[[float], bool], presses: tuple[str, ...]
     ) -> str:
-        """Why the episode is over after another moment, "" while it is not."""
         time.sleep(SUPERVISE_S)
         try:
             self.supervise()
@@ -252,7 +252,6 @@ class Session:
         return pressed or ("time" if seconds > max_seconds else "" if goes_on else "quit")
 
     def _pressed(self, wanted: tuple[str, ...]) -> str:
-        """The first of `wanted` that the person pressed since the last call, "" for none; others are forgotten."""
         while not self.control.events.empty():
             event = self.control.events.get()
             if event in wanted:
@@ -282,10 +281,7 @@ class Session:
         return episode
 
     def supervise(self) -> None:
-        """One round beside the loops: messages to the person, helpers kept alive, devices reconnected.
-
-        Raises DeviceError where the session cannot go on.
-        """
+        """One round beside the loops: messages, helpers, lost devices; DeviceError where the session cannot go on."""
         self._take_messages()
         self.loops.check()
         fault = self.recorder.poll()
@@ -311,7 +307,6 @@ def _in_control(latest: Snapshot) -> str:
 
 
 def _stretches(who: list[tuple[float, str]]) -> list[tuple[float, float, str]]:
-    """Runs of equal names as (start s, end s, name); [] of nothing."""
     starts = [next(run) for _, run in itertools.groupby(who, key=lambda look: look[1])]
     ends = [seconds for seconds, _ in [*starts[1:], *who[-1:]]]
     return [(start, end, name) for (start, name), end in zip(starts, ends, strict=True)]

@@ -1,8 +1,4 @@
-"""Latest-value slots between processes: the writer never waits, a reader gets the newest whole value or the last one.
-
-No locks: a process that is stopped or killed in the middle of anything holds nobody up. A checksum tells a value that
-is being written from a whole one, on any processor.
-"""
+"""Latest-value slots between processes, without locks: the writer never waits, a checksum tells whole values."""
 
 import ctypes
 import pickle
@@ -20,10 +16,7 @@ _ATTEMPTS = 4
 
 
 class SharedSlot(Generic[Value]):
-    """One writer, any number of readers in other processes. Hand it over when a process is started.
-
-    capacity: bytes of the largest pickled value.
-    """
+    """One writer, any number of readers in other processes, which get it as they start; `capacity`: bytes, pickled."""
 
     def __init__(self, context: SpawnContext, capacity: int) -> None:
         self._memory: Any = context.RawArray(ctypes.c_ubyte, _HEAD.size + capacity)

@@ -30,10 +30,7 @@ FREE = ("trials", "videos_per_task")  # keys of the config's `episode` that chan
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """per_task: episodes of each task, or as many as go into `minutes`.
-
-    counts: which episodes count; those of earlier calls do, too. max_attempts: episodes per wanted one.
-    """
+    """Episodes: `per_task`, or what goes into `minutes`; those that `counts`, of `max_attempts` per wanted one."""
 
     per_task: int
     minutes: float | None = None
@@ -43,9 +40,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Purpose:
-    """What the episodes are for, as recorded: source, number of the round. prefix: of their names. scored: a trial of
-    a policy, which is counted only together with those of the same checkpoint, rig and config.
-    """
+    """What episodes are for; a `scored` one counts only with those of the same checkpoint, rig and config."""
 
     source: Source = "online"
     round: int = 0
@@ -55,9 +50,7 @@ class Purpose:
 
 @dataclasses.dataclass(frozen=True)
 class Trials:
-    """What a run came to. done: the episodes that belong together, those of earlier calls included; the rest is of this
-    call. error: why it could not go on, "" where it could. interrupted: by Ctrl-C.
-    """
+    """What a run came to; `done` has earlier calls' episodes too, `error` says why it could not go on, or ""."""
 
     tasks: tuple[str, ...]
     done: list[Done]
@@ -76,8 +69,11 @@ def run_trials(
 ) -> Trials:  # fmt: skip
     """Runs and records episodes under `workdir`/episodes with the config's rig (kind: "real" or "sim").
 
-    policy: a picklable factory, None where a person does all. on_done: called after each. Raises ConfigError or
-    DeviceError where rig and policy do not fit or do not work.
+    The picklable factory `policy` is None where a person does all; `on_done` is called after each episode.
+
+    Raises:
+        ConfigError: rig and policy do not fit.
+        DeviceError: they do not work.
     """
     rig = make_rig(config, kind)
     process = None
@@ -136,10 +132,7 @@ class _Runner:
         self.films = Films(rig, workdir / "videos", config.episode.videos_per_task)
 
     def run(self, limits: Limits, on_done: Callable[[Done], None]) -> None:
-        """Tasks in turns until there are enough, time is up or the person has had enough.
-
-        Raises Quit, or DeviceError where the session cannot go on.
-        """
+        """Tasks in turns until there are enough, time is up or the person has had enough; or Quit, DeviceError."""
         until = time.monotonic() + 60.0 * limits.minutes if limits.minutes is not None else float("inf")
         earlier = [done for done in self.done if done.run == self._run]
         if earlier:
@@ -199,7 +192,6 @@ class _Runner:
 
 
 def _identity(config: Config, kind: str, checkpoint: str) -> str:
-    """All that the outcome of a trial depends on."""
     plain: dict[str, Any] = to_json(config)
     plain["episode"] = {key: value for key, value in plain["episode"].items() if key not in FREE}
     text = json.dumps([kind, checkpoint, plain], sort_keys=True)

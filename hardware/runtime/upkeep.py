@@ -46,7 +46,6 @@ class Upkeep:
         policy.start()
 
     def _connect_again(self, device: Any) -> None:
-        """A lost device is closed and opened again in a thread of its own, until it works."""
         try:
             device.stop()
             device.connect()

@@ -12,9 +12,7 @@ LOST_S = 1.0  # an actuator that was silent for so long is lost: it needs a new 
 
 
 def too_old(reading: Stamped[Any] | None, period_s: float, now: float, settings: SafetySettings) -> str:
-    """Why a reading must not be used, "" where it may: absent, marked invalid by its device, older than the watchdog
-    allows, by when it was measured as by when it arrived, or from the future, which says that a clock jumped.
-    """
+    """Why a reading must not be used, "" where it may: absent, invalid, measured or received too long ago, future."""
     if reading is None:
         return "gives no reading"
     limit = max(settings.watchdog_periods * period_s, settings.watchdog_min_s)
@@ -38,11 +36,7 @@ def check_device(device: Device[Any], now: float, settings: SafetySettings) -> t
 
 
 class DeviceWatch:
-    """What is wrong with the devices. Each of it holds the robot.
-
-    faults: what is wrong now, name -> message; outside: what others found wrong, replaced as a whole. lost: actuators
-    that need a new connection and a person's consent.
-    """
+    """What is wrong with devices and holds the robot: `faults`, `outside` as others found, `lost` until a consent."""
 
     def __init__(
         self, actuators: Mapping[str, Actuator[Any]], cameras: Mapping[str, Camera], settings: SafetySettings,
@@ -94,7 +88,6 @@ class DeviceWatch:
         return found
 
     def _check(self, cause: str, role: str, device: Device[Any], now: float) -> tuple[float, str]:
-        """(s since the last reading, what is wrong with the device, "" for nothing); it is kept under `cause`."""
         reading, fault = check_device(device, now, self._settings)
         if fault:
             fault = f"{role if device.name == role else f'{role} {device.name}'} {fault}"

@@ -1,7 +1,4 @@
-"""The simulator in real time, in a process of its own: physics, cameras and a simulated person, behind slots.
-
-100 steps of physics a second on the common grid, pictures at the policy's rate just before the observer wants them.
-"""
+"""The simulator in real time, in a process of its own: physics, cameras and a simulated person, behind slots."""
 
 import contextlib
 import dataclasses
@@ -29,6 +26,7 @@ STEP_HZ = 100.0
 TRACKER_EVERY = 3  # steps: 33 Hz
 MOST_BEHIND = 10  # steps that are made up for; time stands still for the rest
 REGRIP_STEPS = 10
+SETTLE_STEPS = 30  # the person who takes over holds still until the robot stands, and leads it from there
 SMALL = 1 << 14
 FILM_SIZE = 320, 240
 
@@ -51,11 +49,7 @@ class PersonState:
 
 
 class World:
-    """Starts the process and holds its slots. The devices of `hardware.simulated.devices` read and write them.
-
-    rig: control_hz is the rate of its pictures. person: habits of the simulated one. retargeter: file through which the
-    person's hand is to pass; "": the glove gives hand joints itself.
-    """
+    """Starts the process and holds its slots. The devices of `hardware.simulated.devices` read and write them."""
 
     def __init__(self, rig: RigConfig, person: PersonConfig, retargeter: str = "") -> None:
         self.rig, self.habits, self.retargeter = rig, person, retargeter
@@ -190,7 +184,6 @@ class _Served:
             self.successes += 1
 
     def _targets(self) -> tuple[Target | None, Target | None]:
-        """What arm and hand were commanded since the last reset."""
         arm, hand = self.world.arm_target.read(), self.world.hand_target.read()
         return None if arm is self.forgotten[0] else arm, None if hand is self.forgotten[1] else hand
 
@@ -198,8 +191,13 @@ class _Served:
         self.pause -= 1
         if self.pause > 0:
             return
+        was_engaged = self.engage
+        if self.pause == 0 and was_engaged:
+            self.person.lead_from(self.rig.command)
         human = self.person.tick(self.rig.command)
         self.engage = human is not None
+        if self.engage and not was_engaged:
+            self.pause = SETTLE_STEPS
         if human is not None:
             self.cube = human.pose_camera_cube
             q_hand = human.q_hand
@@ -224,7 +222,6 @@ class _Served:
                 self._say(camera, slot, self.rig.render(camera, size, size), taken)
 
     def _due(self, what: str, index: int, every: int) -> bool:
-        """Whether a multiple of `every` was reached since the last time."""
         before, self.last[what] = self.last.get(what, -1), index // every
         return self.last[what] != before
 
@@ -251,9 +248,7 @@ class _Served:
 
 
 def step_command(command: np.ndarray, arm: Target | None, hand: Target | None, now: float) -> np.ndarray:
-    """float32 [A] rad for the step at `now`, the last being `command`: the arm goes straight to its target, so that it
-    is there at its time.
-    """
+    """float32 [A] rad for the step at `now` after `command`: the arm goes straight to its target, to be in time."""
     command = command.copy()
     if arm is not None:
         left = max(arm.t_execute - now, 1.0 / STEP_HZ)

@@ -89,7 +89,10 @@ def solve_hand_eye(poses_base_ee: np.ndarray, poses_camera_cube: np.ndarray) -> 
     """From pairs [n, 7] taken at the same time, arm at rest: linear (cv2.calibrateHandEye), then refined on the misfit.
 
     A camera on the hand that looks at a fixed cube: pass the inverse poses of the arm; the results are then T_ee_camera
-    and T_base_cube. Raises ValueError for too few poses, or poses that hardly turn.
+    and T_base_cube.
+
+    Raises:
+        ValueError: there are too few poses, or they hardly turn.
     """
     ee, cube = np.asarray(poses_base_ee, np.float64), np.asarray(poses_camera_cube, np.float64)
     if ee.shape != cube.shape or ee.ndim != 2 or ee.shape[1] != 7 or len(ee) < MIN_PAIRS:

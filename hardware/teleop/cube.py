@@ -25,9 +25,7 @@ MARGIN_FRACTION = 0.8 * (CUBE_M - MARKER_M) / 2 / MARKER_M  # of the marker's he
 
 @dataclasses.dataclass(frozen=True)
 class Intrinsics:
-    """matrix: [3, 3] px, pixel centres at whole numbers; distortion: OpenCV's coefficients. size: width and height, px,
-    of the images for which they hold, None where that is not known.
-    """
+    """A camera: matrix [3, 3] px, pixel centres at whole numbers, OpenCV's distortion, and `size` px of its images."""
 
     matrix: np.ndarray
     distortion: np.ndarray
@@ -44,10 +42,7 @@ class Intrinsics:
 
 @dataclasses.dataclass(frozen=True)
 class Sighting:
-    """The cube in one image. poses: candidates [k, 7], the best first; two where one marker leaves a doubt.
-
-    markers: how many were used; error_px: of the best, root mean square.
-    """
+    """The cube in one image: candidate poses [k, 7], the best first, of several markers; error_px: its rms."""
 
     poses: np.ndarray
     markers: int
@@ -218,7 +213,6 @@ def _from_one(points: np.ndarray, pixels: np.ndarray, matrix: np.ndarray) -> Sig
 def _fit(
     points: np.ndarray, pixels: np.ndarray, matrix: np.ndarray, turn: np.ndarray, position: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Error px and pose [7] after Levenberg-Marquardt on the reprojection."""
     turn, position = cv2.solvePnPRefineLM(points, pixels, matrix, None, turn.copy(), position.copy())
     seen, _ = cv2.projectPoints(points, turn, position, matrix, None)
     error = float(np.sqrt(((seen.reshape(-1, 2) - pixels) ** 2).sum(axis=-1).mean()))

@@ -44,9 +44,7 @@ class CubeTracker:
         self._refused: list[np.ndarray] = []
 
     def __call__(self, gray: np.ndarray, time_s: float) -> Tracked:
-        """gray: uint8 [H, W]. time_s: when it was taken. Raises ValueError for an image of another size than the
-        intrinsics'.
-        """
+        """The cube in `gray` uint8 [H, W], taken at `time_s`; ValueError for another size than the intrinsics'."""
         self._intrinsics.check_size(gray.shape[1], gray.shape[0])
         found = self._find(gray)
         guess = self._pose if time_s - self._time <= MEMORY_S else None
@@ -61,7 +59,6 @@ class CubeTracker:
         return seen
 
     def _find(self, gray: np.ndarray) -> dict[int, np.ndarray]:
-        """Refined corners {face: [4, 2] px}, in the part where the cube was, or in all of the image."""
         found: dict[int, np.ndarray] = {}
         if self._part is not None:
             rows, columns = self._part
@@ -78,7 +75,6 @@ class CubeTracker:
         }
 
     def _around(self, pose: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
-        """The part of the image in which the cube will be next."""
         if pose[2] <= self._size:
             return None
         camera = self._intrinsics

@@ -1,7 +1,4 @@
-"""One-Euro filters on poses and joints: smooth while the hand rests, quick while it moves. NumPy and SciPy only.
-
-Source: Casiez, Roussel, Vogel 2012, "1 euro filter". Position and rotation have a filter each, over their speeds.
-"""
+"""One-Euro filters (Casiez et al. 2012) on poses and joints: smooth while the hand rests, quick while it moves."""
 
 import dataclasses
 from typing import TypeVar
@@ -18,7 +15,6 @@ LARGEST_GAP_S = 0.5  # a pose that comes later begins anew
 
 
 def _fraction(cutoff_hz: Hz, elapsed_s: float) -> Hz:
-    """Of the way to a new value that a first-order low pass goes in `elapsed_s`."""
     radians = 2.0 * np.pi * cutoff_hz * elapsed_s
     return radians / (radians + 1.0)
 

@@ -15,10 +15,7 @@ from hardware.teleop.pose_filter import JointFilter
 
 @dataclasses.dataclass
 class Teleop:
-    """One person. retargeter: None where the glove gives hand joints [hand_dof] rad itself.
-
-    cube_to_ee: [7], the constant `C` of DexHiL eq. 3. blend: see `takeover.Inputs`.
-    """
+    """One person's devices; without a retargeter the glove gives hand joints [hand_dof] rad itself."""
 
     tracker: Tracker
     glove: Glove
@@ -63,7 +60,6 @@ class Teleop:
         return (None, fault) if q_hand is None else (HumanCommand(pose, q_hand), "")
 
     def _hand(self, reading: Stamped[np.ndarray]) -> tuple[np.ndarray | None, str]:
-        """Hand joints [m] rad of the glove's newest reading."""
         if reading.seq == self._glove_seen and self._q_hand is not None:
             return self._q_hand, ""
         try:

@@ -75,5 +75,5 @@ def test_stopping_keeps_what_is_done(tmp_path: Path):
 
 
 def test_a_dead_worker_is_explained(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"a worker process of the evaluation was killed.* the same command continues"):
+    with pytest.raises(OSError, match=r"a worker process died.* free some.* the same command continues"):
         run_trials(bench(tmp_path, make_policy=DyingPolicy), ["plush"], trials=1, first_seed=0, workers=1)

@@ -65,7 +65,6 @@ def load_params(
 
 
 def _matching(patterns: Sequence[str], shapes: Shapes) -> frozenset[str]:
-    """Our paths that a pattern names. Raises WeightsError on a pattern that names none."""
     found: set[str] = set()
     for pattern in patterns:
         named = {path for path in shapes if re.search(pattern, path)}
@@ -108,7 +107,6 @@ def _assign(
 def _pieces(
     source: Source, config: VLAConfig, shapes: Shapes
 ) -> tuple[dict[str, Piece | None], dict[str, set[tuple[int, ...]]]]:
-    """{name in the file: piece, None where unknown}, and the indices that make up each of our leaves."""
     if source.family == "openpi":
         paths = {name: openpi_path(name) for name in source.shapes}
         whole = {path: shapes.get(path, ()) for path in paths.values()}

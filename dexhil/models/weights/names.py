@@ -96,11 +96,7 @@ _UNREAD = re.compile(r"^expert\.(lm_head|embed_tokens)\.weight$|\.(position_ids|
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One array of a file as a part of one of our leaves.
-
-    path: of the leaf; index: of the part in it; shape: of the file's array; view: its axes pulled apart; axes: their
-    order in the leaf.
-    """
+    """One array of a file as the part `index` of the leaf at `path`; `view` pulls its axes apart, `axes` reorders."""
 
     path: str
     index: tuple[int, ...]
@@ -154,9 +150,7 @@ def _with_suffix(table: Table, suffix: str) -> Table:
 
 
 def make_piece(path: str, index: tuple[int, ...], layout: str, shapes: Shapes) -> Piece:
-    """The part `index` of our leaf at `path`. layout: "nh d -> n d h": the file's axes, merged where letters stand
-    together, and ours.
-    """
+    """The part `index` of our leaf at `path`; layout "nh d -> n d h": the file's axes, merged ones joined, and ours."""
     theirs, ours = (side.split() for side in layout.split("->"))
     letters = "".join(theirs)
     sizes = dict(zip(ours, shapes.get(path, ())[len(index) :], strict=False))

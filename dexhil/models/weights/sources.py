@@ -1,8 +1,4 @@
-"""Arrays of a file by name, read into memory that is there already: safetensors, npz and orbax behind one interface.
-
-A file is never mapped and no array is held twice: values stream in pieces and are cast on the way, so that a model of
-6.5 GB needs 6.5 GB and not the file's size besides.
-"""
+"""Arrays of a file by name, streamed into memory that is there already, never mapped: safetensors, npz and orbax."""
 
 import dataclasses
 import json
@@ -83,11 +79,7 @@ class _Tensor:
 
 
 class SafetensorsFiles:
-    """One .safetensors file, or the shards that an index names.
-
-    The format is a length, a JSON header and raw values. The safetensors package maps whole files, whose pages then
-    count as ours, and cannot read into an array that exists.
-    """
+    """One .safetensors file, or the shards that an index names. The package of that name would map whole files."""
 
     family = "huggingface"
 

@@ -53,6 +53,5 @@ class PlushStrategy:
 
 
 def _distance(moment: Moment, yaw: float) -> float:
-    """m in the table plane to the grasp, a radian of yaw counting 6 cm."""
     across = np.linalg.norm(moment.position[:2] - moment.state.grasp_point[:2])
     return float(across + 0.06 * abs(moment.yaw - yaw))

@@ -71,6 +71,5 @@ def _raised(point: np.ndarray, height: float) -> np.ndarray:
 
 
 def _distance(moment: Moment) -> float:
-    """m in the table plane to the pinch, a radian of yaw counting 4 cm."""
     across = np.linalg.norm(moment.position[:2] - pinch_point(moment.state, moment.state.normal_yaw)[:2])
     return float(across + 0.04 * abs(moment.yaw - moment.state.normal_yaw))

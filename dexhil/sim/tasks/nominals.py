@@ -7,10 +7,7 @@ Rows = dict[str, np.ndarray]  # model field -> row indices
 
 
 class Nominals:
-    """Compiled values of chosen rows of model arrays; `restore` writes them back, so that no reset sees the one before.
-
-    Make it before anything is changed.
-    """
+    """Compiled values of chosen rows of model arrays, taken before any change; `restore` writes them back."""
 
     def __init__(self, model: mujoco.MjModel, rows: Rows) -> None:
         self.model = model

@@ -16,11 +16,7 @@ FRICTION, REST_Z, FUR = 1.4, 0.034, (0.98, 0.80, 0.08)  # of the nominal toy; RE
 
 @dataclasses.dataclass(frozen=True)
 class PlushDraw:
-    """What one reset draws.
-
-    position: [2] m. yaw: rad. size, mass, tint: factors. friction: coefficient. push: [2] m along the table, at
-    push_time s; a toy that grips tips over and stops sooner.
-    """
+    """What a reset draws: position [2] m, yaw rad, push [2] m on the table and its time s; size, mass, tint factors."""
 
     position: np.ndarray
     yaw: float
@@ -35,8 +31,7 @@ class PlushDraw:
 def draw(rng: np.random.Generator, difficulty: float) -> PlushDraw:
     """Draws a reset; every range grows with `difficulty`, and the same numbers are used whatever it is.
 
-    The toy lies across the robot's view, where the hand grasps it straight. Its yaw grows with the difficulty squared:
-    near a toy that points at the robot two grasps, 180 degrees apart, are equally good, which is hard to imitate.
+    The toy's yaw grows with the difficulty squared: one that points at the robot has two grasps, equally good.
     """
     unit = rng.uniform(-1.0, 1.0, 12)
     push_angle, push_m = np.pi * unit[8], 0.05 * difficulty * (unit[9] + 1) / 2

@@ -19,11 +19,7 @@ CENTRE = np.array([0.53, 0.0])
 
 @dataclasses.dataclass(frozen=True)
 class TissueDraw:
-    """What one reset draws.
-
-    position: [2] m. yaw: rad. height: m, the lip above nominal. visible, width: m. retention: N. curl: rad in all.
-    tint: factors.
-    """
+    """What a reset draws: position [2] m, yaw and curl rad, height, visible and width m, retention N, tint factors."""
 
     position: np.ndarray
     yaw: float
@@ -138,7 +134,6 @@ class TissueTask(Task):
 
 
 def _point_along(data: mujoco.MjData, distance: float) -> np.ndarray:
-    """Point [3] m on the sheet's middle line, `distance` m from its lower edge."""
     index = min(int(distance / STEP), ROWS - 1)
     body = data.body(f"tissue_{index}")
     return body.xpos + body.xmat.reshape(3, 3)[:, 2] * (distance - index * STEP)
