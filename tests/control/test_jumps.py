@@ -68,6 +68,11 @@ def test_the_farthest_of_a_takeover_counts_from_its_first_command_to_its_last():
     there, back = (take_over_jump(engaged(), shown, SPEC.home, SPEC) for shown in (out, [*out, *out[::-1]]))
     assert there.max > 0.1
     assert back.max >= there.max
+    state = engaged()
+    for human in out:
+        state, decision = advance(state, Inputs(True, human, None), SPEC)
+        state = executed(state, decision.command)
+    assert there == takeover.jump(SPEC.home, state.command)  # as the robot itself would go
     assert take_over_jump(executed(engaged(), SPEC.home + np.float32(0.1)), [], SPEC.home, SPEC).max > 0.09
 
 

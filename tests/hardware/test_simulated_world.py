@@ -14,6 +14,7 @@ from dexhil.rig import RigConfig
 from dexhil.robots.poses import IDENTITY, make_pose, rotation
 from dexhil.robots.spec import FR3_DEXHAND021 as SPEC
 from dexhil.schema import ARM_DOF
+from hardware.simulated import world
 from hardware.simulated.devices import SimActuator, SimOperator
 from hardware.simulated.world import (
     REGRIP_STEPS,
@@ -37,6 +38,8 @@ def simulator() -> _Served:
 @pytest.fixture
 def served(simulator: _Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Served]:
     monkeypatch.setattr(simulator.rig, "success", lambda: False)
+    monkeypatch.setattr(world, "SETTLE_STEPS", 0)
+    simulator.pause = 0
     yield simulator
     simulator.inject("")
 
@@ -213,8 +216,8 @@ def test_the_arm_goes_straight_and_is_at_its_target_at_its_time(late: int):
 
 def test_an_actuator_drops_targets_of_an_older_epoch(served: _Served, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(World, "alive", True)
-    world = served.world
-    arm = SimActuator("simulated arm", world, world.arm, world.arm_target, 1.0)
+    ours = served.world
+    arm = SimActuator("simulated arm", ours, ours.arm, ours.arm_target, 1.0)
     told = [arm.command(np.full(ARM_DOF, value), 0.0, epoch)[0] for value, epoch in ((1, 3), (2, 3), (3, 2), (4, 4))]
     assert told == [1, 2, 2, 4]
 
