@@ -90,6 +90,20 @@ def test_what_the_person_shows_is_what_the_devices_say(served: _Served):
     np.testing.assert_array_equal(person.rests[-1], served.rig.command)  # a person leads from what was commanded
 
 
+def test_who_takes_over_holds_still_until_the_robot_stands_and_leads_it_from_there(served: _Served, monkeypatch):
+    monkeypatch.setattr(world, "SETTLE_STEPS", 5)
+    person, led = Watcher(), []
+    monkeypatch.setattr(Watcher, "lead_from", lambda self, command: led.append(len(self.rests)), raising=False)
+    begin(served, person)
+    asked = []
+    for index in range(8):
+        run(served, 1, first=index)
+        asked.append(len(person.rests))
+        assert served.engage
+    assert asked == [1, 1, 1, 1, 1, 2, 3, 4]
+    assert led == [1]
+
+
 def test_an_episode_without_a_person_has_nobody_who_engages(served: _Served):
     facts = served.reset("plush", 1, person=False)
     np.testing.assert_array_equal(facts["cube_to_ee"], IDENTITY)
