@@ -52,6 +52,25 @@ def test_the_joint_filter_calms_each_joint_and_hardly_lags() -> None:
     assert lag < 0.02, "s behind a finger at 2 rad/s"
 
 
+def test_the_joint_filter_follows_either_way_alike_and_each_joint_by_its_own_speed() -> None:
+    up, down, alone = JointFilter(), JointFilter(), JointFilter()
+    for k in range(90):
+        ramp, slow = 2.0 * k / 90, 0.05 * k / 90
+        rising, falling = up(np.array([ramp, slow]), k / 90), down(np.array([-ramp, -slow]), k / 90)
+        np.testing.assert_allclose(falling, -rising, atol=1e-12)
+        assert alone(np.array([slow]), k / 90)[0] == pytest.approx(rising[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("gap_s", [0.0, -0.1, 0.6])
+def test_the_joint_filter_begins_anew_after_a_gap_and_forgets_the_speed(gap_s: float) -> None:
+    used, fresh = JointFilter(), JointFilter()
+    for k in range(45):
+        used(np.array([2.0 * k / 90]), k / 90)
+    begin = 44 / 90 + gap_s
+    for k, joint in enumerate((0.3, 0.31, 0.315)):
+        assert used(np.array([joint]), begin + k / 90)[0] == pytest.approx(fresh(np.array([joint]), 1.0 + k / 90)[0])
+
+
 @pytest.fixture
 def tracker() -> CubeTracker:
     return CubeTracker(INTRINSICS)
