@@ -30,7 +30,9 @@ _PERSON_STREAM = 1
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """What a person at the table sees: m away from the object, above it, moved, dropped; closure from 0 to 1."""
+    """What a person at the table sees: all that `foresee` needs of one moment. In m: `away` from the object along the
+    table, `above` where fingers should close, how far the object `moved` and `dropped` since; `closure` from 0 to 1.
+    """
 
     time_s: float
     away: float

@@ -1,4 +1,8 @@
-"""One tick of control, without threads or a clock: takeover machine, safety layer, the only writer to the actuators."""
+"""One tick of control: who commands, through the takeover state machine and the safety layer, to the actuators.
+
+No threads and no clock of its own: `hardware.runtime.session` calls `tick` at the hand's rate, tests with any times.
+It is the only writer to the actuators. Everything that it reads is there already: a tick never waits.
+"""
 
 import dataclasses
 import enum
@@ -44,7 +48,14 @@ class Phase(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What the last tick did, float32 [A] rad; policy_action is NaN where none was asked; `holding`: why it holds."""
+    """What the last tick did.
+
+    Attributes:
+        command: float32 [A] rad.
+        policy_action: float32 [A] rad, NaN where no policy was asked.
+        is_commanded: policy or person commands: the robot does not just hold.
+        holding: why it holds, "" where it does not.
+    """
 
     t: float
     phase: Phase
@@ -58,7 +69,15 @@ class Snapshot:
 
 
 class Control:
-    """Devices in, commands out; beside them `watch`, `messages`, pressed `events` and `changes` of control."""
+    """Devices in, commands out.
+
+    Attributes:
+        watch: what is wrong with devices, and what others found wrong.
+        messages: for the person and the record.
+        policy: whom the observer asks for requests.
+        events: what the person pressed, for whoever runs the episodes.
+        changes: of control.
+    """
 
     def __init__(
         self, spec: RobotSpec, arm: Arm, hand: Hand, cameras: Mapping[str, Camera], teleop: Teleop, safety: SafetyLayer,

@@ -36,7 +36,14 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the process last said, at t (monotonic s): the newest answer, actions float32 [H, A] rad or an `error`."""
+    """What the process last said.
+
+    Attributes:
+        t: s, monotonic.
+        request: the last that was answered, with actions float32 [H, A] rad or with an `error`.
+        identity: {"checkpoint_id", "info": PolicyInfo, "max_delay"} of the policy; empty while it loads.
+        stats: of its loop.
+    """
 
     t: float
     request: Request | None = None

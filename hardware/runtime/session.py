@@ -85,7 +85,14 @@ def _step(observation: Observation, latest: Snapshot) -> Step:
 
 @dataclasses.dataclass
 class Episode:
-    """What came of one: success 1, 0 or -1 (nobody said), how it `ended`, `control` as (start s, end s, who)."""
+    """What came of one.
+
+    Attributes:
+        success: 1, 0, or -1 where nobody said.
+        ended: "success", "failure", "discard", "quit", "time", or what broke.
+        control: (start s, end s, "policy" | "person" | "nobody").
+        path: None where it was not kept.
+    """
 
     success: int
     ended: str

@@ -36,7 +36,13 @@ def check_device(device: Device[Any], now: float, settings: SafetySettings) -> t
 
 
 class DeviceWatch:
-    """What is wrong with devices and holds the robot: `faults`, `outside` as others found, `lost` until a consent."""
+    """What is wrong with the devices. Each of it holds the robot.
+
+    Attributes:
+        faults: what is wrong now, name -> message.
+        outside: what others found wrong, replaced as a whole.
+        lost: actuators that need a new connection and a person's consent.
+    """
 
     def __init__(
         self, actuators: Mapping[str, Actuator[Any]], cameras: Mapping[str, Camera], settings: SafetySettings,

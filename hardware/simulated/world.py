@@ -49,7 +49,13 @@ class PersonState:
 
 
 class World:
-    """Starts the process and holds its slots. The devices of `hardware.simulated.devices` read and write them."""
+    """Starts the process and holds its slots. The devices of `hardware.simulated.devices` read and write them.
+
+    Args:
+        rig: its control_hz is the rate of the pictures.
+        person: habits of the simulated one.
+        retargeter: file through which the person's hand is to pass; "": the glove gives hand joints itself.
+    """
 
     def __init__(self, rig: RigConfig, person: PersonConfig, retargeter: str = "") -> None:
         self.rig, self.habits, self.retargeter = rig, person, retargeter
