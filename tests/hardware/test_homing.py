@@ -64,23 +64,31 @@ def off_the_straight_line(path: list[np.ndarray]) -> float:
     return np.linalg.norm(passed - (passed @ along)[:, None] * along, axis=1).max()
 
 
-def test_each_turn_back_takes_the_other_way_and_stays_with_it():
+def test_each_turn_back_takes_the_next_way_and_stays_with_it():
     way = way_home()
     by_joints = [way.step() for _ in range(90)]
     assert off_the_straight_line(by_joints) > 0.02  # straight in joint space, not in the hand's
-    for _ in range(2):  # the hand's way again after the joints'
+    for _ in range(2):  # the hand's way again after the others
         way.turn_back(EDGE)
         by_hand = [way.step() for _ in range(90)]
         assert off_the_straight_line(by_hand) < 0.005
         moved = arm_ik.forward(by_hand[-1])[:3] - arm_ik.forward(EDGE)[:3]
         assert 0.01 < np.linalg.norm(moved) < 1.2 * SPEED_M * 90 * TICK_S
         way.turn_back(EDGE)
+        poses = np.array([arm_ik.forward(way.step()) for _ in range(90)]) - arm_ik.forward(EDGE)
+        np.testing.assert_allclose(
+            poses[:, [0, 1, 3, 4, 5, 6]], 0.0, atol=0.015
+        )  # it rises as it is; EDGE is near limits
+        assert 0.01 < poses[-1, 2] < 1.2 * SPEED_M * 90 * TICK_S
+        way.turn_back(EDGE)
         np.testing.assert_allclose([way.step() for _ in range(90)], by_joints)
 
 
-def test_where_the_hands_way_ends_the_joints_go_the_rest():
+@pytest.mark.parametrize("turns", [1, 2])
+def test_where_the_hands_way_ends_the_joints_go_the_rest(turns: int):
     way, at = way_home(), EDGE
-    way.turn_back(EDGE)
+    for _ in range(turns):
+        way.turn_back(EDGE)
     for _ in range(90 * 60):
         at = way.step()
     np.testing.assert_allclose(at, SPEC.home[:ARM_DOF], atol=1e-6)
